@@ -1,0 +1,20 @@
+"""MNIST, with Fashion-MNIST as out-of-domain data, and rotated and moved digits.
+
+    hydra-jax run --config=configs/mnist.py [--data_dir=DIR]
+    hydra-jax run --config=configs/mnist.py:members=5
+
+Teachers: 50 MLPs 784-100-100-10.
+"""
+
+from hydra_jax.config import apply_argument, default_config
+
+
+def get_config(argument=None):
+  config = default_config()
+  config.name = 'mnist'
+  config.data.name = 'mnist'
+  config.data.ood = ('fashion_mnist',)
+  config.data.shifts = tuple(f'rotate:{d}' for d in (15, 30, 45, 60, 90)) + tuple(f'translate:{p}' for p in (2, 4, 6, 8))
+  config.teacher.members = 50
+  config.teacher.epochs = 10.0
+  return apply_argument(config, argument)

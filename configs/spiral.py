@@ -1,0 +1,24 @@
+"""Three spiral arms in the plane: what each method is uncertain about, as a picture.
+
+    hydra-jax run --config=configs/spiral.py
+
+Teachers: 20 MLPs of four layers of 100 units, 300 points. `figures/plane.png` shows total, data and
+model uncertainty over the plane, to four times the reach of the data. Out-of-domain: points on rings
+two to four times as far out as the data.
+"""
+
+from hydra_jax.config import apply_argument, default_config
+
+
+def get_config(argument=None):
+  config = default_config()
+  config.name = 'spiral'
+  config.data.name = 'spiral'
+  config.data.ood = ('far', 'plane')
+  for role in ('teacher', 'student'):
+    config.network[role].widths = (100, 100, 100, 100)
+  for settings in (config.teacher, *config.student.values()):
+    settings.batch_size = 32
+    settings.epochs = 200.0
+  config.student.hydra.hinton_epochs = 100.0
+  return apply_argument(config, argument)

@@ -1,0 +1,30 @@
+"""UCI regression sets with their standard splits; every network predicts a mean and a variance.
+
+    hydra-jax run --config=configs/uci.py:concrete
+    hydra-jax run --config=configs/uci.py:energy,members=5 --config.replicas=3
+
+Sets: bostonHousing concrete energy kin8nm power-plant protein-tertiary-structure wine-quality-red.
+Teachers: 20 networks with one hidden layer of 50 units (100 for protein), on each of the 20 standard
+splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of 1 to 8 standard deviations.
+"""
+
+from hydra_jax.config import apply_argument, default_config
+from hydra_jax.data.uci import SETS
+from hydra_jax.errors import look_up
+
+
+def get_config(argument=None):
+  name, _, argument = (argument or 'concrete').partition(',')
+  splits, _ = look_up(SETS, name, 'UCI set')
+  config = default_config()
+  config.name = f'uci-{name}'
+  config.data.name = f'uci/{name}'
+  config.data.shifts = ('jitter:1', 'jitter:2', 'jitter:4', 'jitter:8')
+  config.replicas = splits
+  for role in ('teacher', 'student'):
+    config.network[role].widths = (100,) if name.startswith('protein') else (50,)
+  for settings in (config.teacher, *config.student.values()):
+    settings.batch_size = 32
+    settings.epochs = 40.0
+    settings.learning_rate = 1e-2
+  return apply_argument(config, argument)

@@ -1,0 +1,117 @@
+"""The command line: `hydra-jax run` and `hydra-jax prepare`."""
+
+import argparse
+import errno
+import os
+from pathlib import Path
+import sys
+
+from hydra_jax.errors import UserError
+
+DISK = {
+  errno.ENOSPC: 'the disk is full: free some space',
+  errno.EDQUOT: 'the disk quota is used up: free some space',
+  errno.EROFS: 'the file system is read-only: choose another --workdir',
+  errno.EACCES: 'permission denied: choose another --workdir, or change its permissions',
+  errno.EPERM: 'permission denied: choose another --workdir, or change its permissions',
+}
+
+
+def parser() -> argparse.ArgumentParser:
+  p = argparse.ArgumentParser(prog='hydra-jax', description='Ensembles, and students that keep their disagreement.')
+  commands = p.add_subparsers(dest='command', required=True)
+  run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
+  run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+  run.add_argument('--workdir', help='where everything is written (default: runs/<config name>)')
+  run.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
+  prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
+  prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
+  prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  return p
+
+
+def read_config(file: str, overrides: list[str]):
+  """Reads `FILE[:ARGUMENT]` and applies `--config.key=value` overrides."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  if not Path(file.split(':')[0]).is_file():
+    raise UserError(f"there is no config file '{file.split(':')[0]}': try configs/digits.py")
+  arguments = [f'--config={file}', *overrides]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
+  try:
+    left = values(['hydra-jax', *arguments])[1:]
+  except UserError:
+    raise
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+    raise UserError(_one_line(e)) from e
+  if left:
+    raise UserError(f"unexpected argument '{left[0]}': config values are set as --config.key=value")
+  return values.config
+
+
+def _one_line(e: Exception) -> str:
+  return ' '.join(str(e).replace('\\n', ' ').strip('"').split())
+
+
+def set_up_jax() -> None:
+  """Keeps compiled programs in the user's cache directory, so that a second run starts at once."""
+  import jax
+
+  from hydra_jax.data.sources import cache_dir
+
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def run(options, overrides: list[str]) -> None:
+  config = read_config(options.config, overrides)
+  from hydra_jax import pipeline
+  from hydra_jax.data import sources
+
+  set_up_jax()
+  workdir = Path(options.workdir or Path('runs') / config.name)
+  pipeline.run(config, workdir, options.data_dir or sources.default_data_dir())
+
+
+def prepare(options, overrides: list[str]) -> None:
+  from hydra_jax.data import sources, uci
+
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  data_dir = options.data_dir or sources.default_data_dir()
+  kind, _, name = options.name.partition('/')
+  if kind == 'uci':
+    uci.load_all(name, data_dir)
+  else:
+    sources.prepare(options.name, data_dir)
+  print(f'{options.name} is ready')
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs a command. Returns 0, or 2 where the user has to change something."""
+  options, overrides = parser().parse_known_args(arguments)
+  try:
+    {'run': run, 'prepare': prepare}[options.command](options, overrides)
+  except UserError as e:
+    return _fail(str(e))
+  except OSError as e:
+    where = f' ({e.filename})' if e.filename else ''
+    return _fail(f'{DISK.get(e.errno, _one_line(e))}{where}')
+  except KeyboardInterrupt:
+    print('\ninterrupted: the same command continues', file=sys.stderr)
+    return 130
+  return 0
+
+
+def _fail(message: str) -> int:
+  print(f'hydra-jax: {message}', file=sys.stderr)
+  return 2
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,39 @@
+"""What a prediction costs: parameters, FLOPs, and time measured here."""
+
+import time
+
+import jax
+import numpy as np
+
+from hydra_jax.evaluate import Model, outputs_of, scorer
+from hydra_jax.tasks import Task
+
+REPEATS = 15
+
+
+def parameters(model: Model) -> int:
+  """Number of trained numbers."""
+  return sum(leaf.size for leaf in jax.tree.leaves(model.params))
+
+
+def flops(model: Model, x: np.ndarray) -> float:
+  """Floating-point operations of the outputs for one example, as XLA counts them for `x` `[B, …]`."""
+  network, scaling = model.network, model.scaling
+  f = jax.jit(lambda params, state, x: outputs_of(Model(network, params, state, scaling), x))
+  return f.lower(model.params, model.model_state, x).cost_analysis()['flops'] / len(x)
+
+
+def latencies(models: dict[str, Model], task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+  """Median milliseconds from stored inputs `[B, …]` to prediction and uncertainty on the host.
+
+  The models take turns, so that what else the machine does falls on all of them alike.
+  """
+  calls = {name: scorer(model, task) for name, model in models.items()}
+  took = {name: [] for name in calls}
+  for turn in range(REPEATS + 1):
+    for name, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call(x, y))
+      if turn:  # the first turn compiles
+        took[name].append(1e3 * (time.perf_counter() - start))
+  return {name: float(np.median(t)) for name, t in took.items()}

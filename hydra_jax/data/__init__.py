@@ -1,0 +1,205 @@
+"""Data sets: one to train on and any number to evaluate on, as arrays in their stored form.
+
+Images stay uint8, on disk and on the device; scaling is part of the compiled step. Loading is lazy,
+because a run that only continues may need none of it.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+import hashlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.data import shifts, sources, toy, uci
+from hydra_jax.errors import UserError, look_up
+
+NO_LABEL = -1
+
+
+class Split(NamedTuple):
+  """Examples `x [N, …]` and labels `y`, `[N]` int32 or `[N, D]` float32."""
+
+  x: np.ndarray
+  y: np.ndarray
+
+
+class Scaling(NamedTuple):
+  """Networks see `(x − x_shift) / x_scale`, and targets likewise, `[features]` and `[targets]`."""
+
+  x_shift: np.ndarray
+  x_scale: np.ndarray
+  y_shift: np.ndarray
+  y_scale: np.ndarray
+
+
+class Evaluation(NamedTuple):
+  """A set to evaluate on.
+
+  Attributes:
+    name: As it stands in the results.
+    kind: `test`, `shift` (labels hold), `ood` (no labels) or `plane` (a grid to draw, no labels).
+    load: Returns the `Split`.
+    strength: Of a shift; 0 for all others.
+  """
+
+  name: str
+  kind: str
+  load: Callable[[], Split]
+  strength: float = 0.0
+
+
+class Data(NamedTuple):
+  """All the data of one replica.
+
+  Attributes:
+    task: Key of `tasks.TASKS`.
+    train: The training split.
+    outputs: Number of classes or of targets.
+    scaling: Taken from the training split.
+    evaluations: By name, `test` first.
+    fingerprint: Hash of the training split.
+  """
+
+  task: str
+  train: Split
+  outputs: int
+  scaling: Scaling
+  evaluations: Mapping[str, Evaluation]
+  fingerprint: str
+
+
+class Source(NamedTuple):
+  """A row of `SOURCES`: `load(split, data_dir, replica)` and, for classification, the classes."""
+
+  load: Callable[[str, str, int], tuple[np.ndarray, np.ndarray]]
+  classes: int | None
+
+
+def _tfds(name: str, classes: int) -> Source:
+  return Source(lambda split, data_dir, replica: sources.tfds_images(name, split, data_dir), classes)
+
+
+def _uci(name: str) -> Source:
+  return Source(lambda split, data_dir, replica: uci.split(name, split, data_dir, replica), None)
+
+
+SOURCES: dict[str, Source] = {
+  'digits': Source(lambda split, data_dir, replica: toy.digits(split), 10),
+  'spiral': Source(lambda split, data_dir, replica: toy.spiral(split), 3),
+  'mnist': _tfds('mnist', 10),
+  'fashion_mnist': _tfds('fashion_mnist', 10),
+  **{f'uci/{name}': _uci(name) for name in uci.SETS},
+}
+
+
+def _noise(test: Split) -> np.ndarray:
+  """Uniform noise over the range of the test inputs, 1,000 examples."""
+  shape = (1000, *test.x.shape[1:])
+  low, high = np.min(test.x), np.max(test.x)
+  values = np.random.default_rng(0).uniform(low, high, shape)
+  return (np.rint(values) if np.issubdtype(test.x.dtype, np.integer) else values).astype(test.x.dtype)
+
+
+# Inputs that belong to no data set with labels, each made from the test split.
+UNLABELLED: dict[str, Callable[[Split], np.ndarray]] = {
+  'letters': lambda test: toy.letters(test.x.shape[1]),
+  'noise': _noise,
+  'far': lambda test: toy.spiral('far')[0],
+  'plane': lambda test: toy.plane(4 * float(np.max(np.abs(test.x)))),
+}
+
+
+def check(split: Split, what: str) -> Split:
+  """Returns a split that is not empty and has finite numbers, or raises a `UserError`."""
+  if len(split.x) == 0 or len(split.x) != len(split.y):
+    raise UserError(f'{what} has {len(split.x)} inputs and {len(split.y)} labels: they must match, and not be 0')
+  for part, values in split._asdict().items():
+    if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
+      rows = np.nonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0]
+      raise UserError(f'{what} has NaN or infinite values in {part} of {len(rows)} rows, first row {rows[0]}: clean it')
+  return split
+
+
+def standardise(train: Split, classification: bool) -> Scaling:
+  """Mean and standard deviation of each feature (last axis), and of each target in regression."""
+
+  def moments(values):
+    flat = values.reshape(-1, values.shape[-1])
+    shift, scale = flat.mean(axis=0, dtype=np.float64), flat.std(axis=0, dtype=np.float64)
+    # A feature can be constant in a split, and rounding makes its deviation not exactly 0.
+    return shift.astype(np.float32), np.where(scale < 1e-8, 1, scale).astype(np.float32)
+
+  y_moments = (np.zeros(1, np.float32), np.ones(1, np.float32)) if classification else moments(train.y)
+  return Scaling(*moments(train.x), *y_moments)
+
+
+def scale_inputs(scaling: Scaling, x: jax.Array) -> jax.Array:
+  """Stored inputs, of any dtype, as the network reads them."""
+  lead = (1,) * (x.ndim - 1)
+  shift, scale = (jnp.reshape(jnp.asarray(a), (*lead, -1)) for a in (scaling.x_shift, scaling.x_scale))
+  return (x.astype(jnp.float32) - shift) / scale
+
+
+def scale_targets(scaling: Scaling, y: np.ndarray) -> np.ndarray:
+  """Targets as the network learns them; class labels as they are."""
+  return y if np.issubdtype(y.dtype, np.integer) else (y - scaling.y_shift) / scaling.y_scale
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+  """SHA-256 of shapes, dtypes and contents."""
+  digest = hashlib.sha256()
+  for array in arrays:
+    digest.update(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array))
+  return digest.hexdigest()[:16]
+
+
+def load(config, data_dir: str, replica: int) -> Data:
+  """Loads what `config` (the `data` part of an experiment) names, for one replica."""
+  source = look_up(SOURCES, config.name, 'data set')
+
+  def split(which) -> Split:
+    return check(Split(*source.load(which, data_dir, replica)), f"split '{which}' of '{config.name}'")
+
+  train = split(config.train)
+  scaling = standardise(train, source.classes is not None)
+  test = functools.cache(lambda: split(config.test))
+  return Data(
+    task='classification' if source.classes else 'regression',
+    train=train,
+    outputs=source.classes or train.y.shape[-1],
+    scaling=scaling,
+    evaluations=_evaluations(config, test, scaling, data_dir, replica),
+    fingerprint=fingerprint(*train),
+  )
+
+
+def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluation]:
+  sets = {'test': Evaluation('test', 'test', test)}
+  for name in config.shifts:
+    kind, _, strength = name.partition(':')
+    shift = look_up(shifts.SHIFTS, kind, 'shift')
+    try:
+      amount = float(strength)
+    except ValueError:
+      raise UserError(f"shift '{name}' needs a strength, such as '{kind}:2'") from None
+    shifted = lambda f=shift, a=amount: Split(f(test().x, a, scaling.x_scale), test().y)
+    sets[name] = Evaluation(name, 'shift', shifted, amount)
+  for name in config.ood:
+    look_up({**UNLABELLED, **SOURCES}, name, 'out-of-domain set')
+    kind = 'plane' if name == 'plane' else 'ood'
+    sets[name] = Evaluation(name, kind, functools.partial(_outside, name, test, data_dir, replica))
+  return sets
+
+
+def _outside(name: str, test: Callable[[], Split], data_dir: str, replica: int) -> Split:
+  """Inputs of another set, shaped like the test inputs, without labels."""
+  inside = test()
+  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[name].load('test', data_dir, replica)[0]
+  if x.shape[1:] != inside.x.shape[1:]:
+    raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the test split {inside.x.shape[1:]}: choose another")
+  labels = np.full((len(x), *inside.y.shape[1:]), NO_LABEL, inside.y.dtype)
+  return check(Split(np.asarray(x), labels), f"out-of-domain set '{name}'")

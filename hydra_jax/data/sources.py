@@ -1,0 +1,104 @@
+"""Image sets of TensorFlow Datasets, read without TensorFlow and decoded once.
+
+Decoding a set takes seconds to minutes; the decoded arrays are kept in the user's cache directory,
+keyed by what the prepared set itself says (name, version, files) and the split, and memory-mapped.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hydra_jax import store
+from hydra_jax.errors import UserError, nearest
+
+Arrays = tuple[np.ndarray, np.ndarray]
+READ_AT_ONCE = 1024
+
+
+def cache_dir() -> Path:
+  """Where decoded data and compiled programs are kept: `$XDG_CACHE_HOME/hydra_jax`."""
+  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'hydra_jax'
+
+
+def default_data_dir() -> str:
+  """`$TFDS_DATA_DIR`, or where TensorFlow Datasets keeps its sets."""
+  return os.environ.get('TFDS_DATA_DIR') or str(Path.home() / 'tensorflow_datasets')
+
+
+def _prepared(name: str, data_dir: str) -> Path:
+  """Folder of the newest prepared version of a set."""
+  found = [
+    p.parent
+    for base in (Path(data_dir), Path(data_dir) / 'tfds')
+    for p in (base / name).glob('*/dataset_info.json')
+  ]
+  if not found:
+    raise UserError(
+      f"data set '{name}' is not prepared under {data_dir}: run `hydra-jax prepare {name} --data_dir={data_dir}`, "
+      'or say where it is with --data_dir or TFDS_DATA_DIR'
+    )
+  return max(found, key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split('.')])
+
+
+def tfds_images(name: str, split: str, data_dir: str) -> Arrays:
+  """Images `[N, H, W, C]` uint8 and labels `[N]` int32 of a prepared set, in its stored order.
+
+  Args:
+    name: As TensorFlow Datasets calls it.
+    split: `train`, `test`, or any sub-split such as `train[:90%]`.
+    data_dir: The folder that holds the prepared sets.
+  """
+  folder = _prepared(name, data_dir)
+  files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir())
+  key = hashlib.sha256(repr((name, str(folder.resolve()), files, split)).encode()).hexdigest()[:16]
+  cached = cache_dir() / 'data' / f'{name}-{folder.name}-{key}'
+  if not cached.exists():
+    images, labels = _decode(folder, split)
+    with store.writing(cached) as new:
+      np.save(new / 'images.npy', images)
+      np.save(new / 'labels.npy', labels)
+  try:
+    return np.load(cached / 'images.npy', mmap_mode='r'), np.load(cached / 'labels.npy')
+  except (OSError, ValueError, EOFError) as e:
+    raise UserError(f'the decoded data in {cached} are damaged ({e}): delete that folder and run again') from e
+
+
+def _decode(folder: Path, split: str) -> Arrays:
+  import tensorflow_datasets as tfds
+
+  from hydra_jax.progress import bar
+
+  builder = tfds.builder_from_directory(str(folder))
+  name = split.split('[')[0]
+  if name not in builder.info.splits:
+    raise UserError(f"{folder} has no split '{name}': {nearest(name, builder.info.splits)}")
+  try:
+    rows = builder.as_data_source(split)
+    images, labels = [], []
+    with bar(f'decoding {builder.name} {split}', len(rows)) as advance:
+      for start in range(0, len(rows), READ_AT_ONCE):
+        chunk = rows.__getitems__(list(range(start, min(start + READ_AT_ONCE, len(rows)))))
+        images += [r['image'] for r in chunk]
+        labels += [r['label'] for r in chunk]
+        advance(len(images))
+  except (OSError, ValueError, RuntimeError, IndexError) as e:
+    raise UserError(f"cannot read split '{split}' from {folder}: {str(e).splitlines()[0]}") from e
+  return np.stack(images), np.array(labels, np.int32)
+
+
+def prepare(name: str, data_dir: str) -> None:
+  """Downloads and prepares a set of TensorFlow Datasets in the format that `tfds_images` reads."""
+  try:
+    import tensorflow  # noqa: F401  (the builders of image sets encode with it)
+    import tensorflow_datasets as tfds
+  except ImportError as e:
+    raise UserError("preparing a data set needs TensorFlow: pip install 'hydra_jax[prepare]'") from e
+  if name not in tfds.list_builders():
+    raise UserError(f"TensorFlow Datasets has no '{name}': {nearest(name, tfds.list_builders())}")
+  builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+  try:
+    builder.download_and_prepare()
+  except Exception as e:
+    raise UserError(f"cannot prepare '{name}': {type(e).__name__}: {str(e).splitlines()[0]}") from e

@@ -1,0 +1,115 @@
+"""The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax import metrics
+from hydra_jax.cut import Network
+from hydra_jax.data import Data, Scaling, Split, scale_inputs
+from hydra_jax.stages import Tree
+from hydra_jax.tasks import TASKS, Scores, Task
+
+DETECTION = {'auroc': metrics.auroc, 'aupr': metrics.aupr, 'fpr95': metrics.fpr_at_95}
+
+
+class Model(NamedTuple):
+  """A trained network with what it needs to read stored inputs."""
+
+  network: Network
+  params: Tree
+  model_state: Tree
+  scaling: Scaling
+
+
+def outputs_of(model: Model, x: jax.Array) -> jax.Array:
+  """Outputs `[H, B, C]` for stored inputs, in evaluation mode."""
+  return model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
+
+
+def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0):
+  """Applies a compiled `f` to batches of one size, the last one padded, and drops the padding.
+
+  Args:
+    f: Takes batches of `arrays` and returns a tree of arrays with the examples along `axis`.
+    batch_size: Examples at once.
+    *arrays: Examples along their first axis.
+    axis: Axis of the examples in what `f` returns.
+
+  Returns:
+    The tree as NumPy arrays with all examples along `axis`.
+  """
+  examples, size = len(arrays[0]), min(batch_size, len(arrays[0]))
+  parts = []
+  for start in range(0, examples, size):
+    batch = [a[start : start + size] for a in arrays]
+    real = len(batch[0])
+    padded = [np.pad(b, [(0, size - real)] + [(0, 0)] * (b.ndim - 1), mode='edge') for b in batch]
+    result = f(*padded)
+    parts.append(jax.tree.map(lambda a, n=real: np.take(np.asarray(a), np.arange(n), axis=axis), result))
+  return jax.tree.map(lambda *p: np.concatenate(p, axis=axis), *parts)
+
+
+def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
+  """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
+  return in_batches(_compile(model), batch_size, x, axis=1)
+
+
+def _compile(model: Model) -> Callable:
+  network, scaling = model.network, model.scaling
+  f = jax.jit(lambda params, state, x: outputs_of(Model(network, params, state, scaling), x))
+  return lambda x: f(model.params, model.model_state, x)
+
+
+def scorer(model: Model, task: Task) -> Callable:
+  """Compiled `(x, y) -> {score: [B]}`."""
+  network, scaling = model.network, model.scaling
+
+  @jax.jit
+  def f(params, state, x, y):
+    outputs = outputs_of(Model(network, params, state, scaling), x)
+    return task.scores(outputs, y, jnp.asarray(scaling.y_shift), jnp.asarray(scaling.y_scale))
+
+  return lambda x, y: f(model.params, model.model_state, x, y)
+
+
+def score_all(model: Model, data: Data, batch_size: int, advance=lambda done: None) -> dict[str, Scores]:
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+  score = scorer(model, TASKS[data.task])
+  found = {}
+  for i, (name, evaluation) in enumerate(data.evaluations.items()):
+    split: Split = evaluation.load()
+    found[name] = in_batches(score, batch_size, np.asarray(split.x), split.y)
+    advance(i + 1)
+  return found
+
+
+def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins: int) -> list[dict]:
+  """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
+  task = TASKS[data.task]
+  found = []
+  for name, evaluation in data.evaluations.items():
+    if evaluation.kind == 'plane':
+      continue
+    here, n = scores[name], len(scores[name]['model'])
+    labelled = evaluation.kind != 'ood'
+    values = {
+      metric: float(np.mean(here[score], dtype=np.float64))
+      for metric, score in task.averages.items()
+      if labelled or metric in ('total', 'data', 'model')
+    }
+    if labelled:
+      values |= task.summary(here, bins)
+    if name != 'test':
+      values |= {
+        f'{metric}_{by}': float(f(scores['test'][by], here[by]))
+        for metric, f in DETECTION.items()
+        for by in ('total', 'model')
+      }
+    found += [
+      {'data': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
+    ]
+  return found

@@ -1,0 +1,167 @@
+"""Figures of a run, as PNG, from the scores of every example and the rows."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.stats import spearmanr
+
+from hydra_jax import metrics, store
+from hydra_jax.data import Data
+from hydra_jax.tasks import Scores
+
+AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
+
+COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
+SIZE = 3.0  # inches, of one panel
+STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9, 'axes.titlesize': 10, 'savefig.dpi': 130}
+SHOWN_AT_MOST = 1000
+
+
+def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], bins: int) -> None:
+  """Draws every figure that these data allow into a folder."""
+  figures: dict[str, Callable[[], plt.Figure]] = {}
+  kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('ood', 'shift', 'plane')}
+  if data.task == 'classification':
+    figures['reliability'] = lambda: reliability(scores, bins)
+  else:
+    figures['calibration'] = lambda: calibration(scores)
+  if kinds['ood'] or kinds['shift']:
+    outside = (kinds['ood'] or kinds['shift'][-1:])[0].name
+    figures['model_uncertainty'] = lambda: histograms(scores, outside)
+    figures['agreement'] = lambda: agreement(scores, outside)
+  if kinds['shift']:
+    measure = 'accuracy' if data.task == 'classification' else 'rmse'
+    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], (measure, 'nll', 'model'))
+  if kinds['plane']:
+    figures['plane'] = lambda: plane_maps(scores, data)
+  folder.mkdir(exist_ok=True)
+  with plt.rc_context(STYLE):
+    for name, draw in figures.items():
+      figure = draw()
+      with store.replacing(folder / f'{name}.png') as new:
+        figure.savefig(new, format='png', bbox_inches='tight')
+      plt.close(figure)
+
+
+def _panels(columns: int, rows: int = 1, **kwargs):
+  return plt.subplots(
+    rows, columns, figsize=(SIZE * columns, SIZE * rows), squeeze=False, layout='constrained', **kwargs
+  )
+
+
+def _colours(names) -> dict[str, str]:
+  return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def reliability(scores: AllScores, bins: int) -> plt.Figure:
+  """Accuracy against confidence on the test set; bars show how many examples each bin has."""
+  figure, axes = _panels(len(scores), sharey=True)
+  for ax, (name, colour) in zip(axes[0], _colours(scores).items()):
+    test = scores[name]['test']
+    sums = np.asarray(metrics.calibration_bins(test['confidence'], test['correct'], bins))
+    confidence, correct, count = sums[sums[:, 2] > 0].T
+    edges = np.arange(bins) / bins
+    ax.bar(edges, sums[:, 2] / sums[:, 2].sum(), 1 / bins, align='edge', color='#dddddd', label='share of examples')
+    ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
+    ax.plot(confidence / count, correct / count, 'o-', ms=3, color=colour, label='accuracy')
+    gap = float(metrics.calibration_error(sums))
+    ax.set(title=f'{name}, ECE {gap:.4f}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
+  axes[0][0].set_ylabel('accuracy')
+  axes[0][0].legend(frameon=False, loc='upper left')
+  return figure
+
+
+def calibration(scores: AllScores) -> plt.Figure:
+  """Share of test targets below each quantile of the predictive mixture."""
+  figure, axes = _panels(1)
+  ax = axes[0][0]
+  levels = np.linspace(0, 1, 101)
+  for name, colour in _colours(scores).items():
+    pit = np.sort(scores[name]['test']['pit'])
+    ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), color=colour, label=name, lw=1.3)
+  ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
+  ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
+  ax.legend(frameon=False)
+  return figure
+
+
+def histograms(scores: AllScores, outside: str) -> plt.Figure:
+  """Model uncertainty of test and out-of-domain inputs, one panel a method."""
+  figure, axes = _panels(len(scores), sharex=True)
+  top = max(np.quantile(found[outside]['model'], 0.995) for found in scores.values())
+  edges = np.linspace(0, top or 1, 41)
+  for ax, (name, found) in zip(axes[0], scores.items()):
+    for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+      values = np.clip(found[where]['model'], 0, edges[-1])
+      weights = np.full(len(values), 1 / len(values))
+      ax.hist(values, edges, weights=weights, color=colour, alpha=0.6, label=f'{where}, mean {values.mean():.3g}')
+    ax.set(title=name, xlabel='model uncertainty', yscale='log', ylim=(1e-4, 1.5))
+    ax.legend(frameon=False, loc='upper right', fontsize=8)
+  axes[0][0].set_ylabel('share of examples')
+  return figure
+
+
+def agreement(scores: AllScores, outside: str) -> plt.Figure:
+  """Model uncertainty of each student against the ensemble's, example by example."""
+  students = [name for name in scores if name != 'ensemble'] or ['ensemble']
+  figure, axes = _panels(len(students))
+  pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
+  for ax, name in zip(axes[0], students):
+    title = [name]
+    for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+      ours, theirs = scores[name][where]['model'], scores['ensemble'][where]['model']
+      varied = np.ptp(ours) > 0 and np.ptp(theirs) > 0
+      rank = spearmanr(theirs, ours).statistic if varied else float('nan')
+      ax.plot(pick(theirs), pick(ours), '.', ms=2.5, alpha=0.5, color=colour, label=where, rasterized=True)
+      title.append(f'rank correlation {where}: ' + (f'{rank:.2f}' if varied else 'none, it is constant'))
+    top = max(ax.get_xlim()[1], ax.get_ylim()[1])
+    ax.plot([0, top], [0, top], ':', color='#888888', lw=1)
+    ax.set_title('\n'.join(title), fontsize=8)
+    ax.set(xlabel='model uncertainty of the ensemble', xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
+  axes[0][0].set_ylabel('of the student')
+  axes[0][0].legend(frameon=False, markerscale=4)
+  return figure
+
+
+def shift_curves(rows: Sequence[dict], shifts, measures: Sequence[str]) -> plt.Figure:
+  """Metrics against the strength of each kind of shift, mean over replicas; strength 0 is the test set."""
+  kinds = list(dict.fromkeys(e.name.partition(':')[0] for e in shifts))
+  figure, axes = _panels(len(measures), len(kinds), sharex='row')
+  values: dict[tuple[str, str, str], list[float]] = {}
+  for row in rows:
+    values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
+  methods = _colours(dict.fromkeys(row['method'] for row in rows))
+  for line, kind in zip(axes, kinds):
+    of_kind = sorted((e.strength, e.name) for e in shifts if e.name.partition(':')[0] == kind)
+    strengths, names = zip(*([(0.0, 'test')] + of_kind))
+    for ax, measure in zip(line, measures):
+      for method, colour in methods.items():
+        means = [np.mean(values[method, name, measure]) for name in names]
+        ax.plot(strengths, means, 'o-', ms=3, lw=1.3, color=colour, label=method)
+      ax.set(xlabel=kind, ylabel={'model': 'model uncertainty', 'nll': 'NLL'}.get(measure, measure))
+  axes[0][0].legend(frameon=False)
+  return figure
+
+
+def plane_maps(scores: AllScores, data: Data) -> plt.Figure:
+  """Total, data and model uncertainty over the plane, one column a method, one colour scale a row."""
+  grid = data.evaluations['plane'].load().x
+  side, reach = round(len(grid) ** 0.5), float(grid.max())
+  figure, axes = _panels(len(scores), 3, sharex=True, sharey=True)
+  for line, part in zip(axes, ('total', 'data', 'model')):
+    top = max(found['plane'][part].max() for found in scores.values()) or 1
+    for ax, (name, found) in zip(line, scores.items()):
+      values = found['plane'][part].reshape(side, side)
+      image = ax.imshow(values, origin='lower', extent=2 * (-reach, reach), vmin=0, vmax=top, cmap='viridis')
+      ax.scatter(*data.train.x.T, c=data.train.y, s=1, cmap='autumn', linewidths=0)
+      ax.spines[:].set_visible(False)
+      if part == 'total':
+        ax.set_title(name)
+    line[0].set_ylabel(f'{part} uncertainty')
+    figure.colorbar(image, ax=line, shrink=0.8, label='nats')
+  return figure

@@ -1,0 +1,90 @@
+"""Losses as pure functions: for every head and example, `[H, B]`, never reduced.
+
+Shapes: H heads, M members, B examples, C classes, D targets. Teacher predictions carry the member
+axis first, `[M, B, …]`. Classification works on logits in log-space; regression on Gaussians, each
+given as (mean, variance), both `[M, B, D]`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Gaussian = tuple[jax.Array, jax.Array]
+
+MIN_VARIANCE = 1e-6
+
+
+def cross_entropy(logits_HxBxC: jax.Array, labels_B: jax.Array) -> jax.Array:
+  """−log p_h(y | x), `[H, B]`."""
+  log_p = jax.nn.log_softmax(logits_HxBxC)
+  index = jnp.broadcast_to(labels_B[None, :, None], (*log_p.shape[:2], 1))
+  return -jnp.take_along_axis(log_p, index, axis=-1)[..., 0]
+
+
+def log_mean_exp(x: jax.Array, axis: int = 0) -> jax.Array:
+  """log of the mean of exp along an axis; exactly x where all entries are equal."""
+  top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+  return jnp.log(jnp.mean(jnp.exp(x - top), axis=axis)) + jnp.squeeze(top, axis)
+
+
+def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+  return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def hydra(student_MxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """T² KL(softmax(b_m / T) ‖ softmax(a_m / T)), member m against head m, `[M, B]`.
+
+  The mean over heads and examples is the objective of Hydra (Tran et al. 2020, eq. 4 for T = 1);
+  T² keeps the size of the gradient (Hinton et al. 2015, section 2.1).
+  """
+  log_b = jax.nn.log_softmax(teacher_MxBxC / temperature)
+  log_a = jax.nn.log_softmax(student_MxBxC / temperature)
+  return temperature**2 * _kl(log_b, log_a)
+
+
+def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """T² KL(1/M Σ_m softmax(b_m / T) ‖ softmax(a_h / T)), `[H, B]` (Hinton et al. 2015)."""
+  log_mean = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC / temperature))
+  log_a = jax.nn.log_softmax(student_HxBxC / temperature)
+  return temperature**2 * _kl(log_mean[None], log_a)
+
+
+def gaussian(outputs: jax.Array) -> Gaussian:
+  """Reads network outputs `[..., 2D]` as a mean `[..., D]` and a variance softplus(·) + 1e-6."""
+  mean, raw = jnp.split(outputs, 2, axis=-1)
+  return mean, jax.nn.softplus(raw) + MIN_VARIANCE
+
+
+def moment_match(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Gaussian:
+  """Mean and variance of the equal-weight mixture, both `[B, D]`."""
+  return jnp.mean(mean_MxBxD, axis=0), jnp.mean(var_MxBxD, axis=0) + jnp.var(mean_MxBxD, axis=0)
+
+
+def gaussian_log_density(mean: jax.Array, var: jax.Array, y: jax.Array) -> jax.Array:
+  """log N(y; mean, var), element by element."""
+  return -0.5 * (jnp.log(2 * jnp.pi * var) + jnp.square(y - mean) / var)
+
+
+def gaussian_nll(outputs_HxBx2D: jax.Array, y_BxD: jax.Array) -> jax.Array:
+  """−log N(y; mean_h, var_h), summed over targets, `[H, B]`."""
+  return -jnp.sum(gaussian_log_density(*gaussian(outputs_HxBx2D), y_BxD[None]), axis=-1)
+
+
+def gaussian_kl(p: Gaussian, q: Gaussian) -> jax.Array:
+  """KL(N(μ, s²) ‖ N(μ', s'²)) = ½ [log(s'²/s²) + (s² + (μ − μ')²)/s'² − 1], summed over targets."""
+  (mean, var), (mean_q, var_q) = p, q
+  terms = jnp.log(var_q) - jnp.log(var) + (var + jnp.square(mean - mean_q)) / var_q - 1
+  return 0.5 * jnp.sum(terms, axis=-1)
+
+
+def gaussian_hydra(student_MxBx2D: jax.Array, teacher_MxBx2D: jax.Array) -> jax.Array:
+  """KL of Gaussian member m to Gaussian head m, `[M, B]`."""
+  return gaussian_kl(gaussian(teacher_MxBx2D), gaussian(student_MxBx2D))
+
+
+def gaussian_distillation(student_HxBx2D: jax.Array, teacher_MxBx2D: jax.Array) -> jax.Array:
+  """KL of the moment-matched mixture to head h, `[H, B]`.
+
+  Its gradient is that of KL(mixture ‖ head): a Gaussian sees only the first two moments.
+  """
+  mean, var = moment_match(*gaussian(teacher_MxBx2D))
+  return gaussian_kl((mean[None], var[None]), gaussian(student_HxBx2D))

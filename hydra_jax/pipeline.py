@@ -1,0 +1,291 @@
+"""From a config to results: teachers, their predictions, students, evaluation, table and figures.
+
+Every part is kept in the work directory under a hash of what it depends on. A run that is started
+again takes what is there and makes the rest, so it makes no difference whether it was interrupted.
+"""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+import platform
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from hydra_jax import checkpoints, config as configs, cost, cut, evaluate, figures, store, tables, train
+from hydra_jax.data import Data, load, scale_inputs, scale_targets
+from hydra_jax.errors import UserError
+from hydra_jax.evaluate import Model
+from hydra_jax.methods import METHODS, Phase
+from hydra_jax.progress import bar, say
+from hydra_jax.tasks import TASKS, Scores, Task
+
+ROLES = ('teacher', 'student')
+
+
+class Replica(NamedTuple):
+  """What the parts of one repetition have in common."""
+
+  config: ConfigDict
+  parts: Path
+  index: int
+  data: Data
+
+  @property
+  def task(self) -> Task:
+    return TASKS[self.data.task]
+
+
+class Trained(NamedTuple):
+  """A model, and the key that says all it depends on."""
+
+  model: Model
+  key: str
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
+  """Does all that a config asks for, under `workdir`."""
+  configs.validate(config)
+  prepare_workdir(workdir, config)
+  with store.locked(workdir):
+    rows, timings, first = [], [], None
+    for index in range(config.replicas):
+      replica = Replica(config, workdir / 'parts', index, load(config.data, data_dir, index))
+      configs.check_task(config, replica.data.task)
+      if config.replicas > 1:
+        say(f'--- replica {index + 1} of {config.replicas}')
+      models = train_all(replica)
+      scores = {name: evaluated(replica, name, trained) for name, trained in models.items()}
+      for name, found in scores.items():
+        rows += evaluate.rows(found, replica.data, name, index, config.evaluation.ece_bins)
+      if index == 0:
+        rows += sizes(replica, models)
+        timings = measured(replica, models)
+        first = (replica.data, scores)
+    report(workdir, rows, timings, *first, config.evaluation.ece_bins)
+
+
+def train_all(replica: Replica) -> dict[str, Trained]:
+  """The ensemble and every student that the config lists, by name."""
+  config = replica.config
+  teacher = fitted(replica, 'teacher', 'ensemble', 'ensemble', config.teacher)
+  predictions = predicted(replica, teacher)
+  models = {'ensemble': teacher}
+  for name in config.students:
+    settings = config.student[name]
+    models[name] = fitted(replica, 'student', name, settings.method, settings, predictions, teacher.key)
+  return models
+
+
+def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None]) -> Path:
+  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not."""
+  folder = replica.parts / f'{name}-{key}'
+  if folder.exists():
+    store.verify(folder)
+    say(f'{what}: reused from {folder.name}')
+    return folder
+  with store.writing(folder) as new:
+    make(new, folder)
+  return folder
+
+
+def fitted(
+  replica: Replica,
+  role: str,
+  name: str,
+  method: str,
+  settings: ConfigDict,
+  predictions: np.ndarray | None = None,
+  teacher_key: str = '',
+) -> Trained:
+  """Trains one method through its phases."""
+  data, config = replica.data, replica.config
+  stages = configs.build_stages(config.network[role], replica.task.outputs(data.outputs))
+  common = {k: settings[k] for k in configs.training() if k != 'epochs'}
+  model, key = None, ''
+  for phase in METHODS[method](settings, replica.task):
+    network = cut.hydra(stages, phase.cut, phase.heads)
+    key = store.key_of(
+      dict(
+        data=data.fingerprint,
+        network=config.network[role].to_dict(),
+        training=common,
+        phase=[network.cut, phase.heads, phase.epochs, phase.spec],
+        seed=[config.seed, replica.index, role],
+        before=key,
+        teacher=teacher_key if phase.spec['loss'] != 'label' else '',
+      )
+    )
+    what = f'{name}: {phase.name}' if name != 'ensemble' else f'ensemble of {phase.heads}'
+    train_it = lambda new, folder: train_phase(
+      replica, role, what, network, phase, settings, model, predictions, new, folder
+    )
+    folder = part(replica, phase.name.replace(' ', '-'), key, what, train_it)
+    example = scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
+    like = jax.eval_shape(network.init, jax.random.key(0), example)
+    model = Model(network, *checkpoints.restore(folder / 'model', like), data.scaling)
+  return Trained(model, key)
+
+
+def train_phase(
+  replica: Replica,
+  role: str,
+  what: str,
+  network: cut.Network,
+  phase: Phase,
+  settings: ConfigDict,
+  before: Model | None,
+  predictions: np.ndarray | None,
+  new: Path,
+  folder: Path,
+) -> None:
+  """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
+  data, config = replica.data, replica.config
+  steps = train.steps_for(phase.epochs, len(data.train.x), settings.batch_size)
+  optimizer = configs.build_optimizer(settings, steps)
+  role_index = ROLES.index(role)
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), replica.index), role_index)
+  init_key, step_key = jax.random.split(key)
+  if before is None:
+    example = scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
+    state = train.init(network, optimizer, init_key, example)
+  else:
+    grown = (cut.grow(tree, phase.heads) for tree in (before.params, before.model_state))
+    state = train.fresh(optimizer, *grown)
+
+  progress_folder = folder.with_name(f'{folder.name}.progress')
+  saved = checkpoints.latest_progress(progress_folder, state)
+  if saved is not None:
+    state = saved
+    say(f'{what}: continues at step {int(state.step)} of {steps}')
+  rows = {'x': jnp.asarray(data.train.x), 'y': jnp.asarray(scale_targets(data.scaling, data.train.y))}
+  if phase.spec['loss'] != 'label':
+    rows['teacher'] = jnp.asarray(predictions)
+  try:
+    with bar(what, steps, per_step=settings.batch_size * phase.heads) as advance:
+      state = train.fit(
+        train.make_step(network, phase.loss, phase.objective, optimizer),
+        lambda batch: {**batch, 'x': scale_inputs(data.scaling, batch['x'])},
+        state,
+        rows,
+        seed=(config.seed, replica.index, role_index),
+        key=step_key,
+        steps=steps,
+        batch_size=settings.batch_size,
+        heads=phase.heads,
+        progress=advance,
+        save=lambda state: checkpoints.save_progress(progress_folder, int(state.step), state),
+        save_every=config.checkpoint_seconds,
+      )
+  except UserError as e:
+    raise UserError(f"in phase '{what}': {e}") from e
+  checkpoints.save(new / 'model', (state.params, state.model_state))
+  checkpoints.drop_progress(progress_folder)
+
+
+def predicted(replica: Replica, teacher: Trained) -> np.ndarray:
+  """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
+  key = store.key_of(dict(teacher=teacher.key, data=replica.data.fingerprint))
+
+  def make(new, folder):
+    x = np.asarray(replica.data.train.x)
+    np.save(new / 'predictions.npy', evaluate.predict(teacher.model, x, replica.config.evaluation.batch_size))
+
+  folder = part(replica, 'predictions', key, 'teacher predictions', make)
+  return np.load(folder / 'predictions.npy', mmap_mode='r')
+
+
+def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+  config, data = replica.config, replica.data
+  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index))
+
+  def make(new, folder):
+    with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
+      scores = evaluate.score_all(trained.model, data, config.evaluation.batch_size, advance)
+    flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
+    np.savez(new / 'scores.npz', **flat)
+
+  folder = part(replica, 'scores', key, f'{name}: evaluation', make)
+  scores: dict[str, dict[str, np.ndarray]] = {}
+  with np.load(folder / 'scores.npz') as flat:
+    for both, values in flat.items():
+      where, score = both.split('|')
+      scores.setdefault(where, {})[score] = values
+  return scores
+
+
+def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
+  """Rows of parameters and FLOPs per example."""
+  x = np.asarray(replica.data.train.x[:8])
+  rows = []
+  for name, (model, _) in models.items():
+    for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
+      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
+  return rows
+
+
+def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
+  """Rows of latency, measured once for each set of models."""
+  size = replica.config.evaluation.batch_size
+  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device()))
+
+  def make(new, folder):
+    test = replica.data.evaluations['test'].load()
+    batch = np.asarray(test.x[:size]), test.y[:size]
+    found = cost.latencies({n: t.model for n, t in models.items()}, replica.task, *batch)
+    rows = [
+      {'data': 'cost', 'method': m, 'replica': 0, 'metric': 'latency_ms', 'value': v, 'n': len(batch[0])}
+      for m, v in found.items()
+    ]
+    (new / 'timings.json').write_text(json.dumps(rows))
+
+  return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
+
+
+def report(workdir: Path, rows, timings, data: Data, scores, bins: int) -> None:
+  """Writes results, table and figures, and prints the table."""
+  lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
+  store.replace_text(workdir / 'results.jsonl', lines(rows))
+  store.replace_text(workdir / 'timings.jsonl', lines(timings))
+  outside = [e.name for e in data.evaluations.values() if e.kind == 'ood']
+  table = tables.comparison(rows + timings, TASKS[data.task], outside)
+  store.replace_text(workdir / 'table.md', tables.markdown(table))
+  figures.draw_all(workdir / 'figures', data, scores, rows, bins)
+  tables.show(table)
+  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+
+
+def device() -> str:
+  """The device that does the work, in words."""
+  return f'{jax.devices()[0].device_kind} {platform.machine()}'
+
+
+def versions() -> dict[str, str]:
+  """Versions of what the results depend on."""
+  from importlib import metadata
+
+  packages = ('hydra_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
+  found = {p: metadata.version(p) for p in packages}
+  return {'python': platform.python_version(), **found, 'device': device(), 'platform': platform.platform()}
+
+
+def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Makes the work directory, or checks that it is one of this experiment; saves config and versions."""
+  record = workdir / 'config.json'
+  if record.exists():
+    try:
+      name = json.loads(record.read_text())['name']
+    except (ValueError, KeyError, TypeError) as e:
+      raise UserError(f'{record} is damaged: delete it, or choose another --workdir') from e
+    if name != config.name:
+      raise UserError(f"{workdir} holds a run of '{name}', not of '{config.name}': choose another --workdir")
+  elif workdir.exists() and any(workdir.iterdir()):
+    raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
+  (workdir / 'parts').mkdir(parents=True, exist_ok=True)
+  saved: dict[str, Any] = config.to_dict()
+  store.replace_text(record, json.dumps(saved, indent=2, sort_keys=True))
+  store.replace_text(workdir / 'versions.json', json.dumps(versions(), indent=2))

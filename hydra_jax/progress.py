@@ -1,0 +1,59 @@
+"""Telling the user: progress bars on a terminal, plain lines elsewhere."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+# Tables are wide; where output goes to a file, there is no terminal to fit.
+console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def say(message: str) -> None:
+  """Prints one line, above any progress bar."""
+  console.print(message, markup=False)
+
+
+@contextlib.contextmanager
+def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> Iterator[Callable[..., None]]:
+  """Yields `advance(done, loss=None)` for work of `total` steps of `per_step` examples each."""
+  started, first = time.monotonic(), None
+
+  def describe(done, loss):
+    nonlocal first
+    first = done if first is None else first
+    rate = (done - first) * per_step / max(time.monotonic() - started, 1e-9)
+    text = '' if loss is None else f'loss {loss:.4f} '
+    return text + (f'{rate:,.0f} {unit}/s' if rate else '')
+
+  if console.is_terminal:
+    columns = (
+      TextColumn('{task.description}'),
+      BarColumn(),
+      TextColumn('{task.percentage:>3.0f}%'),
+      TextColumn('{task.fields[note]}'),
+      TimeElapsedColumn(),
+      TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as shown:
+      row = shown.add_task(label, total=total, note='')
+      yield lambda done, loss=None: shown.update(row, completed=done, note=describe(done, loss))
+    return
+
+  spoke = started
+
+  def advance(done, loss=None):
+    nonlocal spoke
+    note = describe(done, loss)
+    if done >= total or time.monotonic() - spoke > SECONDS_BETWEEN_LINES:
+      spoke = time.monotonic()
+      left = (spoke - started) * (total - done) / max(done - first, 1)
+      ending = f'done in {spoke - started:.1f} s' if done >= total else f'{left:.0f} s left'
+      say(f'{label}: {done}/{total} {note}, {ending}')
+
+  yield advance

@@ -1,0 +1,47 @@
+"""Total, data and model uncertainty of a set of members or heads.
+
+total = data + model: what is uncertain about the next label, what of it every member agrees on
+(noise in the data, aleatoric), and what comes from their disagreement (epistemic).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hydra_jax.losses import log_mean_exp
+
+
+class Uncertainty(NamedTuple):
+  """Three numbers for each example, `[B]` each: nats in classification, variance in regression."""
+
+  total: jax.Array
+  data: jax.Array
+  model: jax.Array
+
+
+def entropy(log_p: jax.Array) -> jax.Array:
+  """Entropy in nats along the last axis; 0 log 0 = 0."""
+  p = jnp.exp(log_p)
+  return -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1)
+
+
+def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
+  """Entropy of the mean, mean of the entropies, and their difference, the mutual information.
+
+  The difference is computed as the mean KL of the members to their mean (Depeweg et al. 2018), which
+  does not cancel where members agree: it is exactly 0 for one member or for identical ones.
+  """
+  log_mean = log_mean_exp(log_p_MxBxC)
+  p = jnp.exp(log_p_MxBxC)
+  terms = jnp.where(p > 0, p * (log_p_MxBxC - log_mean[None]), 0)
+  model = jnp.maximum(jnp.mean(jnp.sum(terms, axis=-1), axis=0), 0)
+  data = jnp.mean(entropy(log_p_MxBxC), axis=0)
+  return Uncertainty(data + model, data, model)
+
+
+def regression(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Uncertainty:
+  """Variance of the mixture, mean of the variances, variance of the means, summed over targets."""
+  data = jnp.sum(jnp.mean(var_MxBxD, axis=0), axis=-1)
+  model = jnp.sum(jnp.var(mean_MxBxD, axis=0), axis=-1)
+  return Uncertainty(data + model, data, model)
