@@ -4,6 +4,7 @@ Everything downstream (training, evaluation, tables, figures) reads a task and n
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import NamedTuple
 
 import jax
@@ -57,12 +58,14 @@ def classification_scores(logits_MxBxC, labels_B, y_shift, y_scale) -> dict[str,
 
 
 def classification_summary(scores: Scores, bins: int) -> dict[str, float]:
-  confidence, correct = scores['confidence'], scores['correct']
-  sums = metrics.calibration_bins(confidence, correct, bins)
-  return {
-    'ece': float(metrics.calibration_error(sums)),
-    'adaptive_ece': float(metrics.adaptive_calibration_error(confidence, correct, bins)),
-  }
+  ece, adaptive = _calibration(scores['confidence'], scores['correct'], bins)
+  return {'ece': float(ece), 'adaptive_ece': float(adaptive)}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _calibration(confidence_N, correct_N, bins):
+  ece = metrics.calibration_error(metrics.calibration_bins(confidence_N, correct_N, bins))
+  return ece, metrics.adaptive_calibration_error(confidence_N, correct_N, bins)
 
 
 def regression_scores(outputs_MxBx2D, y_BxD, y_shift, y_scale) -> dict[str, jax.Array]:

@@ -29,12 +29,12 @@ class State(NamedTuple):
 
 def init(network: Network, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array) -> State:
   """State of a new network; `x` is an example input `[B, ...]`."""
-  return fresh(optimizer, *network.init(key, x))
+  return fresh(optimizer, *jax.jit(network.init)(key, x))
 
 
 def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree) -> State:
   """State at step 0 of a network that has parameters already."""
-  return State(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
+  return State(jnp.zeros((), jnp.int32), params, model_state, jax.jit(optimizer.init)(params))
 
 
 def make_step(network: Network, loss: Callable, objective: Callable, optimizer: optax.GradientTransformation):

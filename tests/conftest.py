@@ -1,0 +1,40 @@
+"""Strict arithmetic everywhere, and where the data sets are."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
+os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Prepared data sets beside the project, or wherever TFDS_DATA_DIR says.
+DATA_DIR = os.environ.get('TFDS_DATA_DIR') or str(ROOT.parent / 'shared')
+
+
+def has_data(name: str) -> bool:
+  bases = (Path(DATA_DIR), Path(DATA_DIR) / 'tfds')
+  return any(any((base / name).glob('*/dataset_info.json')) for base in bases)
+
+
+def needs(*names: str):
+  """Skips a test, with the reason, where image sets are not prepared on this machine."""
+  missing = [n for n in names if not has_data(n)]
+  return pytest.mark.skipif(bool(missing), reason=f'not prepared under {DATA_DIR}: {", ".join(missing)}')
+
+
+def needs_uci(name: str):
+  found = any((Path(DATA_DIR) / folder / f'{name}.npz').exists() for folder in ('', 'uci'))
+  return pytest.mark.skipif(not found, reason=f'no {name}.npz under {DATA_DIR}')
+
+
+def command(*arguments) -> list[str]:
+  return [sys.executable, '-m', 'hydra_jax.cli', *map(str, arguments)]
+
+
+def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
+  """Runs the command line as a process of its own, from the root of the project."""
+  return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, **kwargs)
