@@ -1,6 +1,7 @@
 """Saving and restoring trees of arrays with Orbax, and the checkpoints of a phase in progress."""
 
 from pathlib import Path
+import re
 import shutil
 
 import jax
@@ -15,8 +16,12 @@ def save(folder: Path, tree: Tree) -> None:
   """Saves a tree under a folder that must not exist yet."""
   try:
     ocp.save(folder.absolute(), tree)
-  except Exception as e:  # tensorstore reports a full disk as a ValueError
-    raise OSError(f'cannot save {folder.name}: {_first_line(e)}') from e
+  except Exception as e:
+    # tensorstore reports a full disk as a ValueError that quotes the error code.
+    code = re.search(r"os_error_code='(\d+)'", str(e))
+    if code:
+      raise OSError(int(code[1]), _first_line(e)) from e
+    raise
 
 
 def restore(folder: Path, like: Tree) -> Tree:

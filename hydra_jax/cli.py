@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 from pathlib import Path
+import re
 import sys
 
 from hydra_jax.errors import UserError
@@ -11,6 +12,7 @@ from hydra_jax.errors import UserError
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
   errno.EDQUOT: 'the disk quota is used up: free some space',
+  errno.EFBIG: 'a file would be larger than the limit of this system: raise it (ulimit -f)',
   errno.EROFS: 'the file system is read-only: choose another --workdir',
   errno.EACCES: 'permission denied: choose another --workdir, or change its permissions',
   errno.EPERM: 'permission denied: choose another --workdir, or change its permissions',
@@ -56,12 +58,14 @@ def _one_line(e: Exception) -> str:
   return ' '.join(str(e).replace('\\n', ' ').strip('"').split())
 
 
-def set_up_jax() -> None:
+def set_up() -> None:
   """Keeps compiled programs in the user's cache directory, so that a second run starts at once."""
+  from absl import logging
   import jax
 
   from hydra_jax.data.sources import cache_dir
 
+  logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it then raises
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
@@ -73,7 +77,7 @@ def run(options, overrides: list[str]) -> None:
   from hydra_jax import pipeline
   from hydra_jax.data import sources
 
-  set_up_jax()
+  set_up()
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir())
 
@@ -101,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     return _fail(str(e))
   except OSError as e:
     where = f' ({e.filename})' if e.filename else ''
-    return _fail(f'{DISK.get(e.errno, _one_line(e))}{where}')
+    # NumPy reports a short write without an error code.
+    code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
+    return _fail(f'{DISK.get(code, _one_line(e))}{where}')
   except KeyboardInterrupt:
     print('\ninterrupted: the same command continues', file=sys.stderr)
     return 130

@@ -74,10 +74,11 @@ def default_config() -> ConfigDict:
     )
   )
   config.student.hydra.heads = config.teacher.get_oneway_ref('members')
+  config.student.single.epochs = config.teacher.get_oneway_ref('epochs')
   return config.lock()
 
 
-SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs', 'set': 'data.name'}
+SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}
 
 
 def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
@@ -91,7 +92,8 @@ def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
       continue
     if not equals:
       raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5")
-    set_value(config, SHORTCUTS.get(key, key), value)
+    known = {k: k for k in config} | SHORTCUTS
+    set_value(config, key if '.' in key else look_up(known, key, 'config argument'), value)
   return config
 
 
@@ -107,7 +109,12 @@ def set_value(config: ConfigDict, key: str, text: str) -> None:
   try:
     node[last] = text if isinstance(old, str) else type(old)(ast.literal_eval(text))
   except (ValueError, SyntaxError, TypeError) as e:
-    raise UserError(f"config key '{key}' takes a {type(old).__name__}, not '{text}'") from e
+    raise UserError(f"config key '{key}' takes {_kind(old)}, not '{text}'") from e
+
+
+def _kind(value) -> str:
+  names = {int: 'a whole number', float: 'a number', tuple: 'a tuple', bool: 'True or False'}
+  return names.get(type(value), f'a {type(value).__name__}')
 
 
 def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:

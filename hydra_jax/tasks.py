@@ -71,7 +71,8 @@ def _calibration(confidence_N, correct_N, bins):
 def regression_scores(outputs_MxBx2D, y_BxD, y_shift, y_scale) -> dict[str, jax.Array]:
   """Scores of each example in the units of the target."""
   mean, var = losses.gaussian(outputs_MxBx2D)
-  mean, var = mean * y_scale + y_shift, var * jnp.square(y_scale)
+  shift, scale = (jnp.reshape(a, (1, 1, -1)) for a in (y_shift, y_scale))
+  mean, var = mean * scale + shift, var * jnp.square(scale)
   pit = metrics.mixture_cdf(mean, var, y_BxD)
   return {
     'squared_error': jnp.sum(jnp.square(jnp.mean(mean, axis=0) - y_BxD), axis=-1),

@@ -53,7 +53,8 @@ def make_step(network: Network, loss: Callable, objective: Callable, optimizer: 
       return objective(losses_H), (losses_H, model_state)
 
     grads, (losses_H, model_state) = jax.grad(objective_of, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, model_state, opt_state), losses_H
 

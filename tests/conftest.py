@@ -38,3 +38,33 @@ def command(*arguments) -> list[str]:
 def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
   """Runs the command line as a process of its own, from the root of the project."""
   return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, **kwargs)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+  """One cache of decoded data and compiled programs for the whole session, and none of the user's."""
+  old = os.environ.get('XDG_CACHE_HOME')
+  folder = tmp_path_factory.mktemp('cache')
+  os.environ['XDG_CACHE_HOME'] = str(folder)
+  yield folder
+  os.environ.pop('XDG_CACHE_HOME')
+  if old:
+    os.environ['XDG_CACHE_HOME'] = old
+
+
+TINY = (
+  '--config=configs/digits.py:members=3,epochs=2',
+  '--config.teacher.learning_rate=0.01',
+  *(f'--config.student.{s}.{k}' for s in ('single', 'kd', 'hydra') for k in ('epochs=2', 'learning_rate=0.01')),
+  '--config.student.hydra.hinton_epochs=2',
+  "--config.data.shifts=('rotate:30',)",
+)
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """A finished run of the digits, small; tests that change it copy it first."""
+  workdir = tmp_path_factory.mktemp('tiny') / 'run'
+  done = hydra_jax('run', *TINY, f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  return workdir, done.stdout

@@ -66,12 +66,9 @@ def tfds_images(name: str, split: str, data_dir: str) -> Arrays:
 
 
 def _decode(folder: Path, split: str) -> Arrays:
-  from absl import logging
   import tensorflow_datasets as tfds
 
   from hydra_jax.progress import bar
-
-  logging.set_verbosity(logging.ERROR)  # it advises OpenCV, for seconds saved once
 
   builder = tfds.builder_from_directory(str(folder))
   name = split.split('[')[0]

@@ -72,8 +72,8 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   path = next((p for p in given if p.exists()), None)
   if path:
     try:
-      with np.load(path) as file:
-        arrays = dict(file)
+      with open(path, 'rb') as file:
+        arrays = dict(np.load(file))
     except Exception as e:
       raise UserError(f'{path} is damaged ({e}): delete it, or replace it') from e
   else:

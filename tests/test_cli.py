@@ -1,0 +1,155 @@
+"""Whatever a user can get wrong: one line, exit code 2, no traceback, nothing half-written."""
+
+import errno
+import os
+from pathlib import Path
+import resource
+import shutil
+import subprocess
+
+from conftest import TINY, hydra_jax
+import pytest
+
+MEMBERS_CHANGED = ('--config=configs/digits.py:members=4,epochs=2', *TINY[1:])
+
+
+def refused(*arguments, word, **kwargs):
+  """Runs a command that must be refused in one line."""
+  done = hydra_jax(*arguments, **kwargs)
+  assert done.returncode == 2, done.stdout + done.stderr
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1 and lines[0].startswith('hydra-jax: '), done.stderr
+  assert word in lines[0], lines[0]
+  return done
+
+
+@pytest.mark.parametrize(
+  'arguments, word',
+  [
+    (['--config=configs/digit.py'], 'configs/digits.py'),
+    (['--config=configs/digits.py:member=3'], "did you mean 'members'"),
+    (['--config=configs/digits.py', '--config.student.hydra.head=3'], 'Did you mean "heads"'),
+    (['--config=configs/digits.py', '--config.teacher.members=2.5'], 'config.teacher.members'),
+    (['--config=configs/digits.py', '--config.teacher.members=0'], 'at least 1'),
+    (['--config=configs/digits.py', '--config.student.hydra.heads=0'], 'at least 1'),
+    (['--config=configs/digits.py', '--config.student.hydra.heads=7'], 'set heads to 20'),
+    (['--config=configs/digits.py', '--config.data.name=digit'], "did you mean 'digits'"),
+    (['--config=configs/digits.py', '--config.student.kd.method=kda'], "did you mean 'kd'"),
+    (['--config=configs/digits.py', '--config.data.name=cifar10'], 'unknown data set'),
+    (['--config=configs/digits.py', '--confg.seed=3'], 'confg'),
+    (['--config=configs/digits.py', 'seed=3'], 'seed=3'),
+    (['--config=configs/mnist.py', '--data_dir=/nowhere'], 'hydra-jax prepare mnist'),
+  ],
+)
+def test_bad_input(tmp_path, arguments, word):
+  workdir = tmp_path / 'run'
+  refused('run', *arguments, f'--workdir={workdir}', word=word)
+  assert not list(workdir.glob('parts/*'))
+
+
+def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):
+  refused('prepare', 'uci/concret', f'--data_dir={tmp_path}', word="did you mean 'concrete'")
+  pytest.importorskip  # TensorFlow is an extra and is never installed where the tests run
+  refused('prepare', 'mnist', f'--data_dir={tmp_path}', word='hydra_jax[prepare]')
+  assert not list(tmp_path.iterdir())
+
+
+def test_work_directory_of_another_config(tiny_run, tmp_path):
+  workdir, _ = tiny_run
+  before = (workdir / 'results.jsonl').read_bytes()
+  refused('run', '--config=configs/spiral.py', f'--workdir={workdir}', word="holds a run of 'digits'")
+  assert (workdir / 'results.jsonl').read_bytes() == before
+  (tmp_path / 'thesis.tex').write_text('x')
+  refused('run', '--config=configs/digits.py', f'--workdir={tmp_path}', word='not empty')
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_training_that_diverges(tmp_path):
+  arguments = (*TINY, '--config.teacher.learning_rate=1e38')
+  done = refused('run', *arguments, f'--workdir={tmp_path / "run"}', word='not finite at step')
+  assert "in phase 'ensemble of 3'" in done.stderr
+  assert not list((tmp_path / 'run' / 'parts').iterdir())
+
+
+@pytest.mark.parametrize(
+  'part, file, damage',
+  [
+    ('labels-*', 'model/**/d/*', 'truncate'),
+    ('labels-*', 'model/**/d/*', 'change'),
+    ('predictions-*', 'predictions.npy', 'truncate'),
+    ('scores-*', 'scores.npz', 'change'),
+  ],
+)
+def test_damaged_parts(tiny_run, tmp_path, part, file, damage):
+  workdir = tmp_path / 'run'
+  shutil.copytree(tiny_run[0], workdir)
+  path = max(next(workdir.glob(f'parts/{part}')).glob(file), key=lambda p: p.stat().st_size)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2] if damage == 'truncate' else content[:-9] + b'corrupted')
+  results = (workdir / 'results.jsonl').read_bytes()
+  done = refused('run', *TINY, f'--workdir={workdir}', word='is damaged')
+  assert (workdir / 'results.jsonl').read_bytes() == results
+  shutil.rmtree(Path(done.stderr.split()[1]))  # as the message says
+  again = hydra_jax('run', *TINY, f'--workdir={workdir}')
+  assert again.returncode == 0, again.stderr
+  assert (workdir / 'results.jsonl').read_bytes() == results
+
+
+def limited():
+  resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+def test_no_room_for_a_file(tiny_run, tmp_path):
+  """A run that cannot write stops in one line and keeps what is complete; with room it goes on."""
+  workdir = tmp_path / 'run'
+  done = hydra_jax('run', *TINY, f'--workdir={workdir}', preexec_fn=limited)
+  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+  assert not list(workdir.rglob('.new-*'))
+  again = hydra_jax('run', *TINY, f'--workdir={workdir}')
+  assert again.returncode == 0, again.stderr
+  assert (workdir / 'results.jsonl').read_bytes() == (tiny_run[0] / 'results.jsonl').read_bytes()
+
+
+@pytest.fixture
+def mounted(tmp_path):
+  """Mounts a small file system of its own; needs the rights to."""
+  places = []
+
+  def mount(options):
+    place = tmp_path / f'disk{len(places)}'
+    place.mkdir()
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', place], capture_output=True)
+    if done.returncode:
+      pytest.skip('mounting a file system needs root; test_no_room_for_a_file covers the rest')
+    places.append(place)
+    return place
+
+  yield mount
+  for place in places:
+    subprocess.run(['umount', place], check=True)
+
+
+def test_full_disk(tiny_run, mounted):
+  disk = mounted('size=300k')
+  refused('run', *TINY, f'--workdir={disk / "run"}', word='the disk is full')
+  assert not list(disk.rglob('.new-*'))
+  subprocess.run(['mount', '-o', 'remount,size=50m', disk], check=True)
+  again = hydra_jax('run', *TINY, f'--workdir={disk / "run"}')
+  assert again.returncode == 0, again.stderr
+  assert (disk / 'run' / 'results.jsonl').read_bytes() == (tiny_run[0] / 'results.jsonl').read_bytes()
+
+
+def test_read_only_disk(mounted):
+  refused('run', *TINY, f'--workdir={mounted("ro") / "run"}', word='read-only')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere; test_read_only_disk runs instead')
+def test_no_permission(tmp_path):
+  tmp_path.chmod(0o555)
+  refused('run', *TINY, f'--workdir={tmp_path / "run"}', word='permission denied')
+
+
+def test_disk_messages_are_for_known_errors():
+  from hydra_jax.cli import DISK
+
+  assert {errno.ENOSPC, errno.EROFS, errno.EACCES} <= set(DISK)

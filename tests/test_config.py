@@ -1,0 +1,104 @@
+"""Configs: every shipped one resolves, and every bad value is answered in one line."""
+
+import importlib.util
+
+from conftest import ROOT
+import pytest
+
+from hydra_jax import UserError, config as configs
+
+SHIPPED = ['digits', 'mnist', 'spiral', 'uci']
+
+
+def get(name, argument=None):
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'configs' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(argument)
+
+
+def test_every_shipped_config_is_listed():
+  assert sorted(p.stem for p in (ROOT / 'configs').glob('*.py')) == SHIPPED
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_shipped_configs_resolve(name):
+  config = get(name)
+  configs.validate(config)
+  assert config.name.startswith(name) and config.is_locked
+
+
+def test_heads_follow_members_and_not_the_other_way():
+  config = get('digits', 'members=5')
+  assert config.teacher.members == config.student.hydra.heads == 5
+  config.student.hydra.heads = 7
+  assert config.teacher.members == 5
+
+
+def test_sub_arguments():
+  config = get('uci', 'energy,members=3,student.hydra.cut=-2,data.shifts=()')
+  assert config.data.name == 'uci/energy' and config.student.hydra.cut == -2 and config.data.shifts == ()
+  assert get('digits', 'epochs=3').teacher.epochs == 3.0
+
+
+@pytest.mark.parametrize(
+  'argument, word',
+  [
+    ('member=5', "did you mean 'members'"),
+    ('teacher.member=5', "did you mean 'members'"),
+    ('members', 'key=value'),
+    ('members=many', 'takes a whole number'),
+    ('name.x=1', 'no keys of its own'),
+  ],
+)
+def test_bad_sub_arguments(argument, word):
+  with pytest.raises(UserError, match=word):
+    get('digits', argument)
+
+
+def test_bad_uci_set():
+  with pytest.raises(UserError, match="did you mean 'concrete'"):
+    get('uci', 'concret')
+
+
+@pytest.mark.parametrize(
+  'key, value, word',
+  [
+    ('teacher.members', 0, 'at least 1'),
+    ('student.hydra.heads', 0, 'at least 1'),
+    ('student.hydra.heads', 7, 'set heads to 20'),
+    ('student.hydra.cut', 3, 'choose -3 to 2'),
+    ('student.hydra.temperature', 0.0, 'more than 0'),
+    ('student.hydra.method', 'hidra', "did you mean 'hydra'"),
+    ('student.kd.method', 'ensemble', 'unknown method'),
+    ('student.kd.epochs', float('inf'), 'finite'),
+    ('student.kd.learning_rate', -1.0, 'more than 0'),
+    ('students', ('hydr',), "did you mean 'hydra'"),
+    ('students', ('kd', 'kd'), 'twice'),
+    ('teacher.optimizer', 'adamm', "did you mean 'adam"),
+    ('teacher.schedule', 'cos', "did you mean 'cosine'"),
+    ('teacher.batch_size', 0, 'at least 1'),
+    ('teacher.weight_decay', 0.1, 'adamw'),
+    ('network.teacher.name', 'mpl', "did you mean 'mlp'"),
+    ('network.student.widths', (10, -1), 'at least 1'),
+    ('replicas', 0, 'at least 1'),
+    ('evaluation.ece_bins', 0, 'at least 1'),
+  ],
+)
+def test_bad_values(key, value, word):
+  config = get('digits')
+  *path, last = key.split('.')
+  node = config
+  for name in path:
+    node = node[name]
+  node[last] = value
+  with pytest.raises(UserError, match=word) as error:
+    configs.validate(config)
+  assert '\n' not in str(error.value)
+
+
+def test_temperature_is_for_classification():
+  config = get('uci')
+  config.student.kd.temperature = 2.0
+  with pytest.raises(UserError, match='classification'):
+    configs.check_task(config, 'regression')

@@ -1,0 +1,174 @@
+"""Data sets: real ones where they are, shifts, scaling, and what is refused."""
+
+from conftest import DATA_DIR, needs, needs_uci
+import numpy as np
+import pytest
+
+from hydra_jax import UserError, data as datasets
+from hydra_jax.config import default_config
+from hydra_jax.data import Split, shifts, sources, toy, uci
+
+
+def data_config(**changes):
+  config = default_config().data
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+def test_digits_are_split_once():
+  train, test = toy.digits('train'), toy.digits('test')
+  assert train[0].shape == (1198, 8, 8, 1) and test[0].shape == (599, 8, 8, 1)
+  assert train[0].dtype == np.uint8 and train[0].max() == 16
+  assert np.bincount(test[1]).min() > 45
+
+
+def test_letters_look_like_digits_to_a_histogram():
+  letters, digits = toy.letters(), toy.digits('train')[0]
+  assert letters.shape[1:] == digits.shape[1:] and letters.dtype == np.uint8 and letters.max() == 16
+  assert abs(letters.mean() - digits.mean()) < 1
+  assert len(np.unique(letters.reshape(len(letters), -1), axis=0)) > 300
+
+
+def test_spiral():
+  x, y = toy.spiral('train')
+  assert x.shape == (300, 2) and np.bincount(y).tolist() == [100] * 3
+  np.testing.assert_array_equal(toy.spiral('train')[0], x)
+  assert np.linalg.norm(toy.spiral('far')[0], axis=1).min() >= 20
+
+
+def test_load_gives_every_evaluation():
+  config = data_config(name='digits', shifts=('rotate:30', 'translate:2', 'jitter:1'), ood=('letters', 'noise'))
+  found = datasets.load(config, DATA_DIR, 0)
+  assert list(found.evaluations) == ['test', 'rotate:30', 'translate:2', 'jitter:1', 'letters', 'noise']
+  for evaluation in found.evaluations.values():
+    split = evaluation.load()
+    assert split.x.shape[1:] == (8, 8, 1) and split.x.dtype == np.uint8
+    assert np.all(split.y == -1) == (evaluation.kind == 'ood')
+
+
+def test_translate_and_rotate():
+  image = np.zeros((1, 9, 9, 1), np.uint8)
+  image[0, 4, 1] = 16
+  assert np.argwhere(shifts.translate(image, 3, None)[0, :, :, 0]).tolist() == [[4, 4]]
+  assert np.argwhere(shifts.rotate(image, 90, None)[0, :, :, 0]).tolist() == [[7, 4]]
+  np.testing.assert_array_equal(shifts.rotate(image, 0, None), image)
+
+
+def test_jitter_has_its_strength():
+  x = np.zeros((20_000, 2), np.float32)
+  moved = shifts.jitter(x, 3.0, np.asarray([1.0, 10.0], np.float32))
+  np.testing.assert_allclose(moved.std(axis=0), [3, 30], rtol=0.03)
+  assert moved.dtype == np.float32
+
+
+def test_scaling_standardises_and_survives_constants():
+  random = np.random.default_rng(0)
+  x = random.normal(5, 3, size=(200, 3)).astype(np.float32)
+  x[:, 1] = 0.1
+  scaling = datasets.standardise(Split(x, random.normal(7, 2, size=(200, 1))), classification=False)
+  scaled = np.asarray(datasets.scale_inputs(scaling, x))
+  np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(scaled.std(0), [1, 0, 1], atol=1e-5)
+  np.testing.assert_allclose(datasets.scale_targets(scaling, random.normal(7, 2, (9, 1))).std(), 1, atol=0.8)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+  x = np.zeros((5, 2), np.float32)
+  x[3, 1] = bad
+  with pytest.raises(UserError, match='first row 3'):
+    datasets.check(Split(x, np.zeros(5, np.int32)), 'it')
+
+
+@pytest.mark.parametrize(
+  'changes, word',
+  [
+    (dict(name='digit'), "did you mean 'digits'"),
+    (dict(train='trian'), 'split'),
+    (dict(shifts=('rotat:3',)), "did you mean 'rotate'"),
+    (dict(shifts=('rotate:much',)), 'strength'),
+    (dict(ood=('leters',)), "did you mean 'letters'"),
+    (dict(ood=('far',)), 'shape'),
+  ],
+)
+def test_what_cannot_work_is_refused(changes, word):
+  with pytest.raises(UserError, match=word):
+    found = datasets.load(data_config(**changes), DATA_DIR, 0)
+    [e.load() for e in found.evaluations.values()]
+
+
+@needs('mnist')
+def test_mnist_is_decoded_once(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  images, labels = sources.tfds_images('mnist', 'test', DATA_DIR)
+  assert images.shape == (10000, 28, 28, 1) and images.dtype == np.uint8
+  assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+  monkeypatch.setattr(sources, '_decode', lambda *a: pytest.fail('decoded twice'))
+  again, _ = sources.tfds_images('mnist', 'test', DATA_DIR)
+  assert isinstance(again, np.memmap)
+  np.testing.assert_array_equal(again, images)
+  cached = next((tmp_path / 'hydra_jax' / 'data').glob('mnist-*/images.npy'))
+  cached.write_bytes(cached.read_bytes()[:50])
+  with pytest.raises(UserError, match='damaged'):
+    sources.tfds_images('mnist', 'test', DATA_DIR)
+
+
+@needs('mnist')
+def test_sub_splits(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  head, tail = (sources.tfds_images('mnist', s, DATA_DIR) for s in ('test[:1%]', 'test[99%:]'))
+  assert len(head[0]) == len(tail[0]) == 100
+  with pytest.raises(UserError, match='test'):
+    sources.tfds_images('mnist', 'tset', DATA_DIR)
+
+
+def test_a_set_that_is_not_prepared_says_how(tmp_path):
+  with pytest.raises(UserError, match='hydra-jax prepare cifar10'):
+    sources.tfds_images('cifar10', 'train', str(tmp_path))
+
+
+@needs_uci('energy')
+def test_uci_splits_cover_the_set():
+  parts = [uci.split('energy', part, DATA_DIR, 7) for part in ('train', 'test')]
+  assert parts[0][0].shape == (691, 8) and parts[1][1].shape == (77, 1)
+  everything = uci.load_all('energy', DATA_DIR)
+  np.testing.assert_allclose(sum(y.sum() for _, y in parts), everything['target'].sum(), rtol=1e-5)
+  with pytest.raises(UserError, match='20 standard splits'):
+    uci.split('energy', 'train', DATA_DIR, 20)
+
+
+@needs_uci('energy')
+def test_uci_is_downloaded_and_checked(tmp_path, monkeypatch):
+  """From a folder laid out as the public source is, by file:// instead of https://."""
+  arrays = uci.load_all('energy', DATA_DIR)
+  folder = tmp_path / 'source' / 'energy' / 'data'
+  folder.mkdir(parents=True)
+  table = np.c_[arrays['features'], arrays['target']]
+  np.savetxt(folder / 'data.txt', table, fmt='%.17g')
+  np.savetxt(folder / 'index_features.txt', np.arange(8), fmt='%d')
+  np.savetxt(folder / 'index_target.txt', [8], fmt='%d')
+  for part in ('train', 'test'):
+    for k, rows in enumerate(arrays[f'{part}_indices']):
+      np.savetxt(folder / f'index_{part}_{k}.txt', rows, fmt='%d')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(uci, 'SOURCE', (tmp_path / 'source').as_uri())
+  monkeypatch.setattr(uci.download, '__defaults__', (uci.SOURCE,))
+  found = uci.load_all('energy', str(tmp_path))
+  np.testing.assert_array_equal(found['features'], arrays['features'])
+  assert (tmp_path / 'cache' / 'hydra_jax' / 'data' / 'uci-energy' / 'energy.npz').exists()
+  table[0, 0] += 1e-9
+  np.savetxt(folder / 'data.txt', table, fmt='%.17g')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'other'))
+  with pytest.raises(UserError, match='checksum'):
+    uci.load_all('energy', str(tmp_path))
+
+
+def test_uci_without_network_or_with_a_damaged_file(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(uci.download, '__defaults__', ((tmp_path / 'nowhere').as_uri(),))
+  with pytest.raises(UserError, match='cannot download'):
+    uci.load_all('energy', str(tmp_path))
+  (tmp_path / 'energy.npz').write_bytes(b'PK\x03\x04 truncated')
+  with pytest.raises(UserError, match='damaged'):
+    uci.load_all('energy', str(tmp_path))

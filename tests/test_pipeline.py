@@ -1,0 +1,163 @@
+"""Whole runs: what they write, what they reuse, and that no interruption changes a bit."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from conftest import DATA_DIR, ROOT, TINY, command, hydra_jax, needs, needs_uci
+import numpy as np
+from PIL import Image
+import pytest
+
+KEYS = ['data', 'method', 'replica', 'metric', 'value', 'n']
+
+
+def rows(workdir):
+  return [json.loads(line) for line in (workdir / 'results.jsonl').read_text().splitlines()]
+
+
+def value(workdir, data, method, metric):
+  (found,) = [r['value'] for r in rows(workdir) if (r['data'], r['method'], r['metric']) == (data, method, metric)]
+  return found
+
+
+def test_what_a_run_writes(tiny_run):
+  workdir, printed = tiny_run
+  assert all(list(row) == KEYS for row in rows(workdir))
+  for method in ('ensemble', 'single', 'kd', 'hydra'):
+    assert 0.5 < value(workdir, 'test', method, 'accuracy') <= 1
+    assert method in printed and f'| {method} |' in (workdir / 'table.md').read_text()
+    assert 0 <= value(workdir, 'letters', method, 'auroc_total') <= 1
+  assert json.loads((workdir / 'config.json').read_text())['teacher']['members'] == 3
+  assert {'python', 'jax', 'hydra_jax', 'device'} <= set(json.loads((workdir / 'versions.json').read_text()))
+  for name in ('reliability', 'model_uncertainty', 'agreement', 'shifts'):
+    assert np.ptp(np.asarray(Image.open(workdir / 'figures' / f'{name}.png'))) > 0
+  assert not list(workdir.rglob('.new-*')) and not list(workdir.rglob('*.progress'))
+
+
+def test_uncertainty_is_where_it_belongs(tiny_run):
+  workdir, _ = tiny_run
+  for where in ('test', 'letters', 'noise', 'rotate:30'):
+    for method in ('single', 'kd'):
+      assert value(workdir, where, method, 'model') == 0.0
+    for method in ('ensemble', 'hydra'):
+      assert value(workdir, where, method, 'model') > 0
+    parts = [value(workdir, where, 'ensemble', p) for p in ('total', 'data', 'model')]
+    assert parts[0] == pytest.approx(parts[1] + parts[2], rel=1e-5)
+
+
+def test_costs_are_counted_by_hand(tiny_run):
+  workdir, _ = tiny_run
+  body, dense = 64 * 100 + 100 + 100 * 100 + 100, 100 * 10 + 10
+  assert value(workdir, 'cost', 'single', 'parameters') == body + dense
+  assert value(workdir, 'cost', 'ensemble', 'parameters') == 3 * (body + dense)
+  assert value(workdir, 'cost', 'hydra', 'parameters') == body + 3 * dense
+  needed = 2 * (64 * 100 + 100 * 100 + 100 * 10)
+  assert needed <= value(workdir, 'cost', 'single', 'flops') <= 1.1 * needed
+
+
+def test_a_second_run_reuses_everything(tiny_run):
+  workdir, _ = tiny_run
+  before = {p: p.stat().st_mtime_ns for p in (workdir / 'parts').rglob('*')}
+  results = (workdir / 'results.jsonl').read_bytes()
+  done = hydra_jax('run', *TINY, f'--workdir={workdir}')
+  assert done.returncode == 0 and 'ensemble of 3: reused' in done.stdout
+  assert {p: p.stat().st_mtime_ns for p in (workdir / 'parts').rglob('*')} == before
+  assert (workdir / 'results.jsonl').read_bytes() == results
+
+
+def test_a_changed_student_does_not_train_the_teachers_again(tiny_run, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(tiny_run[0], workdir)
+  old = {p.name for p in (workdir / 'parts').iterdir()}
+  done = hydra_jax('run', *TINY, '--config.student.hydra.temperature=2', f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  for part in ('ensemble of 3', 'teacher predictions', 'single: labels', 'kd: mean prediction'):
+    assert f'{part}: reused' in done.stdout
+  new = {p.name.rpartition('-')[0] for p in (workdir / 'parts').iterdir() if p.name not in old}
+  assert new == {'mean-prediction', 'members', 'scores', 'timings'}
+
+
+LONGER = (
+  '--config=configs/digits.py:members=5,epochs=150',
+  '--config.student.hydra.epochs=150',
+  "--config.students=('hydra',)",
+  "--config.data.shifts=('rotate:30',)",
+  '--config.checkpoint_seconds=0',
+)
+
+
+def test_no_kill_changes_a_bit(tmp_path):
+  """SIGKILL once in the middle of a phase and at two random moments; then the same command goes on."""
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  started = time.monotonic()
+  assert hydra_jax('run', *LONGER, f'--workdir={whole}').returncode == 0
+  lasts = time.monotonic() - started
+  moments = [None, *(random.uniform(0.1, 0.9) * lasts for _ in range(2))]
+  for moment in moments:
+    process = subprocess.Popen(
+      command('run', *LONGER, f'--workdir={broken}'), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    if moment is None:
+      while process.poll() is None and not list(broken.glob('parts/*.progress/[0-9]*')):
+        time.sleep(0.01)
+      assert process.poll() is None
+    else:
+      time.sleep(moment)
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+  done = hydra_jax('run', *LONGER, f'--workdir={broken}')
+  assert done.returncode == 0, done.stderr
+  assert (broken / 'results.jsonl').read_bytes() == (whole / 'results.jsonl').read_bytes(), moments
+  assert not list(broken.rglob('.new-*')) and not list(broken.rglob('*.progress'))
+
+
+def test_a_damaged_checkpoint_in_progress_is_named(tmp_path):
+  workdir = tmp_path / 'run'
+  process = subprocess.Popen(command('run', *LONGER, f'--workdir={workdir}'), cwd=ROOT, stdout=subprocess.DEVNULL)
+  while process.poll() is None and not list(workdir.glob('parts/*.progress/[0-9]*')):
+    time.sleep(0.01)
+  process.kill()
+  process.wait()
+  (checkpoint,) = workdir.glob('parts/*.progress/[0-9]*')
+  largest = max((p for p in checkpoint.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  done = hydra_jax('run', *LONGER, f'--workdir={workdir}')
+  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+  assert 'is damaged' in done.stderr and checkpoint.name in done.stderr
+
+
+SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + ['--config.student.hydra.hinton_epochs=1']
+
+
+def finishes(workdir, config, *more):
+  done = hydra_jax('run', f'--config={config}', *SHORT, *more, f'--workdir={workdir}', f'--data_dir={DATA_DIR}')
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert all(np.isfinite(r['value']) for r in rows(workdir))
+  return rows(workdir)
+
+
+def test_spiral_runs(tmp_path):
+  finishes(tmp_path / 'run', 'configs/spiral.py:members=3,epochs=1')
+  assert (tmp_path / 'run' / 'figures' / 'plane.png').exists()
+  assert value(tmp_path / 'run', 'far', 'kd', 'model') == 0
+
+
+@needs('mnist', 'fashion_mnist')
+def test_mnist_runs(tmp_path):
+  found = finishes(tmp_path / 'run', "configs/mnist.py:members=2,epochs=0.2", "--config.data.shifts=('rotate:30',)")
+  assert {r['n'] for r in found if r['data'] in ('test', 'rotate:30', 'fashion_mnist')} == {10000}
+  assert value(tmp_path / 'run', 'test', 'ensemble', 'accuracy') > 0.8
+
+
+@needs_uci('energy')
+def test_uci_runs_over_its_splits(tmp_path):
+  finishes(tmp_path / 'run', 'configs/uci.py:energy,members=3,epochs=1,replicas=2')
+  rmse = [r['value'] for r in rows(tmp_path / 'run') if r['metric'] == 'rmse' and r['data'] == 'test']
+  assert len(rmse) == 8 and all(1 < v < 30 for v in rmse)
+  assert ' ± ' in (tmp_path / 'run' / 'table.md').read_text()

@@ -1,0 +1,119 @@
+"""One step, one loop: members stand alone, nothing depends on how steps are grouped."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hydra_jax import UserError, cut, losses, train
+from hydra_jax.stages import mlp
+
+N, F, C = 97, 5, 3
+RANDOM = np.random.default_rng(0)
+DATA = {'x': jnp.asarray(RANDOM.normal(size=(N, F)), jnp.float32), 'y': jnp.asarray(RANDOM.integers(C, size=N))}
+
+
+def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None, **kwargs):
+  network = cut.hydra(mlp(C, (8, 7)), at, heads)
+  optimizer = optimizer or optax.adam(1e-2)
+  loss = loss or (lambda outputs, batch: losses.cross_entropy(outputs, batch['y']))
+  state = state or train.init(network, optimizer, jax.random.key(3), data['x'][:2])
+  return train.fit(
+    train.make_step(network, loss, jnp.sum, optimizer),
+    lambda batch: batch,
+    state,
+    data,
+    seed=(0, 1),
+    key=jax.random.key(4),
+    steps=steps,
+    batch_size=16,
+    heads=len(network.heads),
+    **kwargs,
+  )
+
+
+@pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
+def test_member_alone_is_member_in_ensemble(optimizer):
+  together = run(4, optimizer=optimizer)
+  for m in range(4):
+    alone = run([m], optimizer=optimizer)
+    mine = jax.tree.map(lambda p, m=m: p[m : m + 1], together.params['heads'])
+    chex.assert_trees_all_close(mine, alone.params['heads'], rtol=1e-3, atol=1e-5)
+
+
+def test_calls_of_any_length_give_the_same_bits(monkeypatch):
+  whole = run(2)
+  monkeypatch.setattr(train, 'MAX_STEPS_PER_CALL', 3)
+  chex.assert_trees_all_equal(run(2), whole)
+
+
+def test_continuing_gives_the_same_bits():
+  saved = []
+  whole = run(2, save=lambda s: saved.append(jax.tree.map(np.array, s)), save_every=0.0)
+  assert len(saved) > 2
+  middle = next(s for s in saved if 0 < s.step < 40)
+  chex.assert_trees_all_equal(run(2, state=jax.tree.map(jnp.asarray, middle)), whole)
+
+
+def test_training_learns():
+  seen = []
+  run(3, steps=1500, progress=lambda step, loss: seen.append((step, loss)))
+  assert seen[-1][0] == 1500 and seen[-1][1] < 0.5 * seen[0][1]
+
+
+def test_a_student_learns_its_teachers():
+  teachers = jnp.asarray(RANDOM.normal(size=(4, N, C)) * 2, jnp.float32)
+  loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
+  seen = []
+  run(4, 3000, 1, data={**DATA, 'teacher': teachers}, loss=loss, progress=lambda s, value: seen.append(value))
+  assert seen[-1] < 0.4 * seen[0]
+
+
+def test_every_epoch_shows_every_example_once():
+  order = train.batch_indices((0,), 0, 97, 97, 16).ravel()
+  for e in range(16):
+    np.testing.assert_array_equal(np.sort(order[e * 97 : (e + 1) * 97]), np.arange(97))
+  assert not np.array_equal(order[:97], order[97:194])
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+  whole = train.batch_indices((5, 1), 0, 40, 97, 16)
+  np.testing.assert_array_equal(train.batch_indices((5, 1), 13, 4, 97, 16), whole[13:17])
+  assert not np.array_equal(train.batch_indices((5, 2), 0, 40, 97, 16), whole)
+
+
+def test_batch_larger_than_the_data():
+  index = train.batch_indices((0,), 0, 2, 5, 12)
+  assert index.shape == (2, 12) and set(index.ravel()) == set(range(5))
+
+
+def test_steps_for():
+  assert train.steps_for(10, 60000, 128) == 4688
+  assert train.steps_for(0.001, 10, 128) == 1
+
+
+@pytest.mark.parametrize('save_every', [0.0, float('inf')])
+def test_a_loss_that_is_not_finite_stops_and_is_never_saved(save_every):
+  data = {**DATA, 'x': DATA['x'].at[7].set(jnp.nan)}
+  saved = []
+  with pytest.raises(UserError, match=r'step \d+ \(head or member 0\)'):
+    run(2, data=data, save=lambda s: saved.append(jax.tree.map(np.array, s)), save_every=save_every)
+  bad = next(s for s in range(40) if 7 in train.batch_indices((0, 1), s, 1, N, 16))
+  for state in saved:
+    assert state.step <= bad
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_step_and_the_head_are_named():
+  with pytest.raises(UserError, match=r'step 12 \(head or member 3\)'):
+    train.check_finite(np.asarray([-1, 20, -1, 12]))
+
+
+def test_one_compilation_serves_a_phase(monkeypatch):
+  programs = []
+  make = train.make_program
+  monkeypatch.setattr(train, 'make_program', lambda *a: programs.append(make(*a)) or programs[-1])
+  run(2, steps=37)
+  assert programs[0]._cache_size() == 1
