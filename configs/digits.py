@@ -16,5 +16,11 @@ def get_config(argument=None):
   config.name = 'digits'
   config.data.name = 'digits'
   config.data.ood = ('letters', 'noise')
+  config.teacher.epochs = 40.0
+  for settings in (config.teacher, *config.student.values()):
+    settings.batch_size = 64
+  for student in ('kd', 'hydra'):
+    config.student[student].epochs = 60.0
+  config.student.hydra.hinton_epochs = 60.0
   config.data.shifts = ('rotate:15', 'rotate:30', 'rotate:45', 'rotate:90', 'translate:1', 'translate:2', 'translate:3')
   return apply_argument(config, argument)

@@ -18,9 +18,8 @@ def parameters(model: Model) -> int:
 
 def flops(model: Model, x: np.ndarray) -> float:
   """Floating-point operations of the outputs for one example, as XLA counts them for `x` `[B, …]`."""
-  network, scaling = model.network, model.scaling
-  f = jax.jit(lambda params, state, x: outputs_of(Model(network, params, state, scaling), x))
-  return f.lower(model.params, model.model_state, x).cost_analysis()['flops'] / len(x)
+  f = jax.jit(lambda x: outputs_of(model, x))
+  return f.lower(x).cost_analysis()['flops'] / len(x)
 
 
 def latencies(models: dict[str, Model], task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, float]:

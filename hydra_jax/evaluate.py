@@ -1,10 +1,10 @@
 """The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax import metrics
@@ -59,27 +59,28 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
   return jax.tree.map(lambda *p: np.concatenate(p, axis=axis), *parts)
 
 
+def compiled(model: Model, then: Callable = lambda outputs, scaling: outputs) -> Callable:
+  """Compiled `(x, *more) -> then(outputs [H, B, C], scaling, *more)`.
+
+  Parameters and scaling are arguments of what is compiled, so it serves every replica.
+  """
+  network = model.network
+
+  @jax.jit
+  def f(params, state, scaling, x, *more):
+    return then(outputs_of(Model(network, params, state, scaling), x), scaling, *more)
+
+  return functools.partial(f, model.params, model.model_state, model.scaling)
+
+
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
-  return in_batches(_compile(model), batch_size, x, axis=1)
-
-
-def _compile(model: Model) -> Callable:
-  network, scaling = model.network, model.scaling
-  f = jax.jit(lambda params, state, x: outputs_of(Model(network, params, state, scaling), x))
-  return lambda x: f(model.params, model.model_state, x)
+  return in_batches(compiled(model), batch_size, x, axis=1)
 
 
 def scorer(model: Model, task: Task) -> Callable:
   """Compiled `(x, y) -> {score: [B]}`."""
-  network, scaling = model.network, model.scaling
-
-  @jax.jit
-  def f(params, state, x, y):
-    outputs = outputs_of(Model(network, params, state, scaling), x)
-    return task.scores(outputs, y, jnp.asarray(scaling.y_shift), jnp.asarray(scaling.y_scale))
-
-  return lambda x, y: f(model.params, model.model_state, x, y)
+  return compiled(model, lambda outputs, scaling, y: task.scores(outputs, y, scaling.y_shift, scaling.y_scale))
 
 
 def score_all(model: Model, data: Data, batch_size: int, advance=lambda done: None) -> dict[str, Scores]:

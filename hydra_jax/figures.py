@@ -152,16 +152,18 @@ def plane_maps(scores: AllScores, data: Data) -> plt.Figure:
   """Total, data and model uncertainty over the plane, one column a method, one colour scale a row."""
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
-  figure, axes = _panels(len(scores), 3, sharex=True, sharey=True)
+  figure, axes = plt.subplots(
+    3, len(scores), figsize=(2.4 * len(scores) + 0.9, 7.2), squeeze=False, layout='constrained', sharex=True, sharey=True
+  )
   for line, part in zip(axes, ('total', 'data', 'model')):
     top = max(found['plane'][part].max() for found in scores.values()) or 1
     for ax, (name, found) in zip(line, scores.items()):
       values = found['plane'][part].reshape(side, side)
       image = ax.imshow(values, origin='lower', extent=2 * (-reach, reach), vmin=0, vmax=top, cmap='viridis')
-      ax.scatter(*data.train.x.T, c=data.train.y, s=1, cmap='autumn', linewidths=0)
+      ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0)
       ax.spines[:].set_visible(False)
       if part == 'total':
         ax.set_title(name)
     line[0].set_ylabel(f'{part} uncertainty')
-    figure.colorbar(image, ax=line, shrink=0.8, label='nats')
+    figure.colorbar(image, ax=line, shrink=0.9, pad=0.01, label='nats')
   return figure

@@ -168,9 +168,9 @@ def train_phase(
     with bar(what, steps, per_step=settings.batch_size * phase.heads) as advance:
       state = train.fit(
         train.make_step(network, phase.loss, phase.objective, optimizer),
-        lambda batch: {**batch, 'x': scale_inputs(data.scaling, batch['x'])},
         state,
         rows,
+        data.scaling,
         seed=(config.seed, replica.index, role_index),
         key=step_key,
         steps=steps,

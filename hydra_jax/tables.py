@@ -40,7 +40,7 @@ class Table(NamedTuple):
 COSTS = (
   Column('cost', 'parameters', 'parameters', 'low'),
   Column('cost', 'flops', 'FLOPs', 'low'),
-  Column('cost', 'latency_ms', 'ms/batch', 'low'),
+  Column('cost', 'latency_ms', 'ms/{batch}', 'low'),
 )
 
 
@@ -53,6 +53,7 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str]) -> Tabl
   for name in outside:
     columns += [Column(name, f'auroc_{by}', f'{name} AUROC {by}', 'high') for by in ('total', 'model')]
   columns += COSTS
+  batch = next((row['n'] for row in rows if row['metric'] == 'latency_ms'), '')
   values: dict[tuple[str, str, str], list[float]] = {}
   for row in rows:
     values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
@@ -63,7 +64,7 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str]) -> Tabl
       _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c) for c in columns
     ]
     body.append((method, cells))
-  return Table([c.heading + ARROWS[c.better] for c in columns], body)
+  return Table([c.heading.format(batch=batch) + ARROWS[c.better] for c in columns], body)
 
 
 def _cell(values, base, column: Column) -> tuple[str, str]:
@@ -76,16 +77,22 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   against = float(np.mean(base))
   if column.relative == 'difference':
     return shown, f'{mean - against:+.3f}'
-  return shown, f'{mean / against:.3g}×' if against else ''
+  return shown, f'{_digits(mean / against)}×' if against else ''
 
 
 def _number(value: float) -> str:
+  """Four decimals for scores; three digits and a unit for what is large."""
   for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
     if abs(value) >= size:
-      return f'{value / (1e3 if unit == "k" else size):.3g}{unit}'
+      return _digits(value / (1e3 if unit == 'k' else size)) + unit
+  return _digits(value) if value == 0 or abs(value) >= 10 else f'{value:.4f}'
+
+
+def _digits(value: float, digits: int = 3) -> str:
+  """So many significant digits, without exponents."""
   if value == 0:
     return '0'
-  return f'{value:.4f}' if abs(value) < 10 else f'{value:.4g}'
+  return f'{value:.{max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))}f}'
 
 
 def markdown(table: Table) -> str:

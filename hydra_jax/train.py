@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from hydra_jax.cut import Network
+from hydra_jax.data import Scaling, scale_inputs
 from hydra_jax.errors import UserError
 from hydra_jax.stages import Tree
 
@@ -66,10 +67,11 @@ def take(data, index_B: jax.Array):
   return {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
 
 
-def make_program(step: Callable, prepare: Callable, heads: int):
-  """Returns a compiled `program(state, data, index [K, B], n, key)` that makes n ≤ K steps.
+def make_program(step: Callable, heads: int):
+  """Returns a compiled `program(state, data, scaling, index [K, B], n, key)` that makes n ≤ K steps.
 
-  n is not a compile-time constant, so one compilation serves calls of every length.
+  n is not a compile-time constant, so one compilation serves calls of every length; nor are the
+  data and their scaling, so it serves every replica.
 
   Returns:
     The new state; the sum over steps of the loss of each head `[H]`; and for each head the step at
@@ -77,10 +79,11 @@ def make_program(step: Callable, prepare: Callable, heads: int):
   """
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def program(state, data, index_KxB, n, key):
+  def program(state, data, scaling, index_KxB, n, key):
     def body(i, carry):
       state, total_H, bad_H = carry
-      new, losses_H = step(state, prepare(take(data, index_KxB[i])), key)
+      batch = take(data, index_KxB[i])
+      new, losses_H = step(state, {**batch, 'x': scale_inputs(scaling, batch['x'])}, key)
       bad_H = jnp.where((bad_H < 0) & ~jnp.isfinite(losses_H), state.step, bad_H)
       return new, total_H + losses_H, bad_H
 
@@ -116,9 +119,9 @@ def steps_for(epochs: float, examples: int, batch_size: int) -> int:
 
 def fit(
   step: Callable,
-  prepare: Callable,
   state: State,
   data: dict[str, jax.Array],
+  scaling: Scaling,
   *,
   seed: tuple[int, ...],
   key: jax.Array,
@@ -136,9 +139,10 @@ def fit(
 
   Args:
     step: From `make_step`.
-    prepare: Turns a batch of stored rows into what the network reads, on the device.
     state: Where to start; donated.
-    data: `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students.
+    data: `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students; x as stored, y as
+      the network learns it.
+    scaling: Of x.
     seed: Decides the order of the examples.
     key: Decides everything else that is random.
     steps: Step to end at.
@@ -151,7 +155,7 @@ def fit(
   Raises:
     UserError: Where a loss is not finite, naming the step and the head.
   """
-  program = make_program(step, prepare, heads)
+  program = make_program(step, heads)
   index = np.zeros((min(steps, MAX_STEPS_PER_CALL), batch_size), np.int32)
   examples = len(data['x'])
   now, n, pending = int(state.step), 1, None
@@ -165,7 +169,7 @@ def fit(
   while now < steps:
     n = min(n, steps - now)
     index[:n] = batch_indices(seed, now, n, examples, batch_size)
-    state, total_H, bad_H = program(state, data, jnp.array(index), n, key)
+    state, total_H, bad_H = program(state, data, scaling, jnp.array(index), n, key)
     now += n
     if pending:
       finish(pending)

@@ -8,9 +8,11 @@ import optax
 import pytest
 
 from hydra_jax import UserError, cut, losses, train
+from hydra_jax.data import Scaling
 from hydra_jax.stages import mlp
 
 N, F, C = 97, 5, 3
+AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 RANDOM = np.random.default_rng(0)
 DATA = {'x': jnp.asarray(RANDOM.normal(size=(N, F)), jnp.float32), 'y': jnp.asarray(RANDOM.integers(C, size=N))}
 
@@ -22,9 +24,9 @@ def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None,
   state = state or train.init(network, optimizer, jax.random.key(3), data['x'][:2])
   return train.fit(
     train.make_step(network, loss, jnp.sum, optimizer),
-    lambda batch: batch,
     state,
     data,
+    AS_IT_IS,
     seed=(0, 1),
     key=jax.random.key(4),
     steps=steps,

@@ -108,7 +108,7 @@ UNLABELLED: dict[str, Callable[[Split], np.ndarray]] = {
   'letters': lambda test: toy.letters(test.x.shape[1]),
   'noise': _noise,
   'far': lambda test: toy.spiral('far')[0],
-  'plane': lambda test: toy.plane(4 * float(np.max(np.abs(test.x)))),
+  'plane': lambda test: toy.plane(2.5 * float(np.max(np.abs(test.x)))),
 }
 
 
