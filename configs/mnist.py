@@ -14,7 +14,9 @@ def get_config(argument=None):
   config.name = 'mnist'
   config.data.name = 'mnist'
   config.data.ood = ('fashion_mnist',)
-  config.data.shifts = tuple(f'rotate:{d}' for d in (15, 30, 45, 60, 90)) + tuple(f'translate:{p}' for p in (2, 4, 6, 8))
+  config.data.shifts = tuple(f'rotate:{d}' for d in (15, 30, 45, 60, 90)) + tuple(
+    f'translate:{p}' for p in (2, 4, 6, 8)
+  )
   config.teacher.members = 50
   config.teacher.epochs = 10.0
   for student in ('kd', 'hydra'):

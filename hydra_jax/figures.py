@@ -33,7 +33,8 @@ def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], 
   if kinds['ood'] or kinds['shift']:
     outside = (kinds['ood'] or kinds['shift'][-1:])[0].name
     figures['model_uncertainty'] = lambda: histograms(scores, outside)
-    figures['agreement'] = lambda: agreement(scores, outside)
+    if any(found['test']['model'].any() for name, found in scores.items() if name != 'ensemble'):
+      figures['agreement'] = lambda: agreement(scores, outside)
   if kinds['shift']:
     measure = 'accuracy' if data.task == 'classification' else 'rmse'
     figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], (measure, 'nll', 'model'))
@@ -107,24 +108,23 @@ def histograms(scores: AllScores, outside: str) -> plt.Figure:
 
 
 def agreement(scores: AllScores, outside: str) -> plt.Figure:
-  """Model uncertainty of each student against the ensemble's, example by example."""
-  students = [name for name in scores if name != 'ensemble'] or ['ensemble']
+  """Model uncertainty against the ensemble's, example by example, of the students that have any."""
+  students = [n for n, found in scores.items() if n != 'ensemble' and found['test']['model'].any()]
   figure, axes = _panels(len(students))
   pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
   for ax, name in zip(axes[0], students):
     title = [name]
     for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
       ours, theirs = scores[name][where]['model'], scores['ensemble'][where]['model']
-      varied = np.ptp(ours) > 0 and np.ptp(theirs) > 0
-      rank = spearmanr(theirs, ours).statistic if varied else float('nan')
       ax.plot(pick(theirs), pick(ours), '.', ms=2.5, alpha=0.5, color=colour, label=where, rasterized=True)
-      title.append(f'rank correlation {where}: ' + (f'{rank:.2f}' if varied else 'none, it is constant'))
+      title.append(f'rank correlation, {where}: {spearmanr(theirs, ours).statistic:.2f}')
     top = max(ax.get_xlim()[1], ax.get_ylim()[1])
-    ax.plot([0, top], [0, top], ':', color='#888888', lw=1)
+    ax.plot([1e-5 * top, top], [1e-5 * top, top], ':', color='#888888', lw=1)
     ax.set_title('\n'.join(title), fontsize=8)
-    ax.set(xlabel='model uncertainty of the ensemble', xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
-  axes[0][0].set_ylabel('of the student')
-  axes[0][0].legend(frameon=False, markerscale=4)
+    limits = (1e-5 * top, 1.5 * top)
+    ax.set(xlabel='model uncertainty of the ensemble', xscale='log', yscale='log', xlim=limits, ylim=limits)
+    ax.set_ylabel('of the student')
+    ax.legend(frameon=False, markerscale=4, loc='upper left')
   return figure
 
 
@@ -153,7 +153,13 @@ def plane_maps(scores: AllScores, data: Data) -> plt.Figure:
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
   figure, axes = plt.subplots(
-    3, len(scores), figsize=(2.4 * len(scores) + 0.9, 7.2), squeeze=False, layout='constrained', sharex=True, sharey=True
+    3,
+    len(scores),
+    figsize=(2.4 * len(scores) + 0.9, 7.2),
+    squeeze=False,
+    layout='constrained',
+    sharex=True,
+    sharey=True,
   )
   for line, part in zip(axes, ('total', 'data', 'model')):
     top = max(found['plane'][part].max() for found in scores.values()) or 1

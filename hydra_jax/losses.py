@@ -21,7 +21,7 @@ def cross_entropy(logits_HxBxC: jax.Array, labels_B: jax.Array) -> jax.Array:
 
 
 def log_mean_exp(x: jax.Array, axis: int = 0) -> jax.Array:
-  """log of the mean of exp along an axis; exactly x where all entries are equal."""
+  """Log of the mean of exp along an axis; exactly x where all entries are equal."""
   top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
   return jnp.log(jnp.mean(jnp.exp(x - top), axis=axis)) + jnp.squeeze(top, axis)
 
@@ -60,7 +60,7 @@ def moment_match(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Gaussian:
 
 
 def gaussian_log_density(mean: jax.Array, var: jax.Array, y: jax.Array) -> jax.Array:
-  """log N(y; mean, var), element by element."""
+  """Log N(y; mean, var), element by element."""
   return -0.5 * (jnp.log(2 * jnp.pi * var) + jnp.square(y - mean) / var)
 
 

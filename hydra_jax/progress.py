@@ -6,7 +6,7 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -33,12 +33,11 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
 
   if console.is_terminal:
     columns = (
-      TextColumn('{task.description}'),
+      TextColumn('{task.description:<24}'),
       BarColumn(),
       TextColumn('{task.percentage:>3.0f}%'),
       TextColumn('{task.fields[note]}'),
-      TimeElapsedColumn(),
-      TimeRemainingColumn(),
+      TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as shown:
       row = shown.add_task(label, total=total, note='')

@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 COSTS = (
-  Column('cost', 'parameters', 'parameters', 'low'),
+  Column('cost', 'parameters', 'params', 'low'),
   Column('cost', 'flops', 'FLOPs', 'low'),
   Column('cost', 'latency_ms', 'ms/{batch}', 'low'),
 )
@@ -77,7 +77,8 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   against = float(np.mean(base))
   if column.relative == 'difference':
     return shown, f'{mean - against:+.3f}'
-  return shown, f'{_digits(mean / against)}×' if against else ''
+  ratio = mean / against if against else float('nan')
+  return shown, '' if np.isnan(ratio) else f'{ratio:.{2 if ratio >= 0.1 else 3}f}×'
 
 
 def _number(value: float) -> str:
@@ -88,11 +89,11 @@ def _number(value: float) -> str:
   return _digits(value) if value == 0 or abs(value) >= 10 else f'{value:.4f}'
 
 
-def _digits(value: float, digits: int = 3) -> str:
-  """So many significant digits, without exponents."""
+def _digits(value: float) -> str:
+  """Three significant digits, without an exponent."""
   if value == 0:
     return '0'
-  return f'{value:.{max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))}f}'
+  return f'{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}'
 
 
 def markdown(table: Table) -> str:
@@ -106,7 +107,9 @@ def markdown(table: Table) -> str:
 
 def show(table: Table) -> None:
   """Prints the table; the second line of a cell is relative to the ensemble."""
-  shown = RichTable(box=box.SIMPLE_HEAD, caption='second line of a cell: relative to the ensemble')
+  shown = RichTable(
+    box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption='second line of a cell: relative to the ensemble'
+  )
   shown.add_column('method', no_wrap=True)
   for heading in table.headings:
     shown.add_column(heading, justify='right')

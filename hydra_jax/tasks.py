@@ -107,7 +107,7 @@ TASKS = {
     averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', **UNCERTAINTIES},
     summary=classification_summary,
     headline={
-      'accuracy': ('accuracy', 'high'),
+      'accuracy': ('acc.', 'high'),
       'nll': ('NLL', 'low'),
       'brier': ('Brier', 'low'),
       'ece': ('ECE', 'low'),

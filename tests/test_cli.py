@@ -10,7 +10,7 @@ import subprocess
 from conftest import TINY, hydra_jax
 import pytest
 
-MEMBERS_CHANGED = ('--config=configs/digits.py:members=4,epochs=2', *TINY[1:])
+pytestmark = pytest.mark.slow
 
 
 def refused(*arguments, word, **kwargs):
@@ -49,7 +49,6 @@ def test_bad_input(tmp_path, arguments, word):
 
 def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):
   refused('prepare', 'uci/concret', f'--data_dir={tmp_path}', word="did you mean 'concrete'")
-  pytest.importorskip  # TensorFlow is an extra and is never installed where the tests run
   refused('prepare', 'mnist', f'--data_dir={tmp_path}', word='hydra_jax[prepare]')
   assert not list(tmp_path.iterdir())
 

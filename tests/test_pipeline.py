@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KEYS = ['data', 'method', 'replica', 'metric', 'value', 'n']
 
 
@@ -132,7 +134,9 @@ def test_a_damaged_checkpoint_in_progress_is_named(tmp_path):
   assert 'is damaged' in done.stderr and checkpoint.name in done.stderr
 
 
-SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + ['--config.student.hydra.hinton_epochs=1']
+SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + [
+  '--config.student.hydra.hinton_epochs=1'
+]
 
 
 def finishes(workdir, config, *more):
@@ -150,7 +154,7 @@ def test_spiral_runs(tmp_path):
 
 @needs('mnist', 'fashion_mnist')
 def test_mnist_runs(tmp_path):
-  found = finishes(tmp_path / 'run', "configs/mnist.py:members=2,epochs=0.2", "--config.data.shifts=('rotate:30',)")
+  found = finishes(tmp_path / 'run', 'configs/mnist.py:members=2,epochs=0.2', "--config.data.shifts=('rotate:30',)")
   assert {r['n'] for r in found if r['data'] in ('test', 'rotate:30', 'fashion_mnist')} == {10000}
   assert value(tmp_path / 'run', 'test', 'ensemble', 'accuracy') > 0.8
 

@@ -30,9 +30,7 @@ def default_data_dir() -> str:
 def _prepared(name: str, data_dir: str) -> Path:
   """Folder of the newest prepared version of a set."""
   found = [
-    p.parent
-    for base in (Path(data_dir), Path(data_dir) / 'tfds')
-    for p in (base / name).glob('*/dataset_info.json')
+    p.parent for base in (Path(data_dir), Path(data_dir) / 'tfds') for p in (base / name).glob('*/dataset_info.json')
   ]
   if not found:
     raise UserError(
