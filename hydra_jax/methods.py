@@ -25,6 +25,7 @@ class Phase(NamedTuple):
     objective: Reduces the loss of each head `[H]` to the number that is minimised.
     epochs: Passes over the training data.
     spec: What the loss depends on, for the hash that names the result.
+    distils: Whether the loss reads the teacher's predictions.
   """
 
   name: str
@@ -34,6 +35,7 @@ class Phase(NamedTuple):
   objective: Callable[[jax.Array], jax.Array]
   epochs: float
   spec: dict[str, Any]
+  distils: bool = True
 
 
 def ensemble(settings, task: Task) -> list[Phase]:
@@ -42,13 +44,13 @@ def ensemble(settings, task: Task) -> list[Phase]:
   The members' losses are added, so that each is trained as if it were alone.
   """
   loss = lambda outputs, batch: task.label(outputs, batch['y'])
-  return [Phase('labels', 0, settings.members, loss, jnp.sum, settings.epochs, {'loss': 'label'})]
+  return [Phase('labels', 0, settings.members, loss, jnp.sum, settings.epochs, {'loss': 'label'}, False)]
 
 
 def single(settings, task: Task) -> list[Phase]:
   """One network against the labels."""
   loss = lambda outputs, batch: task.label(outputs, batch['y'])
-  return [Phase('labels', 0, 1, loss, jnp.sum, settings.epochs, {'loss': 'label'})]
+  return [Phase('labels', 0, 1, loss, jnp.sum, settings.epochs, {'loss': 'label'}, False)]
 
 
 def _hinton(settings, task, cut, epochs):

@@ -5,6 +5,7 @@ again takes what is there and makes the rest, so it makes no difference whether 
 """
 
 from collections.abc import Callable
+import functools
 import json
 from pathlib import Path
 import platform
@@ -46,6 +47,25 @@ class Trained(NamedTuple):
   key: str
 
 
+class Teacher(NamedTuple):
+  """What students learn from: predictions `[M, N, C]` on the training inputs, and their key."""
+
+  predictions: np.ndarray
+  key: str
+
+
+class Job(NamedTuple):
+  """One phase of training, ready to start."""
+
+  what: str
+  role: str
+  network: cut.Network
+  phase: Phase
+  settings: ConfigDict
+  before: Model | None
+  predictions: np.ndarray | None
+
+
 def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   """Does all that a config asks for, under `workdir`."""
   configs.validate(config)
@@ -71,12 +91,10 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
 def train_all(replica: Replica) -> dict[str, Trained]:
   """The ensemble and every student that the config lists, by name."""
   config = replica.config
-  teacher = fitted(replica, 'teacher', 'ensemble', 'ensemble', config.teacher)
-  predictions = predicted(replica, teacher)
-  models = {'ensemble': teacher}
+  models = {'ensemble': fitted(replica, 'teacher', 'ensemble', config.teacher)}
+  teacher = Teacher(predicted(replica, models['ensemble']), models['ensemble'].key)
   for name in config.students:
-    settings = config.student[name]
-    models[name] = fitted(replica, 'student', name, settings.method, settings, predictions, teacher.key)
+    models[name] = fitted(replica, 'student', name, config.student[name], teacher)
   return models
 
 
@@ -92,98 +110,78 @@ def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path,
   return folder
 
 
-def fitted(
-  replica: Replica,
-  role: str,
-  name: str,
-  method: str,
-  settings: ConfigDict,
-  predictions: np.ndarray | None = None,
-  teacher_key: str = '',
-) -> Trained:
-  """Trains one method through its phases."""
+def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher: Teacher | None = None) -> Trained:
+  """Trains one method, `teacher` or a student by name, through its phases."""
   data, config = replica.data, replica.config
+  method = METHODS[settings.get('method', 'ensemble')]
   stages = configs.build_stages(config.network[role], replica.task.outputs(data.outputs))
-  common = {k: settings[k] for k in configs.training() if k != 'epochs'}
   model, key = None, ''
-  for phase in METHODS[method](settings, replica.task):
+  for phase in method(settings, replica.task):
     network = cut.hydra(stages, phase.cut, phase.heads)
     key = store.key_of(
       dict(
         data=data.fingerprint,
-        network=config.network[role].to_dict(),
-        training=common,
+        network=config.network[role],
+        training={k: settings[k] for k in configs.training() if k != 'epochs'},
         phase=[network.cut, phase.heads, phase.epochs, phase.spec],
         seed=[config.seed, replica.index, role],
         before=key,
-        teacher=teacher_key if phase.spec['loss'] != 'label' else '',
+        teacher=teacher.key if phase.distils else '',
       )
     )
-    what = f'{name}: {phase.name}' if name != 'ensemble' else f'ensemble of {phase.heads}'
-    train_it = lambda new, folder: train_phase(
-      replica, role, what, network, phase, settings, model, predictions, new, folder
-    )
-    folder = part(replica, phase.name.replace(' ', '-'), key, what, train_it)
-    example = scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
-    like = jax.eval_shape(network.init, jax.random.key(0), example)
+    what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {phase.heads}'
+    job = Job(what, role, network, phase, settings, model, teacher.predictions if phase.distils else None)
+    folder = part(replica, phase.name.replace(' ', '-'), key, what, functools.partial(train_phase, replica, job))
+    like = jax.eval_shape(network.init, jax.random.key(0), _example(data))
     model = Model(network, *checkpoints.restore(folder / 'model', like), data.scaling)
   return Trained(model, key)
 
 
-def train_phase(
-  replica: Replica,
-  role: str,
-  what: str,
-  network: cut.Network,
-  phase: Phase,
-  settings: ConfigDict,
-  before: Model | None,
-  predictions: np.ndarray | None,
-  new: Path,
-  folder: Path,
-) -> None:
+def _example(data: Data) -> jax.Array:
+  return scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
+
+
+def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
-  data, config = replica.data, replica.config
-  steps = train.steps_for(phase.epochs, len(data.train.x), settings.batch_size)
+  data, config, settings, heads = replica.data, replica.config, job.settings, job.phase.heads
+  steps = train.steps_for(job.phase.epochs, len(data.train.x), settings.batch_size)
   optimizer = configs.build_optimizer(settings, steps)
-  role_index = ROLES.index(role)
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), replica.index), role_index)
-  init_key, step_key = jax.random.split(key)
-  if before is None:
-    example = scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
-    state = train.init(network, optimizer, init_key, example)
+  seed = (config.seed, replica.index, ROLES.index(job.role))
+  init_key, step_key = jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
+  if job.before is None:
+    state = train.init(job.network, optimizer, init_key, _example(data))
   else:
-    grown = (cut.grow(tree, phase.heads) for tree in (before.params, before.model_state))
+    grown = (cut.grow(tree, heads) for tree in (job.before.params, job.before.model_state))
     state = train.fresh(optimizer, *grown)
 
-  progress_folder = folder.with_name(f'{folder.name}.progress')
-  saved = checkpoints.latest_progress(progress_folder, state)
+  progress = folder.with_name(f'{folder.name}.progress')
+  saved = checkpoints.latest_progress(progress, state)
   if saved is not None:
     state = saved
-    say(f'{what}: continues at step {int(state.step)} of {steps}')
-  rows = {'x': jnp.asarray(data.train.x), 'y': jnp.asarray(scale_targets(data.scaling, data.train.y))}
-  if phase.spec['loss'] != 'label':
-    rows['teacher'] = jnp.asarray(predictions)
+    say(f'{job.what}: continues at step {int(state.step)} of {steps}')
+  rows = {'x': data.train.x, 'y': scale_targets(data.scaling, data.train.y)}
+  if job.predictions is not None:
+    rows['teacher'] = job.predictions
   try:
-    with bar(what, steps, per_step=settings.batch_size * phase.heads) as advance:
+    with bar(job.what, steps, per_step=settings.batch_size * heads) as advance:
       state = train.fit(
-        train.make_step(network, phase.loss, phase.objective, optimizer),
+        train.make_step(job.network, job.phase.loss, job.phase.objective, optimizer),
         state,
-        rows,
+        jax.tree.map(jnp.asarray, rows),
         data.scaling,
-        seed=(config.seed, replica.index, role_index),
+        seed=seed,
         key=step_key,
         steps=steps,
         batch_size=settings.batch_size,
-        heads=phase.heads,
+        heads=heads,
         progress=advance,
-        save=lambda state: checkpoints.save_progress(progress_folder, int(state.step), state),
+        save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
         save_every=config.checkpoint_seconds,
       )
   except UserError as e:
-    raise UserError(f"in phase '{what}': {e}") from e
+    raise UserError(f"in phase '{job.what}': {e}") from e
   checkpoints.save(new / 'model', (state.params, state.model_state))
-  checkpoints.drop_progress(progress_folder)
+  checkpoints.drop_progress(progress)
 
 
 def predicted(replica: Replica, teacher: Trained) -> np.ndarray:

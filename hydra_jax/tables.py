@@ -77,8 +77,10 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   against = float(np.mean(base))
   if column.relative == 'difference':
     return shown, f'{mean - against:+.3f}'
-  ratio = mean / against if against else float('nan')
-  return shown, '' if np.isnan(ratio) else f'{ratio:.{2 if ratio >= 0.1 else 3}f}×'
+  if not against:
+    return shown, ''
+  ratio = mean / against
+  return shown, '0×' if not ratio else f'{ratio:.{2 if ratio >= 0.1 else 3}f}×'
 
 
 def _number(value: float) -> str:

@@ -123,6 +123,35 @@ def test_sub_splits(tmp_path, monkeypatch):
     sources.tfds_images('mnist', 'tset', DATA_DIR)
 
 
+def test_prepare_writes_what_is_read(tmp_path, monkeypatch):
+  """The whole way for a miniature builder, whose generator, unlike those of image sets, needs no TensorFlow."""
+  import tensorflow_datasets as tfds
+
+  images = np.random.default_rng(0).integers(256, size=(7, 4, 5, 1), dtype=np.uint8)
+
+  class MiniatureImages(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      features = {'image': tfds.features.Image(shape=(4, 5, 1)), 'label': tfds.features.ClassLabel(num_classes=7)}
+      return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+      return {'test': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, image in enumerate(images):
+        yield i, {'image': image, 'label': i}
+
+  monkeypatch.setattr(sources, '_has_tensorflow', lambda: True)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  sources.prepare('miniature_images', str(tmp_path))
+  found, labels = sources.tfds_images('miniature_images', 'test', str(tmp_path))
+  np.testing.assert_array_equal(found, images[labels])
+  with pytest.raises(UserError, match="did you mean 'miniature_images'"):
+    sources.prepare('miniature_image', str(tmp_path))
+
+
 def test_a_set_that_is_not_prepared_says_how(tmp_path):
   with pytest.raises(UserError, match='hydra-jax prepare cifar10'):
     sources.tfds_images('cifar10', 'train', str(tmp_path))

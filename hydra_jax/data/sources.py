@@ -5,6 +5,7 @@ keyed by what the prepared set itself says (name, version, files) and the split,
 """
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -86,13 +87,16 @@ def _decode(folder: Path, split: str) -> Arrays:
   return np.stack(images), np.array(labels, np.int32)
 
 
+def _has_tensorflow() -> bool:
+  return importlib.util.find_spec('tensorflow') is not None
+
+
 def prepare(name: str, data_dir: str) -> None:
   """Downloads and prepares a set of TensorFlow Datasets in the format that `tfds_images` reads."""
-  try:
-    import tensorflow  # noqa: F401  (the builders of image sets encode with it)
-    import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise UserError("preparing a data set needs TensorFlow: pip install 'hydra_jax[prepare]'") from e
+  if not _has_tensorflow():  # the builders of image sets use it, and find out late
+    raise UserError("preparing a data set needs TensorFlow: pip install 'hydra_jax[prepare]'")
+  import tensorflow_datasets as tfds
+
   if name not in tfds.list_builders():
     raise UserError(f"TensorFlow Datasets has no '{name}': {nearest(name, tfds.list_builders())}")
   builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
