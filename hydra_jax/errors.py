@@ -1,5 +1,9 @@
 """The one class of error that a user can cause."""
 
+import difflib
+
+SHOWN_AT_MOST = 20
+
 
 class UserError(Exception):
   """Something the user can put right. The message is one line that says what to change."""
@@ -7,10 +11,11 @@ class UserError(Exception):
 
 def nearest(word: str, legal) -> str:
   """Returns '; did you mean …?' or the legal words, for the end of an error message."""
-  import difflib
-
-  close = difflib.get_close_matches(str(word), [str(w) for w in legal], n=1)
-  return f"did you mean '{close[0]}'?" if close else 'choose one of: ' + ', '.join(map(str, legal))
+  words = [str(w) for w in legal]
+  close = difflib.get_close_matches(str(word), words, n=1)
+  if close:
+    return f"did you mean '{close[0]}'?"
+  return 'choose one of: ' + ', '.join(words[:SHOWN_AT_MOST]) + (', …' if len(words) > SHOWN_AT_MOST else '')
 
 
 def look_up(table, word: str, what: str):

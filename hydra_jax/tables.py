@@ -80,7 +80,7 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   if not against:
     return shown, ''
   ratio = mean / against
-  return shown, '0×' if not ratio else f'{ratio:.{2 if ratio >= 0.1 else 3}f}×'
+  return shown, '0×' if not ratio else f'{ratio:.{3 if ratio < 1.995 else 2}f}×'
 
 
 def _number(value: float) -> str:

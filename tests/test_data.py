@@ -1,7 +1,10 @@
 """Data sets: real ones where they are, shifts, scaling, and what is refused."""
 
+import io
+
 from conftest import DATA_DIR, needs, needs_uci
 import numpy as np
+from PIL import Image
 import pytest
 
 from hydra_jax import UserError, data as datasets
@@ -134,14 +137,17 @@ def test_prepare_writes_what_is_read(tmp_path, monkeypatch):
 
     def _info(self):
       features = {'image': tfds.features.Image(shape=(4, 5, 1)), 'label': tfds.features.ClassLabel(num_classes=7)}
-      return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
       return {'test': self._generate_examples()}
 
     def _generate_examples(self):
       for i, image in enumerate(images):
-        yield i, {'image': image, 'label': i}
+        png = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(png, 'png')
+        png.seek(0)
+        yield i, {'image': png, 'label': i}
 
   monkeypatch.setattr(sources, '_has_tensorflow', lambda: True)
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))

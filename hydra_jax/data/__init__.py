@@ -187,11 +187,12 @@ def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluati
     except ValueError:
       raise UserError(f"shift '{name}' needs a strength, such as '{kind}:2'") from None
     shifted = lambda f=shift, a=amount: Split(f(test().x, a, scaling.x_scale), test().y)
-    sets[name] = Evaluation(name, 'shift', shifted, amount)
+    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), amount)
   for name in config.ood:
     look_up({**UNLABELLED, **SOURCES}, name, 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
-    sets[name] = Evaluation(name, kind, functools.partial(_outside, name, test, data_dir, replica))
+    outside = functools.partial(_outside, name, test, data_dir, replica)
+    sets[name] = Evaluation(name, kind, functools.cache(outside))
   return sets
 
 

@@ -97,8 +97,9 @@ def prepare(name: str, data_dir: str) -> None:
     raise UserError("preparing a data set needs TensorFlow: pip install 'hydra_jax[prepare]'")
   import tensorflow_datasets as tfds
 
-  if name not in tfds.list_builders():
-    raise UserError(f"TensorFlow Datasets has no '{name}': {nearest(name, tfds.list_builders())}")
+  known = tfds.list_builders(with_community_datasets=False)
+  if name not in known:
+    raise UserError(f"TensorFlow Datasets has no '{name}': {nearest(name, known)}")
   builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   try:
     builder.download_and_prepare()
