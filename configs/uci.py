@@ -27,4 +27,7 @@ def get_config(argument=None):
     settings.batch_size = 32
     settings.epochs = 40.0
     settings.learning_rate = 1e-2
+  for student in ('kd', 'hydra'):
+    config.student[student].epochs = 120.0
+  config.student.hydra.hinton_epochs = 120.0
   return apply_argument(config, argument)

@@ -9,7 +9,7 @@ import functools
 import json
 from pathlib import Path
 import platform
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from hydra_jax.methods import METHODS, Phase
 from hydra_jax.progress import bar, say
 from hydra_jax.tasks import TASKS, Scores, Task
 
+CONFIG = 'config.json'
 ROLES = ('teacher', 'student')
 
 
@@ -69,12 +70,16 @@ class Job(NamedTuple):
 def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   """Does all that a config asks for, under `workdir`."""
   configs.validate(config)
-  prepare_workdir(workdir, config)
+  check_workdir(workdir, config)
+  data = load(config.data, data_dir, 0)
+  configs.check_task(config, data.task)
+  (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
+    record(workdir, config)
     rows, timings, first = [], [], None
     for index in range(config.replicas):
-      replica = Replica(config, workdir / 'parts', index, load(config.data, data_dir, index))
-      configs.check_task(config, replica.data.task)
+      data = load(config.data, data_dir, index) if index else data
+      replica = Replica(config, workdir / 'parts', index, data)
       if config.replicas > 1:
         say(f'--- replica {index + 1} of {config.replicas}')
       models = train_all(replica)
@@ -271,19 +276,21 @@ def versions() -> dict[str, str]:
   return {'python': platform.python_version(), **found, 'device': device(), 'platform': platform.platform()}
 
 
-def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
-  """Makes the work directory, or checks that it is one of this experiment; saves config and versions."""
-  record = workdir / 'config.json'
-  if record.exists():
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+  """Raises a `UserError` unless a work directory is new, empty, or one of this experiment."""
+  saved = workdir / CONFIG
+  if saved.exists():
     try:
-      name = json.loads(record.read_text())['name']
+      name = json.loads(saved.read_text())['name']
     except (ValueError, KeyError, TypeError) as e:
-      raise UserError(f'{record} is damaged: delete it, or choose another --workdir') from e
+      raise UserError(f'{saved} is damaged: delete it, or choose another --workdir') from e
     if name != config.name:
       raise UserError(f"{workdir} holds a run of '{name}', not of '{config.name}': choose another --workdir")
-  elif workdir.exists() and any(workdir.iterdir()):
+  elif workdir.exists() and {p.name for p in workdir.iterdir()} - {'parts', store.LOCK}:
     raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
-  (workdir / 'parts').mkdir(parents=True, exist_ok=True)
-  saved: dict[str, Any] = config.to_dict()
-  store.replace_text(record, json.dumps(saved, indent=2, sort_keys=True))
+
+
+def record(workdir: Path, config: ConfigDict) -> None:
+  """Saves the resolved config, and the versions of what the results depend on."""
+  store.replace_text(workdir / CONFIG, json.dumps(config.to_dict(), indent=2, sort_keys=True))
   store.replace_text(workdir / 'versions.json', json.dumps(versions(), indent=2))

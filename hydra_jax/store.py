@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra_jax.errors import UserError
 
+LOCK = '.lock'
 MANIFEST = 'MANIFEST.json'
 # Part of every key: raise it when the meaning of saved files changes.
 FORMAT = 1
@@ -97,7 +98,7 @@ def verify(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
   """Holds a work directory for this process alone, and clears what a killed one left half-written."""
-  with open(folder / '.lock', 'w') as lock:
+  with open(folder / LOCK, 'w') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

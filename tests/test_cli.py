@@ -3,11 +3,10 @@
 import errno
 import os
 from pathlib import Path
-import resource
 import shutil
 import subprocess
 
-from conftest import TINY, hydra_jax
+from conftest import ROOT, TINY, command, hydra_jax
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -39,12 +38,13 @@ def refused(*arguments, word, **kwargs):
     (['--config=configs/digits.py', '--confg.seed=3'], 'confg'),
     (['--config=configs/digits.py', 'seed=3'], 'seed=3'),
     (['--config=configs/mnist.py', '--data_dir=/nowhere'], 'hydra-jax prepare mnist'),
+    (['--config=configs/digits.py', "--config.data.ood=('fashion_mnist',)", '--data_dir=/nowhere'], 'prepare fashion'),
   ],
 )
 def test_bad_input(tmp_path, arguments, word):
   workdir = tmp_path / 'run'
   refused('run', *arguments, f'--workdir={workdir}', word=word)
-  assert not list(workdir.glob('parts/*'))
+  assert not workdir.exists()
 
 
 def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):
@@ -94,14 +94,11 @@ def test_damaged_parts(tiny_run, tmp_path, part, file, damage):
   assert (workdir / 'results.jsonl').read_bytes() == results
 
 
-def limited():
-  resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-
 def test_no_room_for_a_file(tiny_run, tmp_path):
   """A run that cannot write stops in one line and keeps what is complete; with room it goes on."""
   workdir = tmp_path / 'run'
-  done = hydra_jax('run', *TINY, f'--workdir={workdir}', preexec_fn=limited)
+  limited = ['bash', '-c', 'ulimit -f 60; exec "$@"', '-', *command('run', *TINY, f'--workdir={workdir}')]
+  done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=600)
   assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
   assert not list(workdir.rglob('.new-*'))
   again = hydra_jax('run', *TINY, f'--workdir={workdir}')

@@ -1,7 +1,7 @@
 """Data sets: one to train on and any number to evaluate on, as arrays in their stored form.
 
 Images stay uint8, on disk and on the device; scaling is part of the compiled step. Loading is lazy,
-because a run that only continues may need none of it.
+because a run that only continues may need little of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -167,12 +167,16 @@ def load(config, data_dir: str, replica: int) -> Data:
   train = split(config.train)
   scaling = standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test))
+  evaluations = _evaluations(config, test, scaling, data_dir, replica)
+  for evaluation in evaluations.values():
+    if evaluation.kind == 'ood':
+      evaluation.load()  # a set that is missing is better known before the training than after
   return Data(
     task='classification' if source.classes else 'regression',
     train=train,
     outputs=source.classes or train.y.shape[-1],
     scaling=scaling,
-    evaluations=_evaluations(config, test, scaling, data_dir, replica),
+    evaluations=evaluations,
     fingerprint=fingerprint(*train),
   )
 
