@@ -5,7 +5,8 @@
 
 Sets: bostonHousing concrete energy kin8nm power-plant protein-tertiary-structure wine-quality-red.
 Teachers: 20 networks with one hidden layer of 50 units (100 for protein), on each of the 20 standard
-splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of 1 to 8 standard deviations.
+splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
+0.25 to 2 standard deviations of each feature.
 """
 
 from hydra_jax.config import apply_argument, default_config
@@ -19,7 +20,7 @@ def get_config(argument=None):
   config = default_config()
   config.name = f'uci-{name}'
   config.data.name = f'uci/{name}'
-  config.data.shifts = ('jitter:1', 'jitter:2', 'jitter:4', 'jitter:8')
+  config.data.shifts = ('jitter:0.25', 'jitter:0.5', 'jitter:1', 'jitter:2')
   config.replicas = splits
   for role in ('teacher', 'student'):
     config.network[role].widths = (100,) if name.startswith('protein') else (50,)

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hydra_jax import metrics, store
-from hydra_jax.data import Data
-from hydra_jax.tasks import Scores
+from hydra_jax.data import Data, outside_of
+from hydra_jax.tasks import TASKS, Scores
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
@@ -25,19 +25,18 @@ SHOWN_AT_MOST = 1000
 def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], bins: int) -> None:
   """Draws every figure that these data allow into a folder."""
   figures: dict[str, Callable[[], plt.Figure]] = {}
-  kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('ood', 'shift', 'plane')}
+  kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
   if data.task == 'classification':
     figures['reliability'] = lambda: reliability(scores, bins)
   else:
     figures['calibration'] = lambda: calibration(scores)
-  if kinds['ood'] or kinds['shift']:
-    outside = (kinds['ood'] or kinds['shift'][-1:])[0].name
+  if outside := outside_of(data)[:1]:
+    (outside,) = outside
     figures['model_uncertainty'] = lambda: histograms(scores, outside)
-    if any(found['test']['model'].any() for name, found in scores.items() if name != 'ensemble'):
+    if set(_uncertain(scores)) - {'ensemble'}:
       figures['agreement'] = lambda: agreement(scores, outside)
   if kinds['shift']:
-    measure = 'accuracy' if data.task == 'classification' else 'rmse'
-    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], (measure, 'nll', 'model'))
+    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], TASKS[data.task].under_shift)
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(scores, data)
   folder.mkdir(exist_ok=True)
@@ -91,25 +90,34 @@ def calibration(scores: AllScores) -> plt.Figure:
   return figure
 
 
+def _uncertain(scores: AllScores) -> list[str]:
+  """Methods that have model uncertainty at all."""
+  return [name for name, found in scores.items() if found['test']['model'].any()]
+
+
 def histograms(scores: AllScores, outside: str) -> plt.Figure:
-  """Model uncertainty of test and out-of-domain inputs, one panel a method."""
-  figure, axes = _panels(len(scores), sharex=True)
-  top = max(np.quantile(found[outside]['model'], 0.995) for found in scores.values())
-  edges = np.linspace(0, top or 1, 41)
-  for ax, (name, found) in zip(axes[0], scores.items()):
-    for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
-      values = np.clip(found[where]['model'], 0, edges[-1])
+  """Model uncertainty of test and out-of-domain inputs, one panel for each method that has any."""
+  names = _uncertain(scores)
+  figure, axes = _panels(len(names), sharex=True, sharey=True)
+  top = max(scores[name][outside]['model'].max() for name in names)
+  edges = np.geomspace(1e-6 * top, top, 41)
+  for ax, name in zip(axes[0], names):
+    found = {where: scores[name][where]['model'] for where in ('test', outside)}
+    for (where, values), colour in zip(found.items(), ('#1f78b4', '#e08214')):
       weights = np.full(len(values), 1 / len(values))
-      ax.hist(values, edges, weights=weights, color=colour, alpha=0.6, label=f'{where}, mean {values.mean():.3g}')
-    ax.set(title=name, xlabel='model uncertainty', yscale='log', ylim=(1e-4, 1.5))
-    ax.legend(frameon=False, loc='upper right', fontsize=8)
+      label = f'{where}, mean {values.mean():.2g}'
+      ax.hist(np.clip(values, *edges[[0, -1]]), edges, weights=weights, color=colour, alpha=0.6, label=label)
+    area = float(metrics.auroc(found['test'], found[outside]))
+    ax.set(title=f'{name}, AUROC {area:.3f}', xlabel='model uncertainty', xscale='log')
+    ax.legend(frameon=False, loc='upper left', fontsize=8)
   axes[0][0].set_ylabel('share of examples')
+  axes[0][0].set_ylim(0, 1.25 * axes[0][0].get_ylim()[1])  # room for the legends
   return figure
 
 
 def agreement(scores: AllScores, outside: str) -> plt.Figure:
   """Model uncertainty against the ensemble's, example by example, of the students that have any."""
-  students = [n for n, found in scores.items() if n != 'ensemble' and found['test']['model'].any()]
+  students = [name for name in _uncertain(scores) if name != 'ensemble']
   figure, axes = _panels(len(students))
   pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
   for ax, name in zip(axes[0], students):
@@ -143,7 +151,7 @@ def shift_curves(rows: Sequence[dict], shifts, measures: Sequence[str]) -> plt.F
       for method, colour in methods.items():
         means = [np.mean(values[method, name, measure]) for name in names]
         ax.plot(strengths, means, 'o-', ms=3, lw=1.3, color=colour, label=method)
-      ax.set(xlabel=kind, ylabel={'model': 'model uncertainty', 'nll': 'NLL'}.get(measure, measure))
+      ax.set(xlabel=kind, ylabel={'model': 'model uncertainty', 'accuracy': measure}.get(measure, measure.upper()))
   axes[0][0].legend(frameon=False)
   return figure
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import checkpoints, config as configs, cost, cut, evaluate, figures, store, tables, train
-from hydra_jax.data import Data, load, scale_inputs, scale_targets
+from hydra_jax.data import Data, load, outside_of, scale_inputs, scale_targets
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import METHODS, Phase
@@ -254,8 +254,7 @@ def report(workdir: Path, rows, timings, data: Data, scores, bins: int) -> None:
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  outside = [e.name for e in data.evaluations.values() if e.kind == 'ood']
-  table = tables.comparison(rows + timings, TASKS[data.task], outside)
+  table = tables.comparison(rows + timings, TASKS[data.task], outside_of(data))
   store.replace_text(workdir / 'table.md', tables.markdown(table))
   figures.draw_all(workdir / 'figures', data, scores, rows, bins)
   tables.show(table)

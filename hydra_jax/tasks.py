@@ -28,6 +28,7 @@ class Task(NamedTuple):
     averages: Metric names and the score each is the mean of.
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
     headline: Columns of the table, `{metric: (heading, better, relative)}`, see `tables.Column`.
+    under_shift: Metrics drawn against the strength of a shift.
   """
 
   outputs: Callable[[int], int]
@@ -38,6 +39,7 @@ class Task(NamedTuple):
   averages: Mapping[str, str]
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
+  under_shift: tuple[str, ...]
 
 
 def classification_scores(logits_MxBxC, labels_B, y_shift, y_scale) -> dict[str, jax.Array]:
@@ -113,6 +115,7 @@ TASKS = {
       'ece': ('ECE', 'low'),
       'model': ('model unc.', ''),
     },
+    under_shift=('accuracy', 'nll', 'model'),
   ),
   'regression': Task(
     outputs=lambda targets: 2 * targets,
@@ -130,5 +133,6 @@ TASKS = {
       'coverage_95': ('cover. 95%', ''),
       'model': ('model unc.', ''),
     },
+    under_shift=('rmse', 'crps', 'model'),
   ),
 }

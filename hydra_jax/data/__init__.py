@@ -200,6 +200,12 @@ def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluati
   return sets
 
 
+def outside_of(data: Data) -> list[str]:
+  """Names of the sets that detection is shown for: the out-of-domain ones, or the last shift if there are none."""
+  kinds = {kind: [e.name for e in data.evaluations.values() if e.kind == kind] for kind in ('ood', 'shift')}
+  return kinds['ood'] or kinds['shift'][-1:]
+
+
 def _outside(name: str, test: Callable[[], Split], data_dir: str, replica: int) -> Split:
   """Inputs of another set, shaped like the test inputs, without labels."""
   inside = test()
