@@ -26,9 +26,9 @@ SCHEDULES = {
 }
 
 
-def training(**changes) -> dict[str, Any]:
+def training() -> dict[str, Any]:
   """Settings that every trained thing has."""
-  defaults = dict(
+  return dict(
     epochs=20.0,
     batch_size=128,
     optimizer='adam',  # adam | adamw | sgd (Nesterov momentum 0.9)
@@ -36,7 +36,6 @@ def training(**changes) -> dict[str, Any]:
     schedule='cosine',  # cosine | constant
     weight_decay=0.0,  # adamw: decoupled; sgd: added to the gradient
   )
-  return {**defaults, **changes}
 
 
 def default_config() -> ConfigDict:

@@ -6,7 +6,6 @@ arXiv 2001.04694) is a cut above 0; a single network has one head.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import NamedTuple
 
 import jax
@@ -44,14 +43,9 @@ def tile(stage: Stage, heads: Sequence[int]) -> Stage:
     return jax.vmap(stage.init, (0, None))(keys(key), x)
 
   def apply(params, state, x, key, train):
-    one = functools.partial(_apply, stage, x, train)
-    return jax.vmap(one)(params, state, keys(key))
+    return jax.vmap(lambda p, s, k: stage.apply(p, s, x, k, train))(params, state, keys(key))
 
   return Stage(init, apply)
-
-
-def _apply(stage, x, train, params, state, key):
-  return stage.apply(params, state, x, key, train)
 
 
 def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int]) -> Network:

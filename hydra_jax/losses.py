@@ -5,6 +5,7 @@ axis first, `[M, B, …]`. Classification works on logits in log-space; regressi
 given as (mean, variance), both `[M, B, D]`.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +37,7 @@ def hydra(student_MxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float
   The mean over heads and examples is the objective of Hydra (Tran et al. 2020, eq. 4 for T = 1);
   T² keeps the size of the gradient (Hinton et al. 2015, section 2.1).
   """
+  chex.assert_equal_shape([student_MxBxC, teacher_MxBxC])
   log_b = jax.nn.log_softmax(teacher_MxBxC / temperature)
   log_a = jax.nn.log_softmax(student_MxBxC / temperature)
   return temperature**2 * _kl(log_b, log_a)
@@ -43,6 +45,7 @@ def hydra(student_MxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float
 
 def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
   """T² KL(1/M Σ_m softmax(b_m / T) ‖ softmax(a_h / T)), `[H, B]` (Hinton et al. 2015)."""
+  chex.assert_equal_shape_suffix([student_HxBxC, teacher_MxBxC], 2)
   log_mean = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC / temperature))
   log_a = jax.nn.log_softmax(student_HxBxC / temperature)
   return temperature**2 * _kl(log_mean[None], log_a)
@@ -78,6 +81,7 @@ def gaussian_kl(p: Gaussian, q: Gaussian) -> jax.Array:
 
 def gaussian_hydra(student_MxBx2D: jax.Array, teacher_MxBx2D: jax.Array) -> jax.Array:
   """KL of Gaussian member m to Gaussian head m, `[M, B]`."""
+  chex.assert_equal_shape([student_MxBx2D, teacher_MxBx2D])
   return gaussian_kl(gaussian(teacher_MxBx2D), gaussian(student_MxBx2D))
 
 
@@ -86,5 +90,6 @@ def gaussian_distillation(student_HxBx2D: jax.Array, teacher_MxBx2D: jax.Array) 
 
   Its gradient is that of KL(mixture ‖ head): a Gaussian sees only the first two moments.
   """
+  chex.assert_equal_shape_suffix([student_HxBx2D, teacher_MxBx2D], 2)
   mean, var = moment_match(*gaussian(teacher_MxBx2D))
   return gaussian_kl((mean[None], var[None]), gaussian(student_HxBx2D))
