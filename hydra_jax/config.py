@@ -1,29 +1,17 @@
 """Configs: the schema with its defaults, sub-arguments, and the check of every value."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
-import optax
 
-from hydra_jax.cut import hydra
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.methods import METHODS
-from hydra_jax.stages import NETWORKS, Stage
-
-OPTIMIZERS = {
-  'adam': lambda rate, c: optax.adam(rate),
-  'adamw': lambda rate, c: optax.adamw(rate, weight_decay=c.weight_decay),
-  'sgd': lambda rate, c: optax.chain(
-    optax.add_decayed_weights(c.weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True)
-  ),
-}
-
-SCHEDULES = {
-  'constant': lambda rate, steps: rate,
-  'cosine': lambda rate, steps: optax.cosine_decay_schedule(rate, steps),
-}
+from hydra_jax.methods import GROUPINGS, METHODS, Ground
+from hydra_jax.networks import NETWORKS
+from hydra_jax.optimizers import OPTIMIZERS, SCHEDULES
+from hydra_jax.stages import Stage
+from hydra_jax.tasks import TASKS
 
 
 def training() -> dict[str, Any]:
@@ -34,7 +22,9 @@ def training() -> dict[str, Any]:
     optimizer='adam',  # adam | adamw | sgd (Nesterov momentum 0.9)
     learning_rate=1e-3,
     schedule='cosine',  # cosine | constant
+    warmup_epochs=0.0,  # linear, before the schedule
     weight_decay=0.0,  # adamw: decoupled; sgd: added to the gradient
+    augment=(),  # of crop | flip | cutout | mixup | noise; a student's teacher then predicts in the same step
   )
 
 
@@ -58,22 +48,34 @@ def default_config() -> ConfigDict:
       students=('single', 'kd', 'hydra'),  # which of the following to train
       student=dict(
         single=dict(method='single', **training()),
-        kd=dict(method='kd', temperature=1.0, **training()),
+        kd=dict(method='kd', temperature=1.0, label_weight=0.0, **training()),
         hydra=dict(
           method='hydra',
           heads=20,
           cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
+          grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
           temperature=1.0,
+          label_weight=0.0,  # share of the loss that is against the labels
           hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
+          freeze_body=False,  # in phase 2
           **training(),
         ),
+        endd=dict(method='endd', start_temperature=10.0, **training()),
+        proxy_endd=dict(method='proxy_endd', **training()),
+        batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **training()),
+        # As many small networks as members: they need a network of their own.
+        small_ensemble=dict(
+          method='small_ensemble', temperature=1.0, network=dict(name='mlp', widths=(20, 20)), **training()
+        ),
+        mc_dropout=dict(method='mc_dropout', rate=0.1, samples=20, **training()),
       ),
       evaluation=dict(batch_size=500, ece_bins=15),
       checkpoint_seconds=30.0,  # training that lasts longer is saved this often
     )
   )
   config.student.hydra.heads = config.teacher.get_oneway_ref('members')
-  config.student.single.epochs = config.teacher.get_oneway_ref('epochs')
+  for student in ('single', 'mc_dropout'):
+    config.student[student].epochs = config.teacher.get_oneway_ref('epochs')
   return config.lock()
 
 
@@ -125,78 +127,68 @@ def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:
     raise UserError(f"network '{network.name}' does not take these arguments: {e}") from e
 
 
-def build_optimizer(settings: ConfigDict, steps: int) -> optax.GradientTransformation:
-  """The optimizer of one phase of so many steps."""
-  schedule = look_up(SCHEDULES, settings.schedule, 'schedule')(settings.learning_rate, steps)
-  return look_up(OPTIMIZERS, settings.optimizer, 'optimizer')(schedule, settings)
+# What a value must be, by the last part of its key.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+  **dict.fromkeys(
+    ('replicas', 'members', 'heads', 'samples', 'batch_size', 'ece_bins'), ('at least 1', lambda v: v >= 1)
+  ),
+  **dict.fromkeys(
+    ('seed', 'checkpoint_seconds', 'hinton_epochs', 'warmup_epochs', 'weight_decay'),
+    ('at least 0 and finite', lambda v: 0 <= v < float('inf')),
+  ),
+  **dict.fromkeys(
+    ('epochs', 'learning_rate', 'temperature'), ('more than 0 and finite', lambda v: 0 < v < float('inf'))
+  ),
+  'start_temperature': ('at least 1', lambda v: 1 <= v < float('inf')),
+  'label_weight': ('from 0 to 1', lambda v: 0 <= v <= 1),
+  'rate': ('more than 0 and less than 1', lambda v: 0 < v < 1),
+  'width': ('at least 1', lambda v: v >= 1),
+  'dropout': ('at least 0 and less than 1', lambda v: 0 <= v < 1),
+  'widths': ('whole numbers of at least 1', lambda v: all(isinstance(w, int) and w >= 1 for w in v)),
+}
+
+# What a word must be, likewise.
+WORDS = {
+  'optimizer': OPTIMIZERS,
+  'schedule': SCHEDULES,
+  'grouping': GROUPINGS,
+  'method': {name: row for name, row in METHODS.items() if name != 'ensemble'},
+}
 
 
-def validate(config: ConfigDict) -> None:
-  """Raises a `UserError` for the first value that cannot work, before anything is done."""
-  _at_least(config, 1, 'replicas', 'teacher.members', 'evaluation.batch_size', 'evaluation.ece_bins')
-  _at_least(config, 0, 'seed', 'checkpoint_seconds')
-  for role in ('teacher', 'student'):
-    build_stages(config.network[role], 2)
-    widths = config.network[role].get('widths', (1,))
-    if not all(isinstance(w, int) and w > 0 for w in widths):
-      raise UserError(f'config.network.{role}.widths={widths} must be whole numbers of at least 1')
-  _check_training(config, 'teacher')
+def validate(config: ConfigDict, task: str = 'classification') -> None:
+  """Raises a `UserError` for the first value that cannot work, before anything is done.
+
+  Once before the data are there, and once more when their task is known.
+  """
+  _check_values(config, 'config')
   if len(set(config.students)) < len(config.students):
     raise UserError(f'config.students={config.students} names one twice: name each once')
+  build_stages(config.network.teacher, 2)
+  _check_training('teacher', config.teacher)
   for name in config.students:
-    look_up(config.student, name, 'student')
-    _check_training(config, f'student.{name}')
-    _check_student(config, name)
+    settings = look_up(config.student, name, 'student')
+    _check_training(f'student.{name}', settings)
+    network = settings.get('network', config.network.student)
+    ground = Ground(TASKS[task], lambda predictive, n=network: build_stages(n, 2), config.teacher.members)
+    try:
+      METHODS[settings.method].phases(settings, ground)
+    except UserError as e:
+      raise UserError(f'config.student.{name}: {e}') from e
+    if task == 'regression' and settings.get('temperature', 1.0) != 1.0:
+      raise UserError(f'config.student.{name}.temperature is for classification: set it to 1.0')
 
 
-def _check_training(config, part: str) -> None:
-  settings = _get(config, part)
-  _above_zero(config, f'{part}.epochs', f'{part}.learning_rate')
-  _at_least(config, 1, f'{part}.batch_size')
-  _at_least(config, 0, f'{part}.weight_decay')
-  look_up(OPTIMIZERS, settings.optimizer, 'optimizer')
-  look_up(SCHEDULES, settings.schedule, 'schedule')
+def _check_training(part: str, settings: ConfigDict) -> None:
   if settings.optimizer == 'adam' and settings.weight_decay:
     raise UserError(f'config.{part}: adam has no weight decay: set optimizer to adamw, or weight_decay to 0')
 
 
-def _check_student(config, name: str) -> None:
-  settings, members = config.student[name], config.teacher.members
-  look_up({k: v for k, v in METHODS.items() if k != 'ensemble'}, settings.method, 'method')
-  if 'temperature' in settings:
-    _above_zero(config, f'student.{name}.temperature')
-  if 'hinton_epochs' in settings:
-    _at_least(config, 0, f'student.{name}.hinton_epochs')
-  if 'heads' in settings:
-    _at_least(config, 1, f'student.{name}.heads')
-    if settings.heads != members:
-      raise UserError(
-        f'config.student.{name}.heads={settings.heads}, but there are {members} members and each head learns one: '
-        f'set heads to {members}, or config.teacher.members to {settings.heads}'
-      )
-    hydra(build_stages(config.network.student, 2), settings.cut, settings.heads)
-
-
-def check_task(config: ConfigDict, task: str) -> None:
-  """Raises a `UserError` for settings that have no meaning for a task."""
-  for name in config.students:
-    if task == 'regression' and config.student[name].get('temperature', 1.0) != 1.0:
-      raise UserError(f'config.student.{name}.temperature is for classification: set it to 1.0')
-
-
-def _get(config: Mapping, key: str):
-  for name in key.split('.'):
-    config = config[name]
-  return config
-
-
-def _at_least(config, bound: float, *keys: str) -> None:
-  for key in keys:
-    if not _get(config, key) >= bound:
-      raise UserError(f'config.{key}={_get(config, key)} must be at least {bound}')
-
-
-def _above_zero(config, *keys: str) -> None:
-  for key in keys:
-    if not 0 < _get(config, key) < float('inf'):
-      raise UserError(f'config.{key}={_get(config, key)} must be more than 0 and finite')
+def _check_values(node: ConfigDict, where: str) -> None:
+  for key, value in node.items():
+    if isinstance(value, ConfigDict):
+      _check_values(value, f'{where}.{key}')
+    elif key in WORDS:
+      look_up(WORDS[key], value, key)
+    elif key in RANGES and not RANGES[key][1](value):
+      raise UserError(f'{where}.{key}={value} must be {RANGES[key][0]}')

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.errors import UserError
-from hydra_jax.stages import Stage, Tree, chain
+from hydra_jax.stages import Stage, Tree, chain, unrolled
 
 
 class Network(NamedTuple):
@@ -24,12 +24,14 @@ class Network(NamedTuple):
     apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
+    convolution: Whether it convolves, see `Stage`.
   """
 
   init: Callable
   apply: Callable
   heads: tuple[int, ...]
   cut: int
+  convolution: bool = False
 
 
 def tile(stage: Stage, heads: Sequence[int]) -> Stage:
@@ -43,12 +45,25 @@ def tile(stage: Stage, heads: Sequence[int]) -> Stage:
     return jax.vmap(stage.init, (0, None))(keys(key), x)
 
   def apply(params, state, x, key, train):
-    return jax.vmap(lambda p, s, k: stage.apply(p, s, x, k, train))(params, state, keys(key))
+    one = lambda p, s, k: stage.apply(p, s, x, k, train)
+    return over_heads(one, len(ids), unrolled(stage.convolution))(params, state, keys(key))
 
-  return Stage(init, apply)
+  return Stage(init, apply, stage.convolution)
 
 
-def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int]) -> Network:
+def over_heads(one: Callable, heads: int, unroll: bool) -> Callable:
+  """Maps a function over the leading axis of its arguments, in one program or written out head by head."""
+  if not unroll:
+    return jax.vmap(one)
+
+  def each(*args):
+    results = [one(*jax.tree.map(lambda leaf, h=h: leaf[h], args)) for h in range(heads)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+  return each
+
+
+def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_body: bool = True) -> Network:
   """Cuts a network: `stages[:cut]` is the shared body, `stages[cut:]` is tiled once for each head.
 
   Args:
@@ -58,6 +73,7 @@ def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int]) -> Netw
     heads: Number of heads, or the identity of each. Head i is initialised and draws its noise in
       the same way whatever other heads stand beside it: `hydra(stages, 0, [3])` is member 3 of
       `hydra(stages, 0, 20)`.
+    train_body: Whether the body is in training mode when the network is (dropout, batch statistics).
   """
   heads = tuple(range(heads) if isinstance(heads, int) else heads)
   depth = len(stages)
@@ -78,11 +94,29 @@ def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int]) -> Netw
 
   def apply(params, state, x, key=None, train=False):
     body_key = None if key is None else jax.random.fold_in(key, heads[0])
-    x, body_state = body.apply(params['body'], state['body'], x, body_key, train)
+    x, body_state = body.apply(params['body'], state['body'], x, body_key, train and train_body)
     x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train)
     return x, {'body': body_state, 'heads': head_state}
 
-  return Network(init, apply, heads, cut)
+  return Network(init, apply, heads, cut, body.convolution or tiled.convolution)
+
+
+def sampled(network: Network, samples: int) -> Network:
+  """A one-headed network with noise, such as dropout, that stays on when it predicts.
+
+  Outputs are `[samples, B, C]` in evaluation, each with noise from a fixed key, and `[1, B, C]` in
+  training.
+  """
+
+  def apply(params, state, x, key=None, train=False):
+    if train:
+      return network.apply(params, state, x, key, train)
+    keys = jax.random.split(jax.random.key(0), samples)
+    one = lambda k: network.apply(params, state, x, k, True)[0][0]
+    outputs = over_heads(one, samples, unrolled(network.convolution))(keys)
+    return outputs, state
+
+  return network._replace(apply=apply)
 
 
 def grow(tree: Tree, heads: int) -> Tree:

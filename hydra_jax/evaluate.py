@@ -23,12 +23,16 @@ def detection(inside_N: jax.Array, outside_N: jax.Array) -> dict[str, jax.Array]
 
 
 class Model(NamedTuple):
-  """A trained network with what it needs to read stored inputs."""
+  """A trained network with what it needs to read stored inputs, and to have its outputs read.
+
+  `read(outputs, y_shift, y_scale)` gives the distribution that `Task.scores` takes.
+  """
 
   network: Network
   params: Tree
   model_state: Tree
   scaling: Scaling
+  read: Callable
 
 
 def outputs_of(model: Model, x: jax.Array) -> jax.Array:
@@ -64,11 +68,11 @@ def compiled(model: Model, then: Callable = lambda outputs, scaling: outputs) ->
 
   Parameters and scaling are arguments of what is compiled, so it serves every replica.
   """
-  network = model.network
+  network, read = model.network, model.read
 
   @jax.jit
   def f(params, state, scaling, x, *more):
-    return then(outputs_of(Model(network, params, state, scaling), x), scaling, *more)
+    return then(outputs_of(Model(network, params, state, scaling, read), x), scaling, *more)
 
   return functools.partial(f, model.params, model.model_state, model.scaling)
 
@@ -80,7 +84,8 @@ def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
 
 def scorer(model: Model, task: Task) -> Callable:
   """Compiled `(x, y) -> {score: [B]}`."""
-  return compiled(model, lambda outputs, scaling, y: task.scores(outputs, y, scaling.y_shift, scaling.y_scale))
+  read = model.read
+  return compiled(model, lambda outputs, scaling, y: task.scores(read(outputs, scaling.y_shift, scaling.y_scale), y))
 
 
 def score_all(model: Model, data: Data, batch_size: int, advance=lambda done: None) -> dict[str, Scores]:

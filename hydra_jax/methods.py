@@ -1,8 +1,8 @@
-"""The methods: each a row that says how a cut network is trained, phase by phase.
+"""The methods: each a row that says how a network is trained, phase by phase, and how it is read.
 
 A method is a function of its settings (the part of the config under `teacher` or `student.<name>`)
-and its task, and returns phases. The network of a phase has the cut and the heads that the phase
-says; where a phase has more heads than the one before, they start as copies of its one head.
+and of what it builds on, and returns phases. Where a phase has more heads than the one before, they
+start as copies of its one head. To add a method, write one function and add one row to `METHODS`.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from hydra_jax import cut, priors, rank_one
+from hydra_jax.errors import UserError
+from hydra_jax.stages import Stage
 from hydra_jax.tasks import Task
+
+
+class Ground(NamedTuple):
+  """What a method builds on.
+
+  Attributes:
+    task: Classification or regression.
+    stages: `stages(predictive)` is the network, with as many outputs as that predictive reads.
+    members: Number of members of the teacher.
+  """
+
+  task: Task
+  stages: Callable[[str], list[Stage]]
+  members: int
 
 
 class Phase(NamedTuple):
@@ -19,64 +37,193 @@ class Phase(NamedTuple):
 
   Attributes:
     name: Shown to the user.
-    cut: Number of shared stages.
-    heads: Number of heads.
-    loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y` and maybe `teacher` [M, B, C].
+    network: What is trained.
+    loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y`, `done` (the share of the
+      phase that is over) and maybe `teacher` [M, B, C].
     objective: Reduces the loss of each head `[H]` to the number that is minimised.
     epochs: Passes over the training data.
-    spec: What the loss depends on, for the hash that names the result.
+    spec: What network and loss depend on, for the hash that names the result.
     distils: Whether the loss reads the teacher's predictions.
+    frozen: Parts of the parameters that stay as they are.
   """
 
   name: str
-  cut: int
-  heads: int
+  network: cut.Network
   loss: Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
   objective: Callable[[jax.Array], jax.Array]
   epochs: float
   spec: dict[str, Any]
   distils: bool = True
+  frozen: tuple[str, ...] = ()
 
 
-def ensemble(settings, task: Task) -> list[Phase]:
+class Method(NamedTuple):
+  """A row of `METHODS`: how it is trained, and which of the task's predictives reads its outputs."""
+
+  phases: Callable[[Any, Ground], list[Phase]]
+  predictive: str = 'members'
+
+
+def _against_labels(network: cut.Network, settings, ground: Ground, **spec) -> Phase:
+  loss = lambda outputs, batch: ground.task.label(outputs, batch['y'])
+  spec = {'loss': 'label', 'heads': len(network.heads), 'cut': network.cut, **spec}
+  return Phase('labels', network, loss, jnp.sum, settings.epochs, spec, distils=False)
+
+
+def ensemble(settings, ground: Ground) -> list[Phase]:
   """Deep ensemble (Lakshminarayanan et al. 2017): nothing shared, each member against the labels.
 
   The members' losses are added, so that each is trained as if it were alone.
   """
-  loss = lambda outputs, batch: task.label(outputs, batch['y'])
-  return [Phase('labels', 0, settings.members, loss, jnp.sum, settings.epochs, {'loss': 'label'}, False)]
+  return [_against_labels(cut.hydra(ground.stages('members'), 0, settings.members), settings, ground)]
 
 
-def single(settings, task: Task) -> list[Phase]:
+def single(settings, ground: Ground) -> list[Phase]:
   """One network against the labels."""
-  loss = lambda outputs, batch: task.label(outputs, batch['y'])
-  return [Phase('labels', 0, 1, loss, jnp.sum, settings.epochs, {'loss': 'label'}, False)]
+  return [_against_labels(cut.hydra(ground.stages('members'), 0, 1), settings, ground)]
 
 
-def _hinton(settings, task, cut, epochs):
-  loss = lambda outputs, batch: task.mean(outputs, batch['teacher'], settings.temperature)
-  spec = {'loss': 'mean', 'temperature': settings.temperature}
-  return Phase('mean prediction', cut, 1, loss, jnp.mean, epochs, spec)
+def mc_dropout(settings, ground: Ground) -> list[Phase]:
+  """One network against the labels with dropout, which stays on when it predicts (Gal, Ghahramani 2016).
+
+  Each of `samples` passes with other units dropped is a member.
+  """
+  dropped = cut.hydra(with_dropout(ground.stages('members'), settings.rate), 0, 1)
+  network = cut.sampled(dropped, settings.samples)
+  return [_against_labels(network, settings, ground, rate=settings.rate)]
 
 
-def kd(settings, task: Task) -> list[Phase]:
+def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:
+  """Drops a share `rate` of the features between stages."""
+
+  def apply(params, state, x, key, train):
+    if not train:
+      return x, state
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0), state
+
+  drop = Stage(lambda key, x: ((), ()), apply)
+  return [s for stage in stages[:-1] for s in (stage, drop)] + stages[-1:]
+
+
+def _hinton(network: cut.Network, settings, ground: Ground, epochs: float) -> Phase:
+  mean = lambda outputs, batch: ground.task.mean(outputs, batch['teacher'], settings.temperature)
+  spec = {'loss': 'mean', 'heads': 1, 'cut': network.cut, 'temperature': settings.temperature}
+  loss, spec = _with_labels(mean, settings, ground, spec)
+  return Phase('mean prediction', network, loss, jnp.mean, epochs, spec)
+
+
+def _with_labels(loss, settings, ground: Ground, spec: dict):
+  """Mixes the loss with that against the labels, `(1 − w) distillation + w labels` (Hinton et al. 2015)."""
+  weight = settings.label_weight
+  if not weight:
+    return loss, spec
+  mixed = lambda outputs, batch: (1 - weight) * loss(outputs, batch) + weight * ground.task.label(outputs, batch['y'])
+  return mixed, {**spec, 'label_weight': weight}
+
+
+def kd(settings, ground: Ground) -> list[Phase]:
   """Knowledge distillation (Hinton et al. 2015): one head against the mean of the members."""
-  return [_hinton(settings, task, 0, settings.epochs)]
+  return [_hinton(cut.hydra(ground.stages('members'), 0, 1), settings, ground, settings.epochs)]
 
 
-def hydra(settings, task: Task) -> list[Phase]:
-  """Hydra (Tran et al. 2020): a Hinton head first, then its copies, one against each member."""
-  loss = lambda outputs, batch: task.member(outputs, batch['teacher'], settings.temperature)
-  spec = {'loss': 'member', 'temperature': settings.temperature}
-  heads = Phase('members', settings.cut, settings.heads, loss, jnp.mean, settings.epochs, spec)
-  if not settings.hinton_epochs:
-    return [heads]
-  return [_hinton(settings, task, settings.cut, settings.hinton_epochs), heads]
+def hydra(settings, ground: Ground) -> list[Phase]:
+  """Hydra (Tran et al. 2020): a Hinton head first, then its copies, each against its own members."""
+  stages = ground.stages('members')
+  one = cut.hydra(stages, settings.cut, 1)
+  network = cut.hydra(stages, settings.cut, settings.heads, train_body=not settings.freeze_body)
+  groups = GROUPINGS[settings.grouping](ground.members, settings.heads)
+  spec = {'loss': 'member', 'heads': settings.heads, 'cut': network.cut, 'temperature': settings.temperature}
+  loss, spec = _with_labels(
+    _member_loss(groups, settings, ground), settings, ground, {**spec, 'grouping': settings.grouping}
+  )
+  frozen = ('body',) if settings.freeze_body else ()
+  heads = Phase('members', network, loss, jnp.mean, settings.epochs, {**spec, 'frozen': frozen}, frozen=frozen)
+  return [_hinton(one, settings, ground, settings.hinton_epochs)] * bool(settings.hinton_epochs) + [heads]
 
 
-METHODS: dict[str, Callable[[Any, Task], list[Phase]]] = {
-  'single': single,
-  'ensemble': ensemble,
-  'kd': kd,
-  'hydra': hydra,
+def _member_loss(groups_M: np.ndarray, settings, ground: Ground):
+  """Each head against the members of its group, `[H, B]`; one each in the paper."""
+
+  def loss(outputs, batch):
+    each_MxB = ground.task.member(outputs[groups_M], batch['teacher'], settings.temperature)
+    sizes_H = np.bincount(groups_M).astype(np.float32)
+    return jax.ops.segment_sum(each_MxB, groups_M, num_segments=len(sizes_H)) / sizes_H[:, None]
+
+  return loss
+
+
+def _one_each(members: int, heads: int) -> np.ndarray:
+  if members != heads:
+    raise UserError(
+      f'{heads} heads for {members} members, and each head learns one: set heads to {members}, '
+      f'config.teacher.members to {heads}, or grouping to round_robin'
+    )
+  return np.arange(members)
+
+
+def _round_robin(members: int, heads: int) -> np.ndarray:
+  if heads > members:
+    raise UserError(f'{heads} heads for {members} members: set heads to {members} or fewer')
+  return np.arange(members) % heads
+
+
+# Which head learns which member, `(members, heads) -> head of each member [M]`.
+GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
+
+
+def small_ensemble(settings, ground: Ground) -> list[Phase]:
+  """As many small independent networks as members, each distilled from one: a Hydra without a body."""
+  network = cut.hydra(ground.stages('members'), 0, ground.members)
+  loss = _member_loss(np.arange(ground.members), settings, ground)
+  spec = {'loss': 'member', 'heads': ground.members, 'cut': 0, 'temperature': settings.temperature}
+  return [Phase('members', network, loss, jnp.sum, settings.epochs, spec)]
+
+
+def batch_ensemble(settings, ground: Ground) -> list[Phase]:
+  """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
+  network = rank_one.batch_ensemble(ground.stages('members'), ground.members)
+  loss = _member_loss(np.arange(ground.members), settings, ground)
+  spec = {'loss': 'member', 'heads': ground.members, 'rank': 1, 'temperature': settings.temperature}
+  return [Phase('members', network, loss, jnp.mean, settings.epochs, spec)]
+
+
+def _one_distribution(name: str, loss_of, settings, ground: Ground, **spec) -> list[Phase]:
+  network = cut.hydra(ground.stages('prior'), 0, 1)
+  spec = {'loss': name, 'heads': 1, 'cut': 0, **spec}
+  return [Phase('all members', network, loss_of, jnp.mean, settings.epochs, spec)]
+
+
+def endd(settings, ground: Ground) -> list[Phase]:
+  """EnD² (Malinin et al. 2020): one distribution over predictions, by likelihood of all members.
+
+  A Dirichlet, with a temperature that falls from `start_temperature` to 1 over the first half of
+  the training; in regression a normal-Wishart (Malinin et al. 2020b), without a temperature.
+  """
+
+  def loss(outputs, batch):
+    temperature = priors.annealed(batch['done'], settings.start_temperature)
+    return ground.task.prior(outputs, batch['teacher'], temperature)
+
+  return _one_distribution('prior', loss, settings, ground, start=settings.start_temperature)
+
+
+def proxy_endd(settings, ground: Ground) -> list[Phase]:
+  """Proxy-EnD² (Ryabinin et al. 2021): reverse KL to a Dirichlet that stands for the members."""
+  if ground.task.proxy is None:
+    raise UserError('proxy_endd is for classification: leave it out of config.students, or use endd')
+  loss = lambda outputs, batch: ground.task.proxy(outputs, batch['teacher'])
+  return _one_distribution('proxy', loss, settings, ground)
+
+
+METHODS: dict[str, Method] = {
+  'single': Method(single),
+  'ensemble': Method(ensemble),
+  'mc_dropout': Method(mc_dropout),
+  'kd': Method(kd),
+  'hydra': Method(hydra),
+  'small_ensemble': Method(small_ensemble),
+  'batch_ensemble': Method(batch_ensemble),
+  'endd': Method(endd, 'prior'),
+  'proxy_endd': Method(proxy_endd, 'prior'),
 }

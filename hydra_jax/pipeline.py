@@ -9,20 +9,33 @@ import functools
 import json
 from pathlib import Path
 import platform
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from hydra_jax import checkpoints, config as configs, cost, cut, evaluate, figures, store, tables, train
+from hydra_jax import (
+  augment,
+  checkpoints,
+  config as configs,
+  cost,
+  cut,
+  evaluate,
+  figures,
+  optimizers,
+  store,
+  tables,
+  train,
+)
 from hydra_jax.data import Data, load, outside_of, scale_inputs, scale_targets
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
-from hydra_jax.methods import METHODS, Phase
+from hydra_jax.methods import METHODS, Ground, Method, Phase
 from hydra_jax.progress import bar, say
-from hydra_jax.tasks import TASKS, Scores, Task
+from hydra_jax.stages import unrolled
+from hydra_jax.tasks import TASKS, Predictive, Scores, Task
 
 CONFIG = 'config.json'
 ROLES = ('teacher', 'student')
@@ -49,9 +62,10 @@ class Trained(NamedTuple):
 
 
 class Teacher(NamedTuple):
-  """What students learn from: predictions `[M, N, C]` on the training inputs, and their key."""
+  """What students learn from: predictions `[M, N, C]` on the training inputs, or the model itself."""
 
   predictions: np.ndarray
+  model: Model
   key: str
 
 
@@ -60,11 +74,10 @@ class Job(NamedTuple):
 
   what: str
   role: str
-  network: cut.Network
   phase: Phase
   settings: ConfigDict
   before: Model | None
-  predictions: np.ndarray | None
+  teacher: Teacher | None
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
@@ -72,7 +85,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
-  configs.check_task(config, data.task)
+  configs.validate(config, data.task)
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
@@ -97,7 +110,7 @@ def train_all(replica: Replica) -> dict[str, Trained]:
   """The ensemble and every student that the config lists, by name."""
   config = replica.config
   models = {'ensemble': fitted(replica, 'teacher', 'ensemble', config.teacher)}
-  teacher = Teacher(predicted(replica, models['ensemble']), models['ensemble'].key)
+  teacher = Teacher(predicted(replica, models['ensemble']), *models['ensemble'])
   for name in config.students:
     models[name] = fitted(replica, 'student', name, config.student[name], teacher)
   return models
@@ -118,28 +131,51 @@ def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path,
 def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher: Teacher | None = None) -> Trained:
   """Trains one method, `teacher` or a student by name, through its phases."""
   data, config = replica.data, replica.config
-  method = METHODS[settings.get('method', 'ensemble')]
-  stages = configs.build_stages(config.network[role], replica.task.outputs(data.outputs))
   model, key = None, ''
-  for phase in method(settings, replica.task):
-    network = cut.hydra(stages, phase.cut, phase.heads)
+  for phase in phases_of(replica, role, settings):
     key = store.key_of(
       dict(
         data=data.fingerprint,
-        network=config.network[role],
+        network=network_config(config, role, settings),
         training={k: settings[k] for k in configs.training() if k != 'epochs'},
-        phase=[network.cut, phase.heads, phase.epochs, phase.spec],
+        phase=[phase.epochs, phase.spec],
         seed=[config.seed, replica.index, role],
         before=key,
         teacher=teacher.key if phase.distils else '',
       )
     )
-    what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {phase.heads}'
-    job = Job(what, role, network, phase, settings, model, teacher.predictions if phase.distils else None)
+    what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
+    job = Job(what, role, phase, settings, model, teacher if phase.distils else None)
     folder = part(replica, phase.name.replace(' ', '-'), key, what, functools.partial(train_phase, replica, job))
-    like = jax.eval_shape(network.init, jax.random.key(0), _example(data))
-    model = Model(network, *checkpoints.restore(folder / 'model', like), data.scaling)
+    like = jax.eval_shape(phase.network.init, jax.random.key(0), _example(data))
+    params, state = checkpoints.restore(folder / 'model', like)
+    model = Model(phase.network, params, state, data.scaling, predictive_of(replica, settings).read)
   return Trained(model, key)
+
+
+def network_config(config: ConfigDict, role: str, settings: ConfigDict) -> ConfigDict:
+  """The network of a student with one of its own, or that of its role."""
+  return settings.network if 'network' in settings else config.network[role]
+
+
+def method_of(settings: ConfigDict) -> Method:
+  """The row of a student's settings, or of the teacher's, which name none."""
+  return METHODS[settings.get('method', 'ensemble')]
+
+
+def predictive_of(replica: Replica, settings: ConfigDict) -> Predictive:
+  """How the outputs of a method are read."""
+  return replica.task.predictives[method_of(settings).predictive]
+
+
+def phases_of(replica: Replica, role: str, settings: ConfigDict) -> list[Phase]:
+  """The phases of a method, with their networks."""
+
+  def stages(predictive: str):
+    outputs = replica.task.predictives[predictive].outputs(replica.data.outputs)
+    return configs.build_stages(network_config(replica.config, role, settings), outputs)
+
+  return method_of(settings).phases(settings, Ground(replica.task, stages, replica.config.teacher.members))
 
 
 def _example(data: Data) -> jax.Array:
@@ -148,13 +184,14 @@ def _example(data: Data) -> jax.Array:
 
 def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
-  data, config, settings, heads = replica.data, replica.config, job.settings, job.phase.heads
-  steps = train.steps_for(job.phase.epochs, len(data.train.x), settings.batch_size)
-  optimizer = configs.build_optimizer(settings, steps)
+  data, config, settings, phase = replica.data, replica.config, job.settings, job.phase
+  heads = len(phase.network.heads)
+  steps = train.steps_for(phase.epochs, len(data.train.x), settings.batch_size)
+  optimizer = optimizers.build(settings, steps, len(data.train.x) / settings.batch_size, phase.frozen)
   seed = (config.seed, replica.index, ROLES.index(job.role))
   init_key, step_key = jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
   if job.before is None:
-    state = train.init(job.network, optimizer, init_key, _example(data))
+    state = train.init(phase.network, optimizer, init_key, _example(data))
   else:
     grown = (cut.grow(tree, heads) for tree in (job.before.params, job.before.model_state))
     state = train.fresh(optimizer, *grown)
@@ -165,12 +202,16 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
   rows = {'x': data.train.x, 'y': scale_targets(data.scaling, data.train.y)}
-  if job.predictions is not None:
-    rows['teacher'] = job.predictions
+  augmented = augment.build(
+    settings.augment, data.train.x.ndim, labels=not phase.distils or 'label_weight' in phase.spec
+  )
+  online = job.teacher is not None and bool(settings.augment)
+  if job.teacher is not None and not online:
+    rows['teacher'] = job.teacher.predictions
   try:
     with bar(job.what, steps, per_step=settings.batch_size * heads) as advance:
       state = train.fit(
-        train.make_step(job.network, job.phase.loss, job.phase.objective, optimizer),
+        train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps),
         state,
         jax.tree.map(jnp.asarray, rows),
         data.scaling,
@@ -179,6 +220,9 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         steps=steps,
         batch_size=settings.batch_size,
         heads=heads,
+        augment=augmented,
+        **(predicting(job.teacher.model) if online else {}),
+        one_by_one=unrolled(phase.network.convolution),
         progress=advance,
         save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
         save_every=config.checkpoint_seconds,
@@ -187,6 +231,12 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
     raise UserError(f"in phase '{job.what}': {e}") from e
   checkpoints.save(new / 'model', (state.params, state.model_state))
   checkpoints.drop_progress(progress)
+
+
+def predicting(model: Model) -> dict[str, Any]:
+  """A teacher that predicts in the step of its student, as `train.fit` takes it."""
+  teach = lambda teacher, x: jax.lax.stop_gradient(model.network.apply(*teacher, x)[0])
+  return {'teach': teach, 'teacher': (model.params, model.model_state)}
 
 
 def predicted(replica: Replica, teacher: Trained) -> np.ndarray:

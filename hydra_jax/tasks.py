@@ -11,30 +11,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import losses, metrics, uncertainty
+from hydra_jax import losses, metrics, priors, uncertainty
 
 Scores = Mapping[str, np.ndarray]
+
+
+class Predictive(NamedTuple):
+  """How outputs become a predictive distribution.
+
+  Attributes:
+    outputs: Number of network outputs for a number of classes or targets.
+    read: `(outputs [H, B, …], y_shift, y_scale) -> distribution`, in original units: what
+      `Task.scores` takes.
+  """
+
+  outputs: Callable[[int], int]
+  read: Callable
 
 
 class Task(NamedTuple):
   """A kind of prediction.
 
   Attributes:
-    outputs: Number of network outputs for a number of classes or targets.
+    predictives: By name; `members` (one for each head), `prior` (a distribution over predictions).
     label: Loss against labels, `(outputs [H, B, C], y) -> [H, B]`.
     member: Loss of head m against member m, `(outputs, teacher [M, B, C], temperature) -> [M, B]`.
     mean: Loss of each head against the mean prediction, same arguments, `[H, B]`.
-    scores: Scores of every example in original units, `(outputs, y, y_shift, y_scale) -> {name: [B]}`.
+    prior: Loss of a distribution over predictions against all members, same arguments, `[H, B]`.
+    proxy: Loss of a distribution over predictions against one that stands for all members,
+      `(outputs, teacher) -> [H, B]`.
+    scores: Scores of every example in original units, `(distribution, y) -> {name: [B]}`.
     averages: Metric names and the score each is the mean of.
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
     headline: Columns of the table, `{metric: (heading, better, relative)}`, see `tables.Column`.
     under_shift: Metrics drawn against the strength of a shift.
   """
 
-  outputs: Callable[[int], int]
+  predictives: Mapping[str, Predictive]
   label: Callable
   member: Callable
   mean: Callable
+  prior: Callable
+  proxy: Callable | None
   scores: Callable
   averages: Mapping[str, str]
   summary: Callable[[Scores, int], dict[str, float]]
@@ -42,20 +60,36 @@ class Task(NamedTuple):
   under_shift: tuple[str, ...]
 
 
-def classification_scores(logits_MxBxC, labels_B, y_shift, y_scale) -> dict[str, jax.Array]:
-  """Scores of each example; those against the label are meaningless where it is −1 (none)."""
+class Categorical(NamedTuple):
+  """A predictive distribution over classes: log mean probabilities `[B, C]`, and its uncertainty."""
+
+  log_mean: jax.Array
+  parts: uncertainty.Uncertainty
+
+
+def categorical_members(logits_MxBxC, y_shift, y_scale) -> Categorical:
+  """The equal-weight mixture of the members."""
   del y_shift, y_scale
   log_p = jax.nn.log_softmax(logits_MxBxC)
-  log_mean = losses.log_mean_exp(log_p)
-  parts = uncertainty.classification(log_p)
-  labels = jnp.maximum(labels_B, 0)
-  guess = jnp.argmax(log_mean, axis=-1)
+  return Categorical(losses.log_mean_exp(log_p), uncertainty.classification(log_p))
+
+
+def dirichlet(logits_1xBxC, y_shift, y_scale) -> Categorical:
+  """A Dirichlet with concentrations exp(logits): its mean and, in closed form, its uncertainty."""
+  del y_shift, y_scale
+  log_alpha = logits_1xBxC[0]
+  return Categorical(priors.dirichlet_mean(log_alpha), priors.dirichlet_uncertainty(log_alpha))
+
+
+def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Array]:
+  """Scores of each example; those against the label are meaningless where it is −1 (none)."""
+  log_mean, labels = prediction.log_mean, jnp.maximum(labels_B, 0)
   return {
     'nll': metrics.nll(log_mean, labels),
     'brier': metrics.brier(log_mean, labels),
-    'correct': (guess == labels).astype(jnp.float32),
+    'correct': (jnp.argmax(log_mean, axis=-1) == labels).astype(jnp.float32),
     'confidence': jnp.exp(jnp.max(log_mean, axis=-1)),
-    **parts._asdict(),
+    **prediction.parts._asdict(),
   }
 
 
@@ -70,11 +104,24 @@ def _calibration(confidence_N, correct_N, bins):
   return ece, metrics.adaptive_calibration_error(confidence_N, correct_N, bins)
 
 
-def regression_scores(outputs_MxBx2D, y_BxD, y_shift, y_scale) -> dict[str, jax.Array]:
-  """Scores of each example in the units of the target."""
-  mean, var = losses.gaussian(outputs_MxBx2D)
+def _original_units(mean_MxBxD, var_MxBxD, y_shift, y_scale) -> losses.Gaussian:
   shift, scale = (jnp.reshape(a, (1, 1, -1)) for a in (y_shift, y_scale))
-  mean, var = mean * scale + shift, var * jnp.square(scale)
+  return mean_MxBxD * scale + shift, var_MxBxD * jnp.square(scale)
+
+
+def gaussian_members(outputs_MxBx2D, y_shift, y_scale) -> losses.Gaussian:
+  """The equal-weight mixture of Gaussian members, each `[M, B, D]`."""
+  return _original_units(*losses.gaussian(outputs_MxBx2D), y_shift, y_scale)
+
+
+def normal_wishart(outputs_1xBx4D, y_shift, y_scale) -> losses.Gaussian:
+  """A normal-Wishart, as an equal-weight mixture of Gaussians that represents it."""
+  return _original_units(*priors.normal_wishart_members(outputs_1xBx4D, PRIOR_MEMBERS), y_shift, y_scale)
+
+
+def regression_scores(mixture: losses.Gaussian, y_BxD) -> dict[str, jax.Array]:
+  """Scores of each example in the units of the target."""
+  mean, var = mixture
   pit = metrics.mixture_cdf(mean, var, y_BxD)
   return {
     'squared_error': jnp.sum(jnp.square(jnp.mean(mean, axis=0) - y_BxD), axis=-1),
@@ -97,14 +144,21 @@ def _at_one(loss):
   return lambda student, teacher, temperature: loss(student, teacher)
 
 
+# Gaussians that stand for a normal-Wishart in the evaluation of mixtures.
+PRIOR_MEMBERS = 64
 UNCERTAINTIES = {'total': 'total', 'data': 'data', 'model': 'model'}
 
 TASKS = {
   'classification': Task(
-    outputs=lambda classes: classes,
+    predictives={
+      'members': Predictive(lambda classes: classes, categorical_members),
+      'prior': Predictive(lambda classes: classes, dirichlet),
+    },
     label=losses.cross_entropy,
     member=losses.hydra,
     mean=losses.distillation,
+    prior=priors.endd,
+    proxy=priors.proxy_endd,
     scores=classification_scores,
     averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', **UNCERTAINTIES},
     summary=classification_summary,
@@ -118,10 +172,15 @@ TASKS = {
     under_shift=('accuracy', 'nll', 'model'),
   ),
   'regression': Task(
-    outputs=lambda targets: 2 * targets,
+    predictives={
+      'members': Predictive(lambda targets: 2 * targets, gaussian_members),
+      'prior': Predictive(lambda targets: 4 * targets, normal_wishart),
+    },
     label=losses.gaussian_nll,
     member=_at_one(losses.gaussian_hydra),
     mean=_at_one(losses.gaussian_distillation),
+    prior=_at_one(priors.normal_wishart_nll),
+    proxy=None,
     scores=regression_scores,
     averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},
     summary=regression_summary,

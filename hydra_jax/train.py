@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hydra_jax.augment import Augmentation
 from hydra_jax.cut import Network
 from hydra_jax.data import Scaling, scale_inputs
 from hydra_jax.errors import UserError
@@ -38,14 +39,19 @@ def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tr
   return State(jnp.zeros((), jnp.int32), params, model_state, jax.jit(optimizer.init)(params))
 
 
-def make_step(network: Network, loss: Callable, objective: Callable, optimizer: optax.GradientTransformation):
+def make_step(
+  network: Network, loss: Callable, objective: Callable, optimizer: optax.GradientTransformation, steps: int
+):
   """Returns `step(state, batch, key) -> (state, losses [H])`, pure.
 
   `batch` holds `x` as the network reads it; `key` is that of the phase, and step s uses
-  `fold_in(key, s)`, so that nothing random needs saving.
+  `fold_in(key, s)`, so that nothing random needs saving. The loss reads the batch, and in
+  `batch['done']` the share of all `steps` that is over.
   """
 
   def step(state: State, batch, key):
+    batch = {**batch, 'done': state.step.astype(jnp.float32) / steps}
+
     def objective_of(params):
       outputs, model_state = network.apply(
         params, state.model_state, batch['x'], jax.random.fold_in(key, state.step), True
@@ -67,27 +73,37 @@ def take(data, index_B: jax.Array):
   return {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
 
 
-def make_program(step: Callable, heads: int):
-  """Returns a compiled `program(state, data, scaling, index [K, B], n, key)` that makes n ≤ K steps.
+def make_program(step: Callable, heads: int, augment: Augmentation, teach: Callable | None, one_by_one: bool):
+  """Returns a compiled `program(state, data, scaling, teacher, index [K, B], n, key)` of n ≤ K steps.
 
   n is not a compile-time constant, so one compilation serves calls of every length; nor are the
-  data and their scaling, so it serves every replica.
+  data, their scaling and the teacher's parameters, so it serves every replica. With `one_by_one`
+  it always makes one step, without a loop.
 
   Returns:
     The new state; the sum over steps of the loss of each head `[H]`; and for each head the step at
     which its loss first was not finite, or −1.
   """
 
+  def view(data, scaling, teacher, index_B, key):
+    """A batch as the network reads it; a teacher at hand predicts on just what its student sees."""
+    batch = take(data, index_B)
+    batch['x'] = augment(key, scale_inputs(scaling, batch['x']))
+    return batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
+
   @functools.partial(jax.jit, donate_argnums=0)
-  def program(state, data, scaling, index_KxB, n, key):
+  def program(state, data, scaling, teacher, index_KxB, n, key):
+    augment_key, step_key = jax.random.split(key)
+
     def body(i, carry):
       state, total_H, bad_H = carry
-      batch = take(data, index_KxB[i])
-      new, losses_H = step(state, {**batch, 'x': scale_inputs(scaling, batch['x'])}, key)
+      batch = view(data, scaling, teacher, index_KxB[i], jax.random.fold_in(augment_key, state.step))
+      new, losses_H = step(state, batch, step_key)
       bad_H = jnp.where((bad_H < 0) & ~jnp.isfinite(losses_H), state.step, bad_H)
       return new, total_H + losses_H, bad_H
 
-    return jax.lax.fori_loop(0, n, body, (state, jnp.zeros(heads), jnp.full(heads, -1)))
+    start = (state, jnp.zeros(heads), jnp.full(heads, -1))
+    return body(0, start) if one_by_one else jax.lax.fori_loop(0, n, body, start)
 
   return program
 
@@ -128,6 +144,10 @@ def fit(
   steps: int,
   batch_size: int,
   heads: int,
+  augment: Augmentation = lambda key, x: x,
+  teach: Callable | None = None,
+  teacher: Tree = (),
+  one_by_one: bool = False,
   progress: Callable[[int, float], None] = lambda step, loss: None,
   save: Callable[[State], None] = lambda state: None,
   save_every: float = float('inf'),
@@ -148,6 +168,10 @@ def fit(
     steps: Step to end at.
     batch_size: Examples in a step.
     heads: Number of heads that the step reports losses of.
+    augment: `(key, x) -> x` on scaled inputs, with another key at each step.
+    teach: `(teacher, x) -> [M, B, C]`, for students whose teacher predicts in the same step.
+    teacher: What `teach` reads, such as the members' parameters.
+    one_by_one: Whether each call makes one step only, see `stages.unrolled`.
     progress: Called now and then with the step and the mean loss.
     save: Called with the state about every `save_every` seconds, never with one that is not finite.
     save_every: Seconds between saves.
@@ -155,8 +179,8 @@ def fit(
   Raises:
     UserError: Where a loss is not finite, naming the step and the head.
   """
-  program = make_program(step, heads)
-  index = np.zeros((min(steps, MAX_STEPS_PER_CALL), batch_size), np.int32)
+  program = make_program(step, heads, augment, teach, one_by_one)
+  index = np.zeros((1 if one_by_one else min(steps, MAX_STEPS_PER_CALL), batch_size), np.int32)
   examples = len(data['x'])
   now, n, pending = int(state.step), 1, None
   saved = read = time.monotonic()
@@ -169,7 +193,7 @@ def fit(
   while now < steps:
     n = min(n, steps - now)
     index[:n] = batch_indices(seed, now, n, examples, batch_size)
-    state, total_H, bad_H = program(state, data, scaling, jnp.array(index), n, key)
+    state, total_H, bad_H = program(state, data, scaling, teacher, jnp.array(index), n, key)
     now += n
     if pending:
       finish(pending)

@@ -7,7 +7,7 @@ import pytest
 
 from hydra_jax import UserError, config as configs
 
-SHIPPED = ['digits', 'mnist', 'spiral', 'uci']
+SHIPPED = ['cifar10', 'digits', 'mnist', 'spiral', 'uci']
 
 
 def get(name, argument=None):
@@ -101,4 +101,4 @@ def test_temperature_is_for_classification():
   config = get('uci')
   config.student.kd.temperature = 2.0
   with pytest.raises(UserError, match='classification'):
-    configs.check_task(config, 'regression')
+    configs.validate(config, 'regression')

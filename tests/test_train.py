@@ -23,7 +23,7 @@ def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None,
   loss = loss or (lambda outputs, batch: losses.cross_entropy(outputs, batch['y']))
   state = state or train.init(network, optimizer, jax.random.key(3), data['x'][:2])
   return train.fit(
-    train.make_step(network, loss, jnp.sum, optimizer),
+    train.make_step(network, loss, jnp.sum, optimizer, steps),
     state,
     data,
     AS_IT_IS,

@@ -91,6 +91,9 @@ SOURCES: dict[str, Source] = {
   'spiral': Source(lambda split, data_dir, replica: toy.spiral(split), 3),
   'mnist': _tfds('mnist', 10),
   'fashion_mnist': _tfds('fashion_mnist', 10),
+  'cifar10': _tfds('cifar10', 10),
+  'cifar100': _tfds('cifar100', 100),
+  'svhn_cropped': _tfds('svhn_cropped', 10),
   **{f'uci/{name}': _uci(name) for name in uci.SETS},
 }
 

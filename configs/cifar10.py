@@ -1,0 +1,42 @@
+"""CIFAR-10 with CIFAR-100 as out-of-domain data: the paper's setting, ResNet-20 and 50 members.
+
+    hydra-jax run --config=configs/cifar10.py                      # an accelerator's work
+    hydra-jax run --config=configs/cifar10.py:wrn28_1,members=4    # Wide ResNet WRN-28-1
+    hydra-jax run --config=configs/cifar10.py:quick                # 3,000 images, 4 members, 4 epochs, on a CPU
+
+Random crops and flips for teachers and students; the teacher predicts on just the view that its
+student sees. Hydra's heads are the last residual block and the dense layer. SGD with Nesterov
+momentum, weight decay 5e-4, 200 epochs, 5 of them warm-up to 0.1, then a cosine.
+"""
+
+from ml_collections import ConfigDict
+
+from hydra_jax.config import apply_argument, default_config
+
+NETWORKS = {
+  'resnet20': dict(name='resnet', depth=20, norm='batch', dtype='float32'),
+  'wrn28_1': dict(name='wide_resnet', depth=28, width=1, norm='batch', dtype='float32'),
+}
+
+
+def get_config(argument=None):
+  words = (argument or '').split(',')
+  network = next((w for w in words if w in NETWORKS), 'resnet20')
+  quick = 'quick' in words
+  config = default_config()
+  config.name = f'cifar10-{network}' + ('-quick' if quick else '')
+  config.data.name = 'cifar10'
+  config.data.ood = ('cifar100', 'noise')
+  config.teacher.members = 4 if quick else 50
+  for role in ('teacher', 'student'):
+    config.network[role] = ConfigDict(NETWORKS[network])
+  for settings in (config.teacher, *config.student.values()):
+    settings.epochs, settings.warmup_epochs = (4.0, 1.0) if quick else (200.0, 5.0)
+    settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, 5e-4
+    settings.augment = ('crop', 'flip')
+  config.student.hydra.cut = -2
+  config.student.hydra.hinton_epochs = 4.0 if quick else 100.0
+  if quick:
+    config.data.train = 'train[:3000]'
+    config.data.test = 'test[:2000]'
+  return apply_argument(config, ','.join(w for w in words if w not in (*NETWORKS, 'quick')))

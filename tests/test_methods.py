@@ -1,0 +1,214 @@
+"""The rows of the table of methods: what each one's losses and networks must satisfy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from hydra_jax import UserError, chain, cut, losses, methods, optimizers, rank_one, train
+from hydra_jax.config import default_config
+from hydra_jax.data import Scaling
+from hydra_jax.stages import mlp
+from hydra_jax.tasks import TASKS
+
+B, M, C, F, N = 5, 6, 3, 4, 90
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(N, F)).astype(np.float32)
+DATA = {'x': X, 'y': RANDOM.integers(C, size=N), 'teacher': np.float32(RANDOM.normal(size=(M, N, C)) * 3)}
+BATCH = {'x': X[:B], 'y': DATA['y'][:B], 'teacher': DATA['teacher'][:, :B], 'done': jnp.float32(0.5)}
+
+
+def settings(name, **changes) -> ConfigDict:
+  found = default_config().student[name].copy_and_resolve_references().unlock()
+  found.update(changes)
+  return found
+
+
+def phases(name, task='classification', **changes):
+  stages = lambda predictive: mlp(TASKS[task].predictives[predictive].outputs(C), (8, 7))
+  return methods.METHODS[name].phases(settings(name, **changes), methods.Ground(TASKS[task], stages, M))
+
+
+def trained(phase, steps=30, before=None):
+  optimizer = optimizers.build(settings('kd', learning_rate=1e-2), steps, 10, phase.frozen)
+  state = before or train.init(phase.network, optimizer, jax.random.key(0), X[:2])
+  state = train.fresh(optimizer, state.params, state.model_state)
+  return train.fit(
+    train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps),
+    state,
+    jax.tree.map(jnp.asarray, DATA),
+    Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
+    seed=(0,),
+    key=jax.random.key(1),
+    steps=steps,
+    batch_size=16,
+    heads=len(phase.network.heads),
+  )
+
+
+STUDENTS = [name for name in default_config().student]
+
+
+def test_every_method_has_settings_and_a_source():
+  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(methods.METHODS)
+  for name, row in methods.METHODS.items():
+    assert row.phases.__doc__, name
+
+
+@pytest.mark.parametrize('name', STUDENTS)
+@pytest.mark.parametrize('task', ['classification', 'regression'])
+def test_every_method_learns(name, task):
+  """The loss of its last phase goes down, in both tasks, and its outputs can be read and scored."""
+  if (name, task) == ('proxy_endd', 'regression'):
+    with pytest.raises(UserError, match='classification'):
+      phases(name, task)
+    return
+  seen, outputs = [], C
+  phase = phases(name, task, **({'heads': M} if name == 'hydra' else {}))[-1]
+  targets = 2 * outputs if task == 'regression' else outputs
+  data = {**DATA, 'teacher': np.float32(RANDOM.normal(size=(M, N, targets)))}
+  if task == 'regression':
+    data['y'] = np.float32(RANDOM.normal(size=(N, C)))
+  optimizer = optax.adam(1e-2)
+  state = train.fit(
+    train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
+    train.init(phase.network, optimizer, jax.random.key(0), X[:2]),
+    jax.tree.map(jnp.asarray, data),
+    Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
+    seed=(0,),
+    key=jax.random.key(1),
+    steps=300,
+    batch_size=32,
+    heads=len(phase.network.heads),
+    progress=lambda step, loss: seen.append(loss),
+  )
+  assert seen[-1] < seen[0]
+  out, _ = phase.network.apply(state.params, state.model_state, X[:B])
+  read = TASKS[task].predictives[methods.METHODS[name].predictive].read
+  scores = TASKS[task].scores(read(out, np.zeros(C, np.float32), np.ones(C, np.float32)), data['y'][:B])
+  for score, values in scores.items():
+    assert values.shape == (B,) and np.all(np.isfinite(values)), score
+  np.testing.assert_allclose(scores['total'], scores['data'] + scores['model'], rtol=1e-5)
+
+
+def test_one_head_for_each_member_is_the_equation():
+  (phase,) = phases('hydra', heads=M, hinton_epochs=0.0, temperature=2.0)
+  outputs = jnp.asarray(RANDOM.normal(size=(M, B, C)), jnp.float32)
+  np.testing.assert_allclose(phase.loss(outputs, BATCH), losses.hydra(outputs, BATCH['teacher'], 2.0), rtol=1e-6)
+
+
+def test_fewer_heads_learn_the_mean_over_their_group():
+  (phase,) = phases('hydra', heads=4, grouping='round_robin', hinton_epochs=0.0)
+  outputs = jnp.asarray(RANDOM.normal(size=(4, B, C)), jnp.float32)
+  found = phase.loss(outputs, BATCH)
+  for h, group in enumerate(([0, 4], [1, 5], [2], [3])):
+    each = losses.hydra(jnp.repeat(outputs[h][None], len(group), axis=0), BATCH['teacher'][np.asarray(group)])
+    np.testing.assert_allclose(found[h], np.mean(each, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize('heads, grouping', [(4, 'one_each'), (7, 'one_each'), (7, 'round_robin')])
+def test_heads_without_a_rule_are_refused(heads, grouping):
+  with pytest.raises(UserError, match=f'set heads to {M}'):
+    phases('hydra', heads=heads, grouping=grouping)
+
+
+@pytest.mark.parametrize('name', ['kd', 'hydra'])
+def test_labels_can_be_mixed_in(name):
+  changes = {'heads': M, 'hinton_epochs': 0.0} if name == 'hydra' else {}
+  pure, half, labels = (phases(name, label_weight=w, **changes)[0].loss for w in (0.0, 0.5, 1.0))
+  outputs = jnp.asarray(RANDOM.normal(size=(M if name == 'hydra' else 1, B, C)), jnp.float32)
+  np.testing.assert_allclose(labels(outputs, BATCH), losses.cross_entropy(outputs, BATCH['y']), rtol=1e-5)
+  expected = (pure(outputs, BATCH) + labels(outputs, BATCH)) / 2
+  np.testing.assert_allclose(half(outputs, BATCH), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'sgd'])
+def test_a_frozen_body_stays_to_the_last_bit(optimizer):
+  first, second = phases('hydra', heads=M, freeze_body=True)
+  before = trained(first)
+  grown = cut.grow(before.params, M), cut.grow(before.model_state, M)
+  body = jax.tree.map(np.array, grown[0]['body'])
+  rule = optimizers.build(settings('kd', optimizer=optimizer, weight_decay=0.1), 30, 10, second.frozen)
+  after = trained(second, before=train.fresh(rule, *grown))
+  chex.assert_trees_all_equal(after.params['body'], body)
+  spread = jax.tree.map(lambda leaf: float(jnp.max(jnp.std(leaf, axis=0))), after.params['heads'])
+  assert min(jax.tree.leaves(spread)) > 0
+
+
+def test_the_second_phase_begins_where_the_first_ended():
+  first, second = phases('hydra', heads=M)
+  before = trained(first)
+  one, _ = first.network.apply(before.params, before.model_state, X[:B])
+  params = cut.grow(before.params, M)
+  many, _ = second.network.apply(params, cut.grow(before.model_state, M), X[:B])
+  np.testing.assert_allclose(many, jnp.repeat(one, M, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_noise_that_keeps_the_mean():
+  x = jnp.ones((400, 50))
+  (_, drop, _) = methods.with_dropout(mlp(C, (50,)), 0.25)
+  noisy, _ = drop.apply((), (), x, jax.random.key(0), True)
+  assert set(np.unique(noisy)) == {0, np.float32(4 / 3)}
+  np.testing.assert_allclose(noisy.mean(), 1, atol=0.02)
+  np.testing.assert_array_equal(drop.apply((), (), x, None, False)[0], x)
+
+
+def test_mc_dropout_predicts_with_noise_that_is_always_the_same():
+  (phase,) = phases('mc_dropout', samples=9)
+  params, state = phase.network.init(jax.random.key(0), X[:2])
+  outputs, _ = phase.network.apply(params, state, X[:B])
+  assert outputs.shape == (9, B, C) and np.std(outputs, axis=0).min() > 0
+  np.testing.assert_array_equal(phase.network.apply(params, state, X[:B])[0], outputs)
+  assert phase.network.apply(params, state, X[:B], jax.random.key(0), True)[0].shape == (1, B, C)
+
+
+def test_batch_ensemble_without_factors_is_one_network():
+  stages = mlp(C, (8, 7))
+  network = rank_one.batch_ensemble(stages, M)
+  params, state = network.init(jax.random.key(0), X[:2])
+  ones = [{k: v if k == 'own' else jnp.ones_like(v) for k, v in leaf.items()} for leaf in params['heads']]
+  outputs, _ = network.apply({'body': params['body'], 'heads': ones}, state, X[:B])
+  whole = chain(stages)
+  plain, _ = whole.apply(*whole.init(jax.random.fold_in(jax.random.key(0), 0), X[:2]), X[:B], None, False)
+  np.testing.assert_allclose(outputs, jnp.repeat(plain[None], M, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_ensemble_is_the_paper_layer():
+  """((x ∘ r) W) ∘ s, eq. 5 of the paper, for one dense layer."""
+  network = rank_one.batch_ensemble(mlp(C, ()), M)
+  params, state = network.init(jax.random.key(0), X[:2])
+  outputs, _ = network.apply(params, state, X[:B])
+  kernel = next(leaf for leaf in jax.tree.leaves(params['body']) if leaf.size)
+  factors = next(leaf for leaf in params['heads'] if 'r' in leaf)
+  bias = next(leaf['own'] for leaf in params['heads'] if 'own' in leaf)
+  for m in range(M):
+    r, s = np.asarray(factors['r'])[m], np.asarray(factors['s'])[m]
+    expected = ((X[:B] * r) @ np.asarray(kernel)) * s + np.asarray(bias)[m]
+    np.testing.assert_allclose(outputs[m], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_ensemble_is_small():
+  network = rank_one.batch_ensemble(mlp(C, (80, 70)), M)
+  params, _ = jax.eval_shape(network.init, jax.random.key(0), X[:2])
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  kernels = F * 80 + 80 * 70 + 70 * C
+  assert count == kernels + M * ((F + 80) + (80 + 70) + (70 + C) + 80 + 70 + C)
+
+
+@pytest.mark.parametrize('warmup, schedule', [(0.0, 'constant'), (2.0, 'cosine')])
+def test_warm_up_then_schedule(warmup, schedule):
+  rule = optimizers.build(settings('kd', optimizer='sgd', schedule=schedule, warmup_epochs=warmup), 100, 10)
+  params, grads = {'w': jnp.zeros(())}, {'w': jnp.ones(())}
+  sizes, state = [], rule.init(params)
+  with jax.numpy_dtype_promotion('standard'):
+    for _ in range(100):
+      update, state = rule.update(grads, state, params)
+      sizes.append(abs(float(update['w'])))
+  rate = 1e-3
+  if warmup:
+    assert sizes[0] < 0.11 * rate and max(sizes) > 3 * rate and sizes[-1] < 0.1 * rate
+  else:
+    np.testing.assert_allclose(sizes[-1], 10 * rate, rtol=1e-3)  # momentum 0.9 adds up to ten steps
