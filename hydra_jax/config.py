@@ -85,7 +85,8 @@ SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}
 def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
   """Applies `key=value,…`, what stands behind the colon in `--config=configs/mnist.py:members=5`.
 
-  A key is a shortcut (`members`, `epochs`) or the dotted name of any config value.
+  A key is a shortcut (`members`, `epochs`) or the dotted name of any config value; `students=all`
+  trains every student that there are settings for.
   """
   for part in (argument or '').split(','):
     key, equals, value = part.partition('=')
@@ -93,6 +94,9 @@ def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
       continue
     if not equals:
       raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5")
+    if part == 'students=all':
+      config.students = tuple(config.student)
+      continue
     known = {k: k for k in config} | SHORTCUTS
     set_value(config, key if '.' in key else look_up(known, key, 'config argument'), value)
   return config

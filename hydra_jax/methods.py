@@ -197,8 +197,8 @@ def _one_distribution(name: str, loss_of, settings, ground: Ground, **spec) -> l
 def endd(settings, ground: Ground) -> list[Phase]:
   """EnD² (Malinin et al. 2020): one distribution over predictions, by likelihood of all members.
 
-  A Dirichlet, with a temperature that falls from `start_temperature` to 1 over the first half of
-  the training; in regression a normal-Wishart (Malinin et al. 2020b), without a temperature.
+  A Dirichlet, or in regression a normal-Wishart (arXiv 2006.11590), with a temperature that falls
+  from `start_temperature` to 1 over the first half of the training.
   """
 
   def loss(outputs, batch):

@@ -217,7 +217,7 @@ def test_table():
   assert set(networks.NETWORKS) == {'mlp', 'lenet', 'resnet', 'wide_resnet', 'resnet50'}
   for name, make in networks.NETWORKS.items():
     stages = make(C)
-    assert any(stage.convolution for stage in stages) == (name in networks.CONVOLUTIONAL)
+    assert any(stage.convolution for stage in stages) == (name != 'mlp')
     assert not stages[-1].convolution
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, cut, losses, train
+from hydra_jax import UserError, augment, cut, losses, train
 from hydra_jax.data import Scaling
 from hydra_jax.stages import mlp
 
@@ -71,6 +71,41 @@ def test_a_student_learns_its_teachers():
   seen = []
   run(4, 3000, 1, data={**DATA, 'teacher': teachers}, loss=loss, progress=lambda s, value: seen.append(value))
   assert seen[-1] < 0.4 * seen[0]
+
+
+def members(count=4):
+  network = cut.hydra(mlp(C, (8, 7)), 0, count)
+  return network, network.init(jax.random.key(9), DATA['x'][:2])
+
+
+def at_hand(network, parameters):
+  return {'teach': lambda teacher, x: network.apply(*teacher, x)[0], 'teacher': parameters}
+
+
+def test_a_teacher_at_hand_teaches_as_its_kept_predictions_do():
+  network, parameters = members()
+  kept = {**DATA, 'teacher': network.apply(*parameters, DATA['x'])[0]}
+  loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
+  by_kept = run(4, at=1, data=kept, loss=loss)
+  by_hand = run(4, at=1, loss=loss, **at_hand(network, parameters))
+  chex.assert_trees_all_close(by_kept.params, by_hand.params, rtol=1e-3, atol=1e-5)
+
+
+def test_teacher_and_student_see_the_same_view():
+  """A student that is the teacher has nothing to learn, whatever is done to the inputs."""
+  network, parameters = members()
+  loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
+  seen = []
+  run(
+    4,
+    loss=loss,
+    optimizer=optax.sgd(0.1),
+    state=train.fresh(optax.sgd(0.1), *jax.tree.map(jnp.copy, parameters)),
+    augment=augment.build(('mixup', 'noise'), 2, labels=False),
+    progress=lambda step, value: seen.append(value),
+    **at_hand(network, parameters),
+  )
+  np.testing.assert_allclose(seen, 0, atol=1e-6)
 
 
 def test_every_epoch_shows_every_example_once():
