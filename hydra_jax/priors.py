@@ -78,7 +78,7 @@ def dirichlet_mean(log_alpha: jax.Array) -> jax.Array:
 def dirichlet_uncertainty(log_alpha_BxC: jax.Array) -> Uncertainty:
   """Entropy of the mean, mean entropy and mutual information of a Dirichlet, `[B]` each, in nats.
 
-  data = −Σ_c p_c [ψ(α_c + 1) − ψ(α_0 + 1)] with p_c = α_c / α_0 (Malinin, Gales 2018, appendix on Dirichlets).
+  data = −Σ_c p_c [ψ(α_c + 1) − ψ(α_0 + 1)] with p_c = α_c / α_0 (Malinin, Gales 2018).
   With g(x) = ψ(x + 1) − ln x, model = Σ_c p_c [g(α_c) − g(α_0)], and no term is negative as g falls: exact
   where total − data would be rounding, about (C − 1) / 2α_0 for a high precision.
   """
@@ -101,7 +101,8 @@ def endd(
 
       Σ_c α_c (ln p_c − ḡ_c) + Σ_c ḡ_c − s(α_0) + Σ_c s(α_c).
 
-  Value and gradient are finite for all logits; above α_0 = exp(40) the precision no longer counts.
+  Not times T², which only some of the authors' code has. Value and gradient are finite for all logits; above
+  α_0 = exp(40) the precision no longer counts.
   """
   chex.assert_equal_shape_suffix([logits_HxBxC, teacher_MxBxC], 2)
   log_pi = jax.nn.log_softmax(teacher_MxBxC / temperature)
