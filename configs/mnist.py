@@ -6,7 +6,7 @@
 Teachers: 50 MLPs 784-100-100-10.
 """
 
-from hydra_jax.config import apply_argument, default_config
+from hydra_jax.config import apply_argument, default_config, distilled
 
 
 def get_config(argument=None):
@@ -19,6 +19,6 @@ def get_config(argument=None):
   )
   config.teacher.members = 50
   config.teacher.epochs = 10.0
-  for student in ('kd', 'hydra'):
-    config.student[student].epochs = 40.0
+  for settings in distilled(config):
+    settings.epochs = 40.0
   return apply_argument(config, argument)

@@ -9,7 +9,7 @@ splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
 0.25 to 2 standard deviations of each feature.
 """
 
-from hydra_jax.config import apply_argument, default_config
+from hydra_jax.config import apply_argument, default_config, distilled
 from hydra_jax.data.uci import SETS
 from hydra_jax.errors import look_up
 
@@ -28,7 +28,7 @@ def get_config(argument=None):
     settings.batch_size = 32
     settings.epochs = 40.0
     settings.learning_rate = 1e-2
-  for student in ('kd', 'hydra'):
-    config.student[student].epochs = 120.0
+  for settings in distilled(config):
+    settings.epochs = 120.0
   config.student.hydra.hinton_epochs = 120.0
   return apply_argument(config, argument)

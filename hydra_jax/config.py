@@ -79,6 +79,11 @@ def default_config() -> ConfigDict:
   return config.lock()
 
 
+def distilled(config: ConfigDict) -> list[ConfigDict]:
+  """Settings of the students that learn from the teacher, to be changed together."""
+  return [settings for name, settings in config.student.items() if name not in ('single', 'mc_dropout')]
+
+
 SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}
 
 
@@ -95,7 +100,7 @@ def apply_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
     if not equals:
       raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5")
     if part == 'students=all':
-      config.students = tuple(config.student)
+      config.students = tuple(sorted(config.student, key=lambda s: list(METHODS).index(config.student[s].method)))
       continue
     known = {k: k for k in config} | SHORTCUTS
     set_value(config, key if '.' in key else look_up(known, key, 'config argument'), value)

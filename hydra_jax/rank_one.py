@@ -27,12 +27,12 @@ def batch_ensemble(stages: Sequence[Stage], members: int) -> Network:
     params, state = whole.init(jax.random.fold_in(key, 0), x)
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     own = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
-    shared = [leaf if _is_kernel(p, leaf) else jnp.zeros(0) for p, leaf in flat]
+    shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
     return {'body': tree.unflatten(shared), 'heads': own}, {'body': (), 'heads': copies}
 
   def apply(params, state, x, key=None, train=False):
-    shared, tree = jax.tree.flatten(params['body'])
+    shared, tree = jax.tree.flatten(params['body'], is_leaf=lambda leaf: leaf is None)
 
     def member(own, state, key):
       return whole.apply(tree.unflatten(map(_kernel, shared, own)), state, x, key, train)
@@ -52,7 +52,7 @@ def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, T
   return {'r': sign(jax.random.fold_in(key, 0), leaf.shape[-2]), 's': sign(jax.random.fold_in(key, 1), leaf.shape[-1])}
 
 
-def _kernel(shared: jax.Array, own: dict[str, jax.Array]) -> jax.Array:
+def _kernel(shared: jax.Array | None, own: dict[str, jax.Array]) -> jax.Array:
   if 'own' in own:
     return own['own']
   factors = own['r'][:, None] * own['s'][None, :]

@@ -181,7 +181,7 @@ def test_batch_ensemble_is_the_paper_layer():
   network = rank_one.batch_ensemble(mlp(C, ()), M)
   params, state = network.init(jax.random.key(0), X[:2])
   outputs, _ = network.apply(params, state, X[:B])
-  kernel = next(leaf for leaf in jax.tree.leaves(params['body']) if leaf.size)
+  (kernel,) = jax.tree.leaves(params['body'])
   factors = next(leaf for leaf in params['heads'] if 'r' in leaf)
   bias = next(leaf['own'] for leaf in params['heads'] if 'own' in leaf)
   for m in range(M):
