@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from hydra_jax.config import apply_argument, default_config
 
 NETWORKS = {
-  'resnet20': dict(name='resnet', depth=20, norm='batch', dtype='float32'),
+  'resnet20': dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32'),
   'wrn28_1': dict(name='wide_resnet', depth=28, width=1, norm='batch', dtype='float32'),
 }
 

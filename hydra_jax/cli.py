@@ -47,7 +47,9 @@ def read_config(file: str, overrides: list[str]):
     left = values(['hydra-jax', *arguments])[1:]
   except UserError:
     raise
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+  except (AttributeError, KeyError) as e:
+    raise UserError(f'unknown config key {_one_line(e)}') from e
+  except (flags.Error, TypeError, ValueError, OSError) as e:
     raise UserError(_one_line(e)) from e
   if left:
     raise UserError(f"unexpected argument '{left[0]}': config values are set as --config.key=value")

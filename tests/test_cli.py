@@ -28,6 +28,7 @@ def refused(*arguments, word, **kwargs):
     (['--config=configs/digit.py'], 'configs/digits.py'),
     (['--config=configs/digits.py:member=3'], "did you mean 'members'"),
     (['--config=configs/digits.py', '--config.student.hydra.head=3'], 'Did you mean "heads"'),
+    (['--config=configs/digits.py', '--config.student.hydra.zzz=3'], "unknown config key 'zzz'"),
     (['--config=configs/digits.py', '--config.teacher.members=2.5'], 'config.teacher.members'),
     (['--config=configs/digits.py', '--config.teacher.members=0'], 'at least 1'),
     (['--config=configs/digits.py', '--config.student.hydra.heads=0'], 'at least 1'),

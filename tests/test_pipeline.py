@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from hydra_jax.config import default_config
+
 pytestmark = pytest.mark.slow
 
 KEYS = ['data', 'method', 'replica', 'metric', 'value', 'n']
@@ -144,6 +146,27 @@ def finishes(workdir, config, *more):
   assert done.returncode == 0, done.stdout + done.stderr
   assert all(np.isfinite(r['value']) for r in rows(workdir))
   return rows(workdir)
+
+
+def test_every_student_runs_on_augmented_inputs_too(tmp_path):
+  quick = [f'--config.student.{s}.epochs=2' for s in default_config().student]
+  views = ["--config.student.kd.augment=('mixup','noise')", "--config.student.hydra.augment=('crop','cutout')"]
+  config = 'configs/digits.py:students=all,members=3,epochs=2'
+  done = hydra_jax('run', f'--config={config}', *quick, *views, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 0, done.stderr
+  found = rows(tmp_path / 'run')
+  assert {r['method'] for r in found} == {'ensemble', *default_config().student}
+  assert all(np.isfinite(r['value']) for r in found)
+  for method in ('small_ensemble', 'batch_ensemble', 'endd', 'proxy_endd', 'mc_dropout'):
+    assert value(tmp_path / 'run', 'letters', method, 'model') > 0
+
+
+@needs('cifar10', 'cifar100')
+def test_cifar10_runs(tmp_path):
+  small = ['--config.network.teacher.depth=8', '--config.network.student.depth=8', "--config.data.train='train[:256]'"]
+  small += ["--config.data.test='test[:100]'", '--config.evaluation.batch_size=50', "--config.data.ood=('noise',)"]
+  small += ['--config.network.teacher.width=4', '--config.network.student.width=4']
+  finishes(tmp_path / 'run', 'configs/cifar10.py:quick,members=2,epochs=1', *small)
 
 
 def test_spiral_runs(tmp_path):
