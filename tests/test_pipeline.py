@@ -163,9 +163,10 @@ def test_every_student_runs_on_augmented_inputs_too(tmp_path):
 
 @needs('cifar10', 'cifar100')
 def test_cifar10_runs(tmp_path):
-  small = ['--config.network.teacher.depth=8', '--config.network.student.depth=8', "--config.data.train='train[:256]'"]
-  small += ["--config.data.test='test[:100]'", '--config.evaluation.batch_size=50', "--config.data.ood=('noise',)"]
+  small = ['--config.network.teacher.depth=8', '--config.network.student.depth=8', '--config.data.train=train[:256]']
+  small += ['--config.data.test=test[:100]', '--config.evaluation.batch_size=50', "--config.data.ood=('noise',)"]
   small += ['--config.network.teacher.width=4', '--config.network.student.width=4']
+  small += ["--config.students=('hydra',)", '--config.student.hydra.hinton_epochs=0']
   finishes(tmp_path / 'run', 'configs/cifar10.py:quick,members=2,epochs=1', *small)
 
 
