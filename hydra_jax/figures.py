@@ -20,6 +20,7 @@ COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8
 SIZE = 3.0  # inches, of one panel
 STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9, 'axes.titlesize': 10, 'savefig.dpi': 130}
 SHOWN_AT_MOST = 1000
+PANELS_IN_A_ROW = 5
 
 
 def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], bins: int) -> None:
@@ -54,14 +55,23 @@ def _panels(columns: int, rows: int = 1, **kwargs):
   )
 
 
+def _grid(count: int, **kwargs):
+  """So many panels in rows of at most five, as a flat array of axes; and those that begin a row."""
+  columns = min(count, PANELS_IN_A_ROW)
+  figure, axes = _panels(columns, -(-count // columns), **kwargs)
+  for ax in axes.ravel()[count:]:
+    ax.set_visible(False)
+  return figure, axes.ravel()[:count], axes[:, 0]
+
+
 def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
 def reliability(scores: AllScores, bins: int) -> plt.Figure:
   """Accuracy against confidence on the test set; bars show how many examples each bin has."""
-  figure, axes = _panels(len(scores), sharey=True)
-  for ax, (name, colour) in zip(axes[0], _colours(scores).items()):
+  figure, axes, first = _grid(len(scores), sharey=True)
+  for ax, (name, colour) in zip(axes, _colours(scores).items()):
     test = scores[name]['test']
     sums = np.asarray(metrics.calibration_bins(test['confidence'], test['correct'], bins))
     confidence, correct, count = sums[sums[:, 2] > 0].T
@@ -71,8 +81,9 @@ def reliability(scores: AllScores, bins: int) -> plt.Figure:
     ax.plot(confidence / count, correct / count, 'o-', ms=3, color=colour, label='accuracy')
     gap = float(metrics.calibration_error(sums))
     ax.set(title=f'{name}, ECE {gap:.4f}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
-  axes[0][0].set_ylabel('accuracy')
-  axes[0][0].legend(frameon=False, loc='upper left')
+  for ax in first:
+    ax.set_ylabel('accuracy')
+  axes[0].legend(frameon=False, loc='upper left')
   return figure
 
 
@@ -98,10 +109,10 @@ def _uncertain(scores: AllScores) -> list[str]:
 def histograms(scores: AllScores, outside: str) -> plt.Figure:
   """Model uncertainty of test and out-of-domain inputs, one panel for each method that has any."""
   names = _uncertain(scores)
-  figure, axes = _panels(len(names), sharex=True, sharey=True)
+  figure, axes, first = _grid(len(names), sharex=True, sharey=True)
   top = max(scores[name][outside]['model'].max() for name in names)
   edges = np.geomspace(1e-6 * top, top, 41)
-  for ax, name in zip(axes[0], names):
+  for ax, name in zip(axes, names):
     found = {where: scores[name][where]['model'] for where in ('test', outside)}
     for (where, values), colour in zip(found.items(), ('#1f78b4', '#e08214')):
       weights = np.full(len(values), 1 / len(values))
@@ -110,17 +121,18 @@ def histograms(scores: AllScores, outside: str) -> plt.Figure:
     area = float(metrics.auroc(found['test'], found[outside]))
     ax.set(title=f'{name}, AUROC {area:.3f}', xlabel='model uncertainty', xscale='log')
     ax.legend(frameon=False, loc='upper left', fontsize=8)
-  axes[0][0].set_ylabel('share of examples')
-  axes[0][0].set_ylim(0, 1.25 * axes[0][0].get_ylim()[1])  # room for the legends
+  for ax in first:
+    ax.set_ylabel('share of examples')
+  axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])  # room for the legends
   return figure
 
 
 def agreement(scores: AllScores, outside: str) -> plt.Figure:
   """Model uncertainty against the ensemble's, example by example, of the students that have any."""
   students = [name for name in _uncertain(scores) if name != 'ensemble']
-  figure, axes = _panels(len(students))
+  figure, axes, _ = _grid(len(students))
   pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
-  for ax, name in zip(axes[0], students):
+  for ax, name in zip(axes, students):
     title = [name]
     for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
       ours, theirs = scores[name][where]['model'], scores['ensemble'][where]['model']
@@ -152,7 +164,7 @@ def shift_curves(rows: Sequence[dict], shifts, measures: Sequence[str]) -> plt.F
         means = [np.mean(values[method, name, measure]) for name in names]
         ax.plot(strengths, means, 'o-', ms=3, lw=1.3, color=colour, label=method)
       ax.set(xlabel=kind, ylabel={'model': 'model uncertainty', 'accuracy': measure}.get(measure, measure.upper()))
-  axes[0][0].legend(frameon=False)
+  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 
 
