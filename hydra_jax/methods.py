@@ -90,7 +90,7 @@ def mc_dropout(settings, ground: Ground) -> list[Phase]:
   """
   dropped = cut.hydra(with_dropout(ground.stages('members'), settings.rate), 0, 1)
   network = cut.sampled(dropped, settings.samples)
-  return [_against_labels(network, settings, ground, rate=settings.rate)]
+  return [_against_labels(network, settings, ground, rate=settings.rate, samples=settings.samples)]
 
 
 def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:

@@ -112,6 +112,8 @@ def train_all(replica: Replica) -> dict[str, Trained]:
   models = {'ensemble': fitted(replica, 'teacher', 'ensemble', config.teacher)}
   teacher = Teacher(predicted(replica, models['ensemble']), *models['ensemble'])
   for name in config.students:
+    if (rule := config.student[name].get('grouping', 'one_each')) != 'one_each':
+      say(f'{name}: {config.student[name].heads} heads for {config.teacher.members} members, grouped {rule}')
     models[name] = fitted(replica, 'student', name, config.student[name], teacher)
   return models
 
