@@ -149,6 +149,7 @@ def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
     job = Job(what, role, phase, settings, model, teacher if phase.distils else None)
     folder = part(replica, phase.name.replace(' ', '-'), key, what, functools.partial(train_phase, replica, job))
+    checkpoints.drop_progress(_progress(folder))  # only now is there nothing left to lose
     like = jax.eval_shape(phase.network.init, jax.random.key(0), _example(data))
     params, state = checkpoints.restore(folder / 'model', like)
     model = Model(phase.network, params, state, data.scaling, predictive_of(replica, settings).read)
@@ -180,6 +181,11 @@ def phases_of(replica: Replica, role: str, settings: ConfigDict) -> list[Phase]:
   return method_of(settings).phases(settings, Ground(replica.task, stages, replica.config.teacher.members))
 
 
+def _progress(folder: Path) -> Path:
+  """Where the checkpoints of a phase in progress are."""
+  return folder.with_name(f'{folder.name}.progress')
+
+
 def _example(data: Data) -> jax.Array:
   return scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
 
@@ -198,7 +204,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
     grown = (cut.grow(tree, heads) for tree in (job.before.params, job.before.model_state))
     state = train.fresh(optimizer, *grown)
 
-  progress = folder.with_name(f'{folder.name}.progress')
+  progress = _progress(folder)
   saved = checkpoints.latest_progress(progress, state)
   if saved is not None:
     state = saved
@@ -232,7 +238,6 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
   checkpoints.save(new / 'model', (state.params, state.model_state))
-  checkpoints.drop_progress(progress)
 
 
 def predicting(model: Model) -> dict[str, Any]:
