@@ -35,7 +35,7 @@ def refused(*arguments, word, **kwargs):
     (['--config=configs/digits.py', '--config.student.hydra.heads=7'], 'set heads to 20'),
     (['--config=configs/digits.py', '--config.data.name=digit'], "did you mean 'digits'"),
     (['--config=configs/digits.py', '--config.student.kd.method=kda'], "did you mean 'kd'"),
-    (['--config=configs/digits.py', '--config.data.name=cifar10'], 'unknown data set'),
+    (['--config=configs/digits.py', '--config.data.name=zzz'], "unknown data set 'zzz'"),
     (['--config=configs/digits.py', '--confg.seed=3'], 'confg'),
     (['--config=configs/digits.py', 'seed=3'], 'seed=3'),
     (['--config=configs/mnist.py', '--data_dir=/nowhere'], 'hydra-jax prepare mnist'),
