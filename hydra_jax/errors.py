@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def nearest(word: str, legal) -> str:
-  """Returns '; did you mean …?' or the legal words, for the end of an error message."""
+  """Returns "did you mean '…'?" or the legal words, for the end of an error message."""
   words = [str(w) for w in legal]
   close = difflib.get_close_matches(str(word), words, n=1)
   if close:
