@@ -57,11 +57,14 @@ def default_config() -> ConfigDict:
           temperature=1.0,
           label_weight=0.0,  # share of the loss that is against the labels
           hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
+          heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
+          diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
           freeze_body=False,  # in phase 2
           **training(),
         ),
         endd=dict(method='endd', start_temperature=10.0, **training()),
         proxy_endd=dict(method='proxy_endd', **training()),
+        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **training()),
         batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **training()),
         # As many small networks as members: they need a network of their own.
         small_ensemble=dict(
@@ -139,10 +142,19 @@ def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:
 # What a value must be, by the last part of its key.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
   **dict.fromkeys(
-    ('replicas', 'members', 'heads', 'samples', 'batch_size', 'ece_bins'), ('at least 1', lambda v: v >= 1)
+    ('replicas', 'members', 'heads', 'samples', 'factors', 'batch_size', 'ece_bins'), ('at least 1', lambda v: v >= 1)
   ),
   **dict.fromkeys(
-    ('seed', 'checkpoint_seconds', 'hinton_epochs', 'warmup_epochs', 'weight_decay'),
+    (
+      'seed',
+      'checkpoint_seconds',
+      'hinton_epochs',
+      'mean_epochs',
+      'warmup_epochs',
+      'weight_decay',
+      'heads_per_step',
+      'diversity_weight',
+    ),
     ('at least 0 and finite', lambda v: 0 <= v < float('inf')),
   ),
   **dict.fromkeys(
@@ -179,7 +191,7 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
     settings = look_up(config.student, name, 'student')
     _check_training(f'student.{name}', settings)
     network = settings.get('network', config.network.student)
-    ground = Ground(TASKS[task], lambda predictive, n=network: build_stages(n, 2), config.teacher.members)
+    ground = Ground(TASKS[task], lambda *_, n=network: build_stages(n, 2), config.teacher.members)
     try:
       METHODS[settings.method].phases(settings, ground)
     except UserError as e:

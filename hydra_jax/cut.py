@@ -21,7 +21,8 @@ class Network(NamedTuple):
 
   Attributes:
     init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
-    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`.
+    apply: `(params, state, x, key=None, train=False, only=None) -> (outputs [H, B, C], state)`; with
+      `only`, indices `[K]` of some heads, the outputs of these, `[K, B, C]`.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
     convolution: Whether it convolves, see `Stage`.
@@ -35,7 +36,10 @@ class Network(NamedTuple):
 
 
 def tile(stage: Stage, heads: Sequence[int]) -> Stage:
-  """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0."""
+  """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0.
+
+  `apply` takes one more argument, `only`, the indices of the copies to apply.
+  """
   ids = np.asarray(heads, np.uint32)
 
   def keys(key):
@@ -44,9 +48,14 @@ def tile(stage: Stage, heads: Sequence[int]) -> Stage:
   def init(key, x):
     return jax.vmap(stage.init, (0, None))(keys(key), x)
 
-  def apply(params, state, x, key, train):
+  def apply(params, state, x, key, train, only=None):
     one = lambda p, s, k: stage.apply(p, s, x, k, train)
-    return over_heads(one, len(ids), unrolled(stage.convolution))(params, state, keys(key))
+    some = params, state, keys(key)
+    if only is not None:
+      some = jax.tree.map(lambda leaf: leaf[only], some)
+    count = len(ids) if only is None else len(only)
+    outputs, new = over_heads(one, count, unrolled(stage.convolution))(*some)
+    return outputs, new if only is None else jax.tree.map(lambda old, leaf: old.at[only].set(leaf), state, new)
 
   return Stage(init, apply, stage.convolution)
 
@@ -92,10 +101,10 @@ def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_b
     head_params, head_state = tiled.init(key, features)
     return {'body': params, 'heads': head_params}, {'body': state, 'heads': head_state}
 
-  def apply(params, state, x, key=None, train=False):
+  def apply(params, state, x, key=None, train=False, only=None):
     body_key = None if key is None else jax.random.fold_in(key, heads[0])
     x, body_state = body.apply(params['body'], state['body'], x, body_key, train and train_body)
-    x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train)
+    x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train, only)
     return x, {'body': body_state, 'heads': head_state}
 
   return Network(init, apply, heads, cut, body.convolution or tiled.convolution)

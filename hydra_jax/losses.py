@@ -5,6 +5,8 @@ axis first, `[M, B, …]`. Classification works on logits in log-space; regressi
 given as (mean, variance), both `[M, B, D]`.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,24 @@ def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature
   log_mean = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC / temperature))
   log_a = jax.nn.log_softmax(student_HxBxC / temperature)
   return temperature**2 * _kl(log_mean[None], log_a)
+
+
+def similarity(stacked: Sequence[jax.Array]) -> jax.Array:
+  """How alike heads are in their weights, 0 to 1: 1 where all are the same.
+
+  (1 + cos) / 2 between the weights of a head into one unit and their mean over heads, averaged over
+  heads and units, then over kernels `[H, …, inputs, units]` (Hydra+, Ferianc and Rodrigues 2022,
+  arXiv 2205.09526, who add up instead).
+  """
+
+  def of_kernel(kernel):
+    weights = jnp.reshape(kernel, (len(kernel), -1, kernel.shape[-1]))
+    mean = jnp.mean(weights, axis=0, keepdims=True)
+    squares = jnp.sum(jnp.square(weights), axis=1) * jnp.sum(jnp.square(mean), axis=1)
+    cosine = jnp.sum(weights * mean, axis=1) * jax.lax.rsqrt(squares + jnp.finfo(squares.dtype).tiny)
+    return jnp.mean((1 + cosine) / 2)
+
+  return jnp.mean(jnp.stack([of_kernel(kernel) for kernel in stacked]))
 
 
 def gaussian(outputs: jax.Array) -> Gaussian:

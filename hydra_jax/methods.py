@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import cut, priors, rank_one
+from hydra_jax import cut, latent, losses, priors, rank_one
 from hydra_jax.errors import UserError
 from hydra_jax.stages import Stage
 from hydra_jax.tasks import Task
@@ -23,12 +23,13 @@ class Ground(NamedTuple):
 
   Attributes:
     task: Classification or regression.
-    stages: `stages(predictive)` is the network, with as many outputs as that predictive reads.
+    stages: `stages(predictive, times=1)` is the network, with as many outputs as that predictive
+      reads, or so many times more.
     members: Number of members of the teacher.
   """
 
   task: Task
-  stages: Callable[[str], list[Stage]]
+  stages: Callable[..., list[Stage]]
   members: int
 
 
@@ -45,6 +46,8 @@ class Phase(NamedTuple):
     spec: What network and loss depend on, for the hash that names the result.
     distils: Whether the loss reads the teacher's predictions.
     frozen: Parts of the parameters that stay as they are.
+    penalty: Added to the objective, `params -> ()`.
+    heads_per_step: So many heads, drawn anew, are trained at each step; 0 for all.
   """
 
   name: str
@@ -55,6 +58,8 @@ class Phase(NamedTuple):
   spec: dict[str, Any]
   distils: bool = True
   frozen: tuple[str, ...] = ()
+  penalty: Callable[[Any], jax.Array] | None = None
+  heads_per_step: int = 0
 
 
 class Method(NamedTuple):
@@ -137,18 +142,48 @@ def hydra(settings, ground: Ground) -> list[Phase]:
   loss, spec = _with_labels(
     _member_loss(groups, settings, ground), settings, ground, {**spec, 'grouping': settings.grouping}
   )
+  if settings.heads_per_step > settings.heads:
+    raise UserError(
+      f'heads_per_step={settings.heads_per_step} of {settings.heads} heads: set it to fewer, or 0 for all'
+    )
   frozen = ('body',) if settings.freeze_body else ()
-  heads = Phase('members', network, loss, jnp.mean, settings.epochs, {**spec, 'frozen': frozen}, frozen=frozen)
+  optional = {k: settings[k] for k in ('diversity_weight', 'heads_per_step') if settings[k]}
+  heads = Phase(
+    'members',
+    network,
+    loss,
+    jnp.mean,
+    settings.epochs,
+    {**spec, 'frozen': frozen, **optional},
+    frozen=frozen,
+    penalty=_similarity_of_heads(settings.diversity_weight) if settings.diversity_weight else None,
+    heads_per_step=settings.heads_per_step,
+  )
   return [_hinton(one, settings, ground, settings.hinton_epochs)] * bool(settings.hinton_epochs) + [heads]
 
 
+def _similarity_of_heads(weight: float):
+  """The diversity term of Hydra+ (Ferianc and Rodrigues 2022), on the kernels of the heads."""
+  kernels = lambda params: [leaf for leaf in jax.tree.leaves(params['heads']) if leaf.ndim > 2]
+  return lambda params: weight * losses.similarity(kernels(params))
+
+
 def _member_loss(groups_M: np.ndarray, settings, ground: Ground):
-  """Each head against the members of its group, `[H, B]`; one each in the paper."""
+  """Each head against the members of its group, `[H, B]`; one each in the paper.
+
+  Where a step trains some of the heads, these are in `batch['heads']`.
+  """
+  groups = [np.flatnonzero(groups_M == h) for h in range(max(groups_M) + 1)]
+  largest = max(map(len, groups))
+  # Groups are filled up to one size with members of weight 0.
+  members_HxG = np.stack([np.resize(group, largest) for group in groups])
+  weights_HxG = np.stack([(np.arange(largest) < len(group)) / np.float32(len(group)) for group in groups])
 
   def loss(outputs, batch):
-    each_MxB = ground.task.member(outputs[groups_M], batch['teacher'], settings.temperature)
-    sizes_H = np.bincount(groups_M).astype(np.float32)
-    return jax.ops.segment_sum(each_MxB, groups_M, num_segments=len(sizes_H)) / sizes_H[:, None]
+    heads = batch.get('heads', np.arange(len(groups)))
+    members, weights = jnp.asarray(members_HxG)[heads], jnp.asarray(weights_HxG)[heads]
+    against = lambda g: ground.task.member(outputs, batch['teacher'][members[:, g]], settings.temperature)
+    return sum(weights[:, g, None] * against(g) for g in range(largest))
 
   return loss
 
@@ -216,6 +251,24 @@ def proxy_endd(settings, ground: Ground) -> list[Phase]:
   return _one_distribution('proxy', loss, settings, ground)
 
 
+def dlf(settings, ground: Ground) -> list[Phase]:
+  """Gaussian distillation (Park et al. 2025): a deep latent factor model, μ(x) + Φ(x) z + noise, by EM.
+
+  First the mean alone, against the members' mean. It predicts as `samples` members drawn from it.
+  """
+  if settings.samples % 2:
+    raise UserError(f'samples={settings.samples} are drawn in pairs: set it to an even number')
+  network = latent.network(ground.stages('members', latent.width(settings.factors)), settings.factors, settings.samples)
+
+  def phase(name, loss_of, epochs):
+    loss = lambda outputs, batch: loss_of(outputs, ground.task.canonical(batch['teacher']), settings.factors)
+    spec = {'loss': f'latent {name}', 'heads': 1, 'cut': 0, 'factors': settings.factors, 'samples': settings.samples}
+    return Phase(name, network, loss, jnp.mean, epochs, spec)
+
+  before = [phase('mean', latent.mean_error, settings.mean_epochs)] * bool(settings.mean_epochs)
+  return [*before, phase('factors', latent.nll, settings.epochs)]
+
+
 METHODS: dict[str, Method] = {
   'single': Method(single),
   'ensemble': Method(ensemble),
@@ -226,4 +279,5 @@ METHODS: dict[str, Method] = {
   'batch_ensemble': Method(batch_ensemble),
   'endd': Method(endd, 'prior'),
   'proxy_endd': Method(proxy_endd, 'prior'),
+  'dlf': Method(dlf),
 }

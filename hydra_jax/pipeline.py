@@ -174,8 +174,8 @@ def predictive_of(replica: Replica, settings: ConfigDict) -> Predictive:
 def phases_of(replica: Replica, role: str, settings: ConfigDict) -> list[Phase]:
   """The phases of a method, with their networks."""
 
-  def stages(predictive: str):
-    outputs = replica.task.predictives[predictive].outputs(replica.data.outputs)
+  def stages(predictive: str, times: int = 1):
+    outputs = times * replica.task.predictives[predictive].outputs(replica.data.outputs)
     return configs.build_stages(network_config(replica.config, role, settings), outputs)
 
   return method_of(settings).phases(settings, Ground(replica.task, stages, replica.config.teacher.members))
@@ -219,7 +219,9 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   try:
     with bar(job.what, steps, per_step=settings.batch_size * heads) as advance:
       state = train.fit(
-        train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps),
+        train.make_step(
+          phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step
+        ),
         state,
         jax.tree.map(jnp.asarray, rows),
         data.scaling,

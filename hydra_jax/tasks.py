@@ -38,6 +38,7 @@ class Task(NamedTuple):
     member: Loss of head m against member m, `(outputs, teacher [M, B, C], temperature) -> [M, B]`.
     mean: Loss of each head against the mean prediction, same arguments, `[H, B]`.
     prior: Loss of a distribution over predictions against all members, same arguments, `[H, B]`.
+    canonical: Outputs without what a prediction does not depend on, `[M, B, C] -> [M, B, C]`.
     proxy: Loss of a distribution over predictions against one that stands for all members,
       `(outputs, teacher) -> [H, B]`.
     scores: Scores of every example in original units, `(distribution, y) -> {name: [B]}`.
@@ -52,6 +53,7 @@ class Task(NamedTuple):
   member: Callable
   mean: Callable
   prior: Callable
+  canonical: Callable
   proxy: Callable | None
   scores: Callable
   averages: Mapping[str, str]
@@ -158,6 +160,7 @@ TASKS = {
     member=losses.hydra,
     mean=losses.distillation,
     prior=priors.endd,
+    canonical=lambda logits: logits - jnp.mean(logits, axis=-1, keepdims=True),
     proxy=priors.proxy_endd,
     scores=classification_scores,
     averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', **UNCERTAINTIES},
@@ -180,6 +183,7 @@ TASKS = {
     member=_at_one(losses.gaussian_hydra),
     mean=_at_one(losses.gaussian_distillation),
     prior=priors.normal_wishart_nll,
+    canonical=lambda outputs: outputs,
     proxy=None,
     scores=regression_scores,
     averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},

@@ -40,26 +40,49 @@ def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tr
 
 
 def make_step(
-  network: Network, loss: Callable, objective: Callable, optimizer: optax.GradientTransformation, steps: int
+  network: Network,
+  loss: Callable,
+  objective: Callable,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  penalty: Callable[[Tree], jax.Array] | None = None,
+  heads_per_step: int = 0,
 ):
   """Returns `step(state, batch, key) -> (state, losses [H])`, pure.
 
   `batch` holds `x` as the network reads it; `key` is that of the phase, and step s uses
   `fold_in(key, s)`, so that nothing random needs saving. The loss reads the batch, and in
   `batch['done']` the share of all `steps` that is over.
+
+  Args:
+    network: What is trained.
+    loss: `(outputs [H, B, C], batch) -> [H, B]`.
+    objective: Reduces the loss of each head `[H]` to the number that is minimised.
+    optimizer: Rule of the update.
+    steps: Of the whole phase.
+    penalty: Added to the objective, `params -> ()`.
+    heads_per_step: Trains so many heads at each step, drawn anew, if not 0. The loss finds which in
+      `batch['heads']` `[K]`; those left out report a loss of 0, and the others H/K times theirs.
   """
+  heads = len(network.heads)
 
   def step(state: State, batch, key):
     batch = {**batch, 'done': state.step.astype(jnp.float32) / steps}
+    key = jax.random.fold_in(key, state.step)
+    some = {}
+    if heads_per_step:
+      some = {'only': jax.random.permutation(jax.random.fold_in(key, heads), heads)[:heads_per_step]}
+      batch['heads'] = some['only']
 
     def objective_of(params):
-      outputs, model_state = network.apply(
-        params, state.model_state, batch['x'], jax.random.fold_in(key, state.step), True
-      )
+      outputs, model_state = network.apply(params, state.model_state, batch['x'], key, True, **some)
       losses_H = jnp.mean(loss(outputs, batch), axis=-1)
-      return objective(losses_H), (losses_H, model_state)
+      value = objective(losses_H) if penalty is None else objective(losses_H) + penalty(params)
+      return value, (losses_H, model_state)
 
     grads, (losses_H, model_state) = jax.grad(objective_of, has_aux=True)(state.params)
+    if heads_per_step:
+      losses_H = jnp.zeros(heads).at[batch['heads']].set(losses_H * (heads / heads_per_step))
     with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -142,3 +142,20 @@ def test_moments_are_those_of_samples():
   samples = random.normal(mean[member, 0, 0], np.sqrt(var[member, 0, 0]))
   matched_mean, matched_var = losses.moment_match(mean, var)
   np.testing.assert_allclose([matched_mean.item(), matched_var.item()], [samples.mean(), samples.var()], rtol=2e-2)
+
+
+def test_similarity_of_heads():
+  """Against scipy's cosine; 1 where heads are the same, one half where they are opposite in pairs."""
+  from scipy.spatial.distance import cosine
+
+  random = np.random.default_rng(0)
+
+  kernels = [random.normal(size=(4, 5, 3)).astype(np.float32), random.normal(size=(4, 2, 2, 6, 7)).astype(np.float32)]
+  expected = []
+  for kernel in kernels:
+    flat = kernel.reshape(4, -1, kernel.shape[-1])
+    pairs = [(h[:, u], flat.mean(0)[:, u]) for h in flat for u in range(flat.shape[-1])]
+    expected.append(np.mean([1 - cosine(a, b) / 2 for a, b in pairs]))
+  np.testing.assert_allclose(losses.similarity(kernels), np.mean(expected), rtol=1e-5)
+  np.testing.assert_allclose(losses.similarity([np.repeat(kernels[0][:1], 4, axis=0)]), 1, rtol=1e-5)
+  np.testing.assert_allclose(losses.similarity([np.concatenate([kernels[0], -kernels[0]])]), 0.5, rtol=1e-5)

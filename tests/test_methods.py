@@ -28,16 +28,16 @@ def settings(name, **changes) -> ConfigDict:
 
 
 def phases(name, task='classification', **changes):
-  stages = lambda predictive: mlp(TASKS[task].predictives[predictive].outputs(C), (8, 7))
+  stages = lambda predictive, times=1: mlp(times * TASKS[task].predictives[predictive].outputs(C), (8, 7))
   return methods.METHODS[name].phases(settings(name, **changes), methods.Ground(TASKS[task], stages, M))
 
 
 def trained(phase, steps=30, before=None):
   optimizer = optimizers.build(settings('kd', learning_rate=1e-2), steps, 10, phase.frozen)
   state = before or train.init(phase.network, optimizer, jax.random.key(0), X[:2])
-  state = train.fresh(optimizer, state.params, state.model_state)
+  state = train.fresh(optimizer, *jax.tree.map(jnp.copy, (state.params, state.model_state)))
   return train.fit(
-    train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps),
+    train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step),
     state,
     jax.tree.map(jnp.asarray, DATA),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
@@ -108,6 +108,58 @@ def test_fewer_heads_learn_the_mean_over_their_group():
   for h, group in enumerate(([0, 4], [1, 5], [2], [3])):
     each = losses.hydra(jnp.repeat(outputs[h][None], len(group), axis=0), BATCH['teacher'][np.asarray(group)])
     np.testing.assert_allclose(found[h], np.mean(each, axis=0), rtol=1e-5)
+
+
+def gradient(phase, state, heads=None):
+  """Of the objective on one batch, for all heads or those given."""
+  chosen, batch = ({}, BATCH) if heads is None else ({'only': heads}, {**BATCH, 'heads': heads})
+
+  def objective(params):
+    outputs, _ = phase.network.apply(params, state.model_state, BATCH['x'], None, True, **chosen)
+    return phase.objective(jnp.mean(phase.loss(outputs, batch), axis=-1))
+
+  return jax.grad(objective)(state.params)
+
+
+@pytest.mark.parametrize('heads, grouping', [(M, 'one_each'), (4, 'round_robin')])
+def test_some_heads_at_a_step_give_the_gradient_of_all_on_average(heads, grouping):
+  """And a head left out has none."""
+  (phase,) = phases('hydra', heads=heads, grouping=grouping, hinton_epochs=0.0, heads_per_step=2)
+  state = train.init(phase.network, optax.sgd(0.1), jax.random.key(0), X[:2])
+  pairs = [gradient(phase, state, jnp.asarray([h, (h + 1) % heads])) for h in range(heads)]
+  mean = jax.tree.map(lambda *leaves: sum(leaves) / heads, *pairs)
+  chex.assert_trees_all_close(mean, gradient(phase, state), rtol=1e-3, atol=1e-6)
+  for leaf in jax.tree.leaves(pairs[0]['heads']):
+    assert not leaf[2:].any() and leaf[:2].any()
+
+
+def test_all_heads_at_a_step_in_any_order_are_all_heads():
+  (all_heads,) = phases('hydra', heads=M, hinton_epochs=0.0)
+  (shuffled,) = phases('hydra', heads=M, hinton_epochs=0.0, heads_per_step=M)
+  chex.assert_trees_all_close(trained(all_heads).params, trained(shuffled).params, rtol=1e-3, atol=1e-5)
+
+
+def test_some_heads_at_a_step_train_all_in_the_end():
+  (phase,) = phases('hydra', heads=M, hinton_epochs=0.0, heads_per_step=2)
+  before = train.init(phase.network, optax.sgd(0.1), jax.random.key(0), X[:2])
+  after = trained(phase, before=before)
+  for old, new in zip(jax.tree.leaves(before.params['heads']), jax.tree.leaves(after.params['heads'])):
+    assert np.all(np.any((np.asarray(old) != np.asarray(new)).reshape(M, -1), axis=1))
+  with pytest.raises(UserError, match='heads_per_step=7 of 6'):
+    phases('hydra', heads=M, heads_per_step=7)
+
+
+def test_diversity_term_keeps_heads_apart():
+  """Hydra+: the more it weighs, the less alike the heads' weights end."""
+  alike = []
+  for weight in (0.0, 100.0):
+    first, second = phases('hydra', heads=M, diversity_weight=weight)
+    before = trained(first)
+    grown = train.State(before.step, cut.grow(before.params, M), cut.grow(before.model_state, M), ())
+    kernels = lambda params: [leaf for leaf in jax.tree.leaves(params['heads']) if leaf.ndim > 2]
+    np.testing.assert_allclose(losses.similarity(kernels(grown.params)), 1, rtol=1e-5)
+    alike.append(losses.similarity(kernels(trained(second, 200, grown).params)))
+  assert alike[1] < alike[0] - 0.1
 
 
 @pytest.mark.parametrize('heads, grouping', [(4, 'one_each'), (7, 'one_each'), (7, 'round_robin')])

@@ -1,0 +1,104 @@
+"""The deep latent factor model against a dense multivariate normal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from hydra_jax import latent
+from hydra_jax.stages import mlp
+
+M, B, C, Q, S = 6, 5, 3, 2, 40
+RANDOM = np.random.default_rng(0)
+OUTPUTS = jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(Q))), jnp.float32)
+TEACHER = jnp.asarray(RANDOM.normal(size=(M, B, C)), jnp.float32)
+
+
+def dense(outputs):
+  """Mean `[B C]` and covariance `[B C, B C]` of a member at all B inputs."""
+  mean, loadings, noise = latent.read(outputs, Q)
+  loadings = loadings.reshape(B * C, Q)
+  return mean.ravel(), loadings @ loadings.T + jnp.diag(noise.ravel())
+
+
+def test_likelihood_is_that_of_the_dense_normal():
+  mean, covariance = map(np.asarray, dense(OUTPUTS))
+  exact = multivariate_normal(mean, covariance).logpdf(np.asarray(TEACHER).reshape(M, -1))
+  found = latent.nll(OUTPUTS, TEACHER, Q)
+  assert found.shape == (1, B)
+  np.testing.assert_allclose(B * found.mean(), -exact.mean(), rtol=1e-4)
+
+
+def test_gradient_is_that_of_the_dense_normal():
+  """Fisher's identity: with z held where the E-step puts it, the gradient is that of the likelihood."""
+
+  def exact(outputs):
+    mean, covariance = dense(outputs)
+    off = TEACHER.reshape(M, -1) - mean[None]
+    quadratic = jnp.mean(jnp.einsum('mi,ij,mj->m', off, jnp.linalg.inv(covariance), off))
+    return 0.5 * (quadratic + jnp.linalg.slogdet(covariance)[1]) / B
+
+  found = jax.grad(lambda o: jnp.mean(latent.nll(o, TEACHER, Q)))(OUTPUTS)
+  np.testing.assert_allclose(found, jax.grad(exact)(OUTPUTS), rtol=2e-3, atol=2e-5)
+
+
+def test_posterior_is_that_of_ridge_regression():
+  """Where noise is the same for all outputs, z is the ridge solution of residuals on loadings."""
+  outputs = OUTPUTS.reshape(1, B, C, -1).at[..., 1].set(0.3).reshape(OUTPUTS.shape)
+  model = latent.read(outputs, Q)
+  z, precision = latent.posterior(model, TEACHER - model.mean[None])
+  design, noise = np.asarray(model.loadings).reshape(-1, Q), float(model.noise[0, 0])
+  targets = np.asarray(TEACHER - model.mean[None]).reshape(M, -1)
+  ridge = np.linalg.solve(design.T @ design + noise * np.eye(Q), design.T @ targets.T).T
+  np.testing.assert_allclose(z, ridge, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(precision, np.eye(Q) + design.T @ design / noise, rtol=1e-4)
+
+
+def test_order_of_members_does_not_matter():
+  np.testing.assert_allclose(latent.nll(OUTPUTS, TEACHER[::-1], Q), latent.nll(OUTPUTS, TEACHER, Q), rtol=1e-5)
+
+
+def test_samples_have_the_moments_of_the_model():
+  model = latent.read(OUTPUTS, Q)
+  members = latent.sample(model, S)
+  assert members.shape == (S, B, C)
+  np.testing.assert_allclose(members.mean(axis=0), model.mean, atol=1e-5)
+  many = latent.sample(model, 20_000).reshape(20_000, -1)
+  mean, covariance = dense(OUTPUTS)
+  # Noise is drawn once for each output, so only what two outputs of two inputs share can be compared.
+  other = np.asarray([[i // C == j // C or i % C != j % C for j in range(B * C)] for i in range(B * C)])
+  np.testing.assert_allclose(np.cov(many.T)[other], np.asarray(covariance)[other], rtol=0.05, atol=0.05)
+
+
+def test_members_at_hand_are_recovered():
+  """Functions drawn from a model: Φ Φᵀ and μ found by gradient descent are the model's."""
+  x = jnp.linspace(-1, 1, 24)[:, None]
+  z = jnp.asarray(RANDOM.normal(size=(200, 1)), jnp.float32)
+  noise = jnp.asarray(RANDOM.normal(size=(200, 24, 1)), jnp.float32)
+  members = jnp.sin(2 * x)[None] + z[:, None] * (1 + x)[None] + 0.05 * noise
+  network = latent.network(mlp(latent.width(1), (16,)), 1, 200)
+  params, state = network.init(jax.random.key(0), x)
+  loss = lambda p: jnp.mean(latent.nll(network.apply(p, state, x, None, True)[0], members, 1))
+
+  @jax.jit
+  def descend(params, momentum):
+    grads = jax.grad(loss)(params)
+    momentum = jax.tree.map(lambda m, g: 0.9 * m + jnp.clip(g, -1, 1), momentum, grads)
+    return jax.tree.map(lambda p, m: p - 0.003 * m, params, momentum), momentum
+
+  momentum = jax.tree.map(jnp.zeros_like, params)
+  for _ in range(2000):
+    params, momentum = descend(params, momentum)
+  drawn, _ = network.apply(params, state, x)
+  np.testing.assert_allclose(drawn.mean(axis=0), members.mean(axis=0), atol=0.2)
+  np.testing.assert_allclose(drawn.std(axis=0), members.std(axis=0), atol=0.15)
+  shared = np.corrcoef(np.asarray(drawn)[..., 0].T)[8, 20]
+  assert shared > 0.9
+
+
+@pytest.mark.parametrize('size', [1e-3, 1e4])
+def test_finite_for_members_that_agree_or_lie_far_off(size):
+  teacher = jnp.broadcast_to(TEACHER[:1], TEACHER.shape) * size
+  value, grad = jax.value_and_grad(lambda o: jnp.mean(latent.nll(o, teacher, Q)))(OUTPUTS)
+  assert np.isfinite(value) and np.all(np.isfinite(grad))
