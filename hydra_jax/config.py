@@ -14,13 +14,13 @@ from hydra_jax.stages import Stage
 from hydra_jax.tasks import TASKS
 
 
-def training() -> dict[str, Any]:
+def training(learning_rate: float = 1e-3) -> dict[str, Any]:
   """Settings that every trained thing has."""
   return dict(
     epochs=20.0,
     batch_size=128,
     optimizer='adam',  # adam | adamw | sgd (Nesterov momentum 0.9)
-    learning_rate=1e-3,
+    learning_rate=learning_rate,
     schedule='cosine',  # cosine | constant
     warmup_epochs=0.0,  # linear, before the schedule
     weight_decay=0.0,  # adamw: decoupled; sgd: added to the gradient
@@ -64,7 +64,7 @@ def default_config() -> ConfigDict:
         ),
         endd=dict(method='endd', start_temperature=10.0, **training()),
         proxy_endd=dict(method='proxy_endd', **training()),
-        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **training()),
+        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **training(learning_rate=3e-3)),
         batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **training()),
         # As many small networks as members: they need a network of their own.
         small_ensemble=dict(

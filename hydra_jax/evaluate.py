@@ -1,6 +1,6 @@
 """The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import NamedTuple
 
@@ -82,10 +82,14 @@ def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   return in_batches(compiled(model), batch_size, x, axis=1)
 
 
-def scorer(model: Model, task: Task) -> Callable:
-  """Compiled `(x, y) -> {score: [B]}`."""
-  read = model.read
-  return compiled(model, lambda outputs, scaling, y: task.scores(read(outputs, scaling.y_shift, scaling.y_scale), y))
+def scorer(model: Model, task: Task, only: Sequence[str] = ()) -> Callable:
+  """Compiled `(x, y) -> {score: [B]}`, all scores of the task or `only` those of some names."""
+
+  def scores(outputs, scaling, y):
+    found = task.scores(model.read(outputs, scaling.y_shift, scaling.y_scale), y)
+    return {name: score for name, score in found.items() if not only or name in only}
+
+  return compiled(model, scores)
 
 
 def score_all(model: Model, data: Data, batch_size: int, advance=lambda done: None) -> dict[str, Scores]:

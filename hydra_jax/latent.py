@@ -19,6 +19,8 @@ from hydra_jax.stages import Stage
 
 # A noise of 0 is an infinite likelihood, and as many factors as members reach it.
 MIN_NOISE = 1e-4
+# Φ is a tenth of its outputs: it has to start well below the spread of the members, whatever the last layer's scale.
+LOADING = 0.1
 
 
 class Factors(NamedTuple):
@@ -35,39 +37,74 @@ def width(factors: int) -> int:
 
 
 def read(outputs_1xBxK: jax.Array, factors: int) -> Factors:
-  """Reads outputs `[1, B, C (Q + 2)]`; σ² = softplus(·) + 1e-4."""
+  """Reads outputs `[1, B, C (Q + 2)]`; σ² = softplus(·) + 1e-4, Φ = (·) / 10."""
   parts = jnp.reshape(outputs_1xBxK[0], (outputs_1xBxK.shape[1], -1, width(factors)))
-  return Factors(parts[..., 0], parts[..., 2:], jax.nn.softplus(parts[..., 1]) + MIN_NOISE)
+  return Factors(parts[..., 0], LOADING * parts[..., 2:], jax.nn.softplus(parts[..., 1]) + MIN_NOISE)
 
 
-def posterior(model: Factors, residual_MxBxC: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """E-step: z of each member given its residual f − μ at B inputs together, mean `[M, Q]` and precision `[Q, Q]`.
+class Posterior(NamedTuple):
+  """z of each member given its values at B inputs together: means `[M, Q]` and a covariance `[Q, Q]` for all."""
 
-  The precision I + Σ_bc φ_bc φ_bcᵀ / σ²_bc is the same for all members.
-  """
+  mean: jax.Array
+  covariance: jax.Array
+
+
+def posterior(model: Factors, members_MxBxC: jax.Array) -> Posterior:
+  """E-step: covariance (I + Σ_bc φ_bc φ_bcᵀ / σ²_bc)⁻¹, and with it mean Σ_bc φ_bc (f_bc − μ_bc) / σ²_bc."""
   scaled = model.loadings / model.noise[..., None]
   precision = jnp.eye(scaled.shape[-1]) + jnp.einsum('bcq,bcr->qr', scaled, model.loadings)
-  z = jnp.linalg.solve(precision, jnp.einsum('bcq,mbc->qm', scaled, residual_MxBxC)).T
-  return z, precision
+  covariance = jnp.linalg.inv(precision)
+  return Posterior(jnp.einsum('bcq,mbc->mq', scaled, members_MxBxC - model.mean[None]) @ covariance, covariance)
+
+
+def standardised(z: Posterior) -> Posterior:
+  """The same up to a linear map that makes z over all members N(0, I) in mean and covariance, as its prior is.
+
+  Factors and z can trade size and place against each other and fit as well; only the prior says which, and at B C
+  values a member it has next to no weight, so that EM takes forever. Fitted to standardised z, factors are right at
+  once: parameter-expanded EM (Liu, Rubin and Wu 1998). What does not change any more is a fixed point of EM.
+  """
+  centred = z.mean - jnp.mean(z.mean, axis=0, keepdims=True)
+  over_all = centred.T @ centred / len(centred) + z.covariance
+  root = jnp.linalg.cholesky(over_all)
+  solve = lambda a: jax.scipy.linalg.solve_triangular(root, a, lower=True)
+  return Posterior(solve(centred.T).T, solve(solve(z.covariance).T))
+
+
+def expected_nll(model: Factors, members_MxBxC: jax.Array, z: Posterior) -> jax.Array:
+  """M-step: −1/M Σ_m E_z ln p(f_m | z), summed over outputs, `[B]`."""
+  fitted = model.mean[None] + jnp.einsum('bcq,mq->mbc', model.loadings, z.mean)
+  error = jnp.mean(jnp.square(members_MxBxC - fitted), axis=0)
+  spread = jnp.einsum('bcq,qr,bcr->bc', model.loadings, z.covariance, model.loadings)
+  return 0.5 * jnp.sum(jnp.log(2 * jnp.pi * model.noise) + (error + spread) / model.noise, axis=-1)
+
+
+def from_prior(z: Posterior) -> jax.Array:
+  """1/M Σ_m KL(N(z_m, covariance) ‖ N(0, I)), `[]`."""
+  squares = jnp.mean(jnp.sum(jnp.square(z.mean), axis=-1)) + jnp.trace(z.covariance) - len(z.covariance)
+  return 0.5 * (squares - jnp.linalg.slogdet(z.covariance)[1])
 
 
 def nll(outputs_1xBxK: jax.Array, teacher_MxBxC: jax.Array, factors: int) -> jax.Array:
-  """−1/M Σ_m ln p(f_m) shared out over the examples, `[1, B]`; f_m is member m at the B inputs together.
+  """−1/M Σ_m ln p(f_m) of the members at the B inputs together, shared out over these, `[1, B]`.
 
   Its mean is that of −ln N(f_m; μ, ΦΦᵀ + σ²) / B, value and gradient: the free energy of EM with an exact E-step,
-  under which z is a constant. The paper's E-step is over all inputs; here each batch is one.
+  under which z is a constant.
+  """
+  model = read(outputs_1xBxK, factors)
+  z = jax.lax.stop_gradient(posterior(model, teacher_MxBxC))
+  return (expected_nll(model, teacher_MxBxC, z) + from_prior(z) / len(model.mean))[None]
+
+
+def expanded_nll(outputs_1xBxK: jax.Array, teacher_MxBxC: jax.Array, factors: int) -> jax.Array:
+  """The loss: the M-step for standardised z, `[1, B]`.
+
+  The paper's E-step is over all inputs; here each batch is one.
   """
   model = read(outputs_1xBxK, factors)
   chex.assert_equal_shape_suffix([model.mean[None], teacher_MxBxC], 2)
-  residual = teacher_MxBxC - model.mean[None]
-  z, precision = jax.tree.map(jax.lax.stop_gradient, posterior(model, residual))
-  covariance = jnp.linalg.inv(precision)
-  spread = jnp.einsum('bcq,qr,bcr->bc', model.loadings, covariance, model.loadings)
-  error = jnp.square(residual - jnp.einsum('bcq,mq->mbc', model.loadings, z))
-  fit = jnp.log(2 * jnp.pi * model.noise) + (jnp.mean(error, axis=0) + spread) / model.noise
-  from_prior = jnp.mean(jnp.sum(jnp.square(z), axis=-1)) + jnp.trace(covariance) - len(precision)
-  kl = from_prior + jnp.linalg.slogdet(precision)[1]
-  return 0.5 * (jnp.sum(fit, axis=-1) + kl / len(fit))[None]
+  z = standardised(posterior(model, teacher_MxBxC))
+  return expected_nll(model, teacher_MxBxC, jax.lax.stop_gradient(z))[None]
 
 
 def mean_error(outputs_1xBxK: jax.Array, teacher_MxBxC: jax.Array, factors: int) -> jax.Array:

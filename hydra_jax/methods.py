@@ -252,7 +252,7 @@ def proxy_endd(settings, ground: Ground) -> list[Phase]:
 
 
 def dlf(settings, ground: Ground) -> list[Phase]:
-  """Gaussian distillation (Park et al. 2025): a deep latent factor model, μ(x) + Φ(x) z + noise, by EM.
+  """Gaussian distillation (Park et al. 2025): a deep latent factor model μ(x) + Φ(x) z + noise, by EM.
 
   First the mean alone, against the members' mean. It predicts as `samples` members drawn from it.
   """
@@ -266,7 +266,7 @@ def dlf(settings, ground: Ground) -> list[Phase]:
     return Phase(name, network, loss, jnp.mean, epochs, spec)
 
   before = [phase('mean', latent.mean_error, settings.mean_epochs)] * bool(settings.mean_epochs)
-  return [*before, phase('factors', latent.nll, settings.epochs)]
+  return [*before, phase('factors', latent.expanded_nll, settings.epochs)]
 
 
 METHODS: dict[str, Method] = {

@@ -47,12 +47,39 @@ def test_posterior_is_that_of_ridge_regression():
   """Where noise is the same for all outputs, z is the ridge solution of residuals on loadings."""
   outputs = OUTPUTS.reshape(1, B, C, -1).at[..., 1].set(0.3).reshape(OUTPUTS.shape)
   model = latent.read(outputs, Q)
-  z, precision = latent.posterior(model, TEACHER - model.mean[None])
+  z = latent.posterior(model, TEACHER)
   design, noise = np.asarray(model.loadings).reshape(-1, Q), float(model.noise[0, 0])
   targets = np.asarray(TEACHER - model.mean[None]).reshape(M, -1)
-  ridge = np.linalg.solve(design.T @ design + noise * np.eye(Q), design.T @ targets.T).T
-  np.testing.assert_allclose(z, ridge, rtol=1e-3, atol=1e-4)
-  np.testing.assert_allclose(precision, np.eye(Q) + design.T @ design / noise, rtol=1e-4)
+  precision = np.eye(Q) + design.T @ design / noise
+  np.testing.assert_allclose(z.mean, np.linalg.solve(precision, design.T @ targets.T / noise).T, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(z.covariance, np.linalg.inv(precision), rtol=1e-3)
+
+
+def test_standardised_z_is_as_its_prior_and_fits_as_well():
+  model = latent.read(OUTPUTS, Q)
+  z = latent.posterior(model, TEACHER)
+  new = latent.standardised(z)
+  np.testing.assert_allclose(new.mean.mean(axis=0), 0, atol=1e-5)
+  np.testing.assert_allclose(np.cov(new.mean.T, bias=True) + new.covariance, np.eye(Q), atol=1e-4)
+  centred = z.mean - z.mean.mean(axis=0, keepdims=True)
+  root = np.linalg.cholesky(np.cov(z.mean.T, bias=True) + z.covariance)
+  moved = jnp.einsum('bcq,q->bc', model.loadings, z.mean.mean(axis=0))
+  reduced = model._replace(mean=model.mean + moved, loadings=model.loadings @ root)
+  np.testing.assert_allclose(root @ new.mean.T, centred.T, rtol=1e-4, atol=1e-5)
+  found = latent.expected_nll(reduced, TEACHER, new)
+  np.testing.assert_allclose(found, latent.expected_nll(model, TEACHER, z), rtol=1e-4)
+
+
+def test_standardising_changes_nothing_where_z_is_as_its_prior():
+  """Two members and one factor, put where z is ±a with a² + covariance = 1, and nothing is left to standardise."""
+  model = latent.read(jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(1))), jnp.float32), 1)
+  covariance = latent.posterior(model, TEACHER).covariance
+  scaled = model.loadings[..., 0] / model.noise
+  away = jnp.sqrt(1 - covariance[0, 0]) / covariance[0, 0] * scaled / jnp.sum(jnp.square(scaled))
+  members = model.mean[None] + jnp.stack([away, -away])
+  z = latent.posterior(model, members)
+  for ours, theirs in zip(latent.standardised(z), z):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 def test_order_of_members_does_not_matter():
@@ -79,7 +106,7 @@ def test_members_at_hand_are_recovered():
   members = jnp.sin(2 * x)[None] + z[:, None] * (1 + x)[None] + 0.05 * noise
   network = latent.network(mlp(latent.width(1), (16,)), 1, 200)
   params, state = network.init(jax.random.key(0), x)
-  loss = lambda p: jnp.mean(latent.nll(network.apply(p, state, x, None, True)[0], members, 1))
+  loss = lambda p: jnp.mean(latent.expanded_nll(network.apply(p, state, x, None, True)[0], members, 1))
 
   @jax.jit
   def descend(params, momentum):
@@ -88,7 +115,7 @@ def test_members_at_hand_are_recovered():
     return jax.tree.map(lambda p, m: p - 0.003 * m, params, momentum), momentum
 
   momentum = jax.tree.map(jnp.zeros_like, params)
-  for _ in range(2000):
+  for _ in range(1000):
     params, momentum = descend(params, momentum)
   drawn, _ = network.apply(params, state, x)
   np.testing.assert_allclose(drawn.mean(axis=0), members.mean(axis=0), atol=0.2)
