@@ -22,7 +22,7 @@ class Feed(NamedTuple):
 
   Attributes:
     examples: How many there are; an epoch shows each of them once.
-    open: `(seed, start, stop, batch_size) -> batches`, for the steps from `start` to `stop`. Called for
+    begin: `(seed, start, stop, batch_size) -> batches`, for the steps from `start` to `stop`. Called for
       one step after the other, `batches(step, n)` gives what n of them read: arrays
       `{'x': [R, …], 'y': [R, …]}`, and `'teacher': [M, R, C]` for students, of the same shapes each time,
       and the rows of each step, `[n, batch_size]` int32. x as stored, y as the network learns it.
@@ -31,7 +31,7 @@ class Feed(NamedTuple):
   """
 
   examples: int
-  open: Callable[..., Callable[[int, int], tuple[dict[str, Any], np.ndarray]]]
+  begin: Callable[..., Callable[[int, int], tuple[dict[str, Any], np.ndarray]]]
   at_once: float = math.inf
   note: Callable[[], str] = lambda: ''
 
@@ -60,10 +60,10 @@ def resident(data: dict[str, Any]) -> Feed:
   """All examples are on the device, `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`, and looked up there."""
   arrays, examples = jax.tree.map(jnp.asarray, data), len(data['x'])
 
-  def open(seed, start, stop, batch_size):
+  def begin(seed, start, stop, batch_size):
     return lambda step, n: (arrays, batch_indices(seed, step, n, examples, batch_size))
 
-  return Feed(examples, open)
+  return Feed(examples, begin)
 
 
 def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str, np.ndarray]]) -> Feed:
@@ -75,9 +75,9 @@ def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str,
   """
   waited, opened = 0.0, 0.0
 
-  def open(seed, start, stop, batch_size):
-    nonlocal opened
-    opened = time.monotonic()
+  def begin(seed, start, stop, batch_size):
+    nonlocal waited, opened
+    waited, opened = 0.0, time.monotonic()
 
     def shown(place):
       row = batch_indices(seed, place, 1, examples, 1).item()
@@ -97,7 +97,7 @@ def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str,
 
     return batches
 
-  return Feed(examples, open, 1, lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}')
+  return Feed(examples, begin, 1, lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}')
 
 
 def ahead(read: Callable[[int], Any], places: range, most: int) -> Iterable:

@@ -163,7 +163,7 @@ def fit(
   at_once = 1 if one_by_one else min(steps, MAX_STEPS_PER_CALL, feed.at_once)
   index = np.zeros((at_once, batch_size), np.int32)
   now, n, pending = int(state.step), 1, None
-  batches = feed.open(seed, now, steps, batch_size)
+  batches = feed.begin(seed, now, steps, batch_size)
   saved = read = time.monotonic()
 
   def finish(pending):
