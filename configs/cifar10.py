@@ -9,9 +9,7 @@ student sees. Hydra's heads are the last residual block and the dense layer. SGD
 momentum, weight decay 5e-4, 200 epochs, 5 of them warm-up to 0.1, then a cosine.
 """
 
-from ml_collections import ConfigDict
-
-from hydra_jax.config import apply_argument, default_config
+from hydra_jax.config import apply_argument, default_config, residual_recipe
 
 NETWORKS = {
   'resnet20': dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32'),
@@ -28,14 +26,8 @@ def get_config(argument=None):
   config.data.name = 'cifar10'
   config.data.ood = ('cifar100', 'noise')
   config.teacher.members = 4 if quick else 50
-  for role in ('teacher', 'student'):
-    config.network[role] = ConfigDict(NETWORKS[network])
-  for settings in (config.teacher, *config.student.values()):
-    settings.epochs, settings.warmup_epochs = (4.0, 1.0) if quick else (200.0, 5.0)
-    settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, 5e-4
-    settings.augment = ('crop', 'flip')
-  config.student.hydra.cut = -2
-  config.student.hydra.hinton_epochs = 4.0 if quick else 100.0
+  short = dict(epochs=4.0, hinton_epochs=4.0, warmup_epochs=1.0) if quick else {}
+  residual_recipe(config, NETWORKS[network], NETWORKS[network], **short)
   if quick:
     config.data.train = 'train[:3000]'
     config.data.test = 'test[:2000]'

@@ -1,7 +1,7 @@
 """Configs: the schema with its defaults, sub-arguments, and the check of every value."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ def default_config() -> ConfigDict:
         test='test',
         shifts=(),  # such as 'rotate:15': changed test inputs whose labels hold
         ood=(),  # names of out-of-domain sets
+        image_size=224,  # side of the squares that photographs are cut to
       ),
       # `name` and the arguments of that network; `student` may be another one.
       network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
@@ -85,6 +86,31 @@ def default_config() -> ConfigDict:
 def distilled(config: ConfigDict) -> list[ConfigDict]:
   """Settings of the students that learn from the teacher, to be changed together."""
   return [settings for name, settings in config.student.items() if name not in ('single', 'mc_dropout')]
+
+
+def residual_recipe(
+  config: ConfigDict,
+  teacher: Mapping[str, Any],
+  student: Mapping[str, Any],
+  *,
+  epochs: float = 200.0,
+  hinton_epochs: float = 100.0,
+  warmup_epochs: float = 5.0,
+  weight_decay: float = 5e-4,
+  augment: tuple[str, ...] = ('crop', 'flip'),
+) -> None:
+  """How residual networks are trained on images, teachers and students alike.
+
+  SGD with Nesterov momentum; linear warm-up to 0.1, then a cosine. Hydra's heads are the last block
+  and the dense layer.
+  """
+  config.network.teacher, config.network.student = ConfigDict(teacher), ConfigDict(student)
+  for settings in (config.teacher, *config.student.values()):
+    settings.epochs, settings.warmup_epochs = epochs, warmup_epochs
+    settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, weight_decay
+    settings.augment = augment
+  config.student.hydra.cut = -2
+  config.student.hydra.hinton_epochs = hinton_epochs
 
 
 SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}
@@ -142,7 +168,8 @@ def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:
 # What a value must be, by the last part of its key.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
   **dict.fromkeys(
-    ('replicas', 'members', 'heads', 'samples', 'factors', 'batch_size', 'ece_bins'), ('at least 1', lambda v: v >= 1)
+    ('replicas', 'members', 'heads', 'samples', 'factors', 'batch_size', 'ece_bins', 'image_size'),
+    ('at least 1', lambda v: v >= 1),
   ),
   **dict.fromkeys(
     (

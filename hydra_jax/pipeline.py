@@ -29,7 +29,7 @@ from hydra_jax import (
   tables,
   train,
 )
-from hydra_jax.data import Data, load, outside_of, scale_inputs, scale_targets
+from hydra_jax.data import Data, load, outside_of, scale_inputs
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import METHODS, Ground, Method, Phase
@@ -62,9 +62,9 @@ class Trained(NamedTuple):
 
 
 class Teacher(NamedTuple):
-  """What students learn from: predictions `[M, N, C]` on the training inputs, or the model itself."""
+  """What students learn from: predictions `[M, N, C]` on the training inputs, if any need them, or the model itself."""
 
-  predictions: np.ndarray
+  predictions: np.ndarray | None
   model: Model
   key: str
 
@@ -110,7 +110,8 @@ def train_all(replica: Replica) -> dict[str, Trained]:
   """The ensemble and every student that the config lists, by name."""
   config = replica.config
   models = {'ensemble': fitted(replica, 'teacher', 'ensemble', config.teacher)}
-  teacher = Teacher(predicted(replica, models['ensemble']), *models['ensemble'])
+  kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
+  teacher = Teacher(predicted(replica, models['ensemble']) if kept else None, *models['ensemble'])
   for name in config.students:
     if (rule := config.student[name].get('grouping', 'one_each')) != 'one_each':
       say(f'{name}: {config.student[name].heads} heads for {config.teacher.members} members, grouped {rule}')
@@ -187,15 +188,15 @@ def _progress(folder: Path) -> Path:
 
 
 def _example(data: Data) -> jax.Array:
-  return scale_inputs(data.scaling, jnp.asarray(data.train.x[:2]))
+  return scale_inputs(data.scaling, jnp.asarray(data.train.example[:2]))
 
 
 def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
   data, config, settings, phase = replica.data, replica.config, job.settings, job.phase
   heads = len(phase.network.heads)
-  steps = train.steps_for(phase.epochs, len(data.train.x), settings.batch_size)
-  optimizer = optimizers.build(settings, steps, len(data.train.x) / settings.batch_size, phase.frozen)
+  steps = train.steps_for(phase.epochs, data.train.examples, settings.batch_size)
+  optimizer = optimizers.build(settings, steps, data.train.examples / settings.batch_size, phase.frozen)
   seed = (config.seed, replica.index, ROLES.index(job.role))
   init_key, step_key = jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
   if job.before is None:
@@ -209,13 +210,12 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   if saved is not None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
-  rows = {'x': data.train.x, 'y': scale_targets(data.scaling, data.train.y)}
   augmented = augment.build(
-    settings.augment, data.train.x.ndim, labels=not phase.distils or 'label_weight' in phase.spec
+    settings.augment, data.train.example.ndim, labels=not phase.distils or 'label_weight' in phase.spec
   )
-  online = job.teacher is not None and bool(settings.augment)
-  if job.teacher is not None and not online:
-    rows['teacher'] = job.teacher.predictions
+  online = job.teacher is not None and sees_views(data, settings)
+  kept = {'teacher': job.teacher.predictions} if job.teacher is not None and not online else {}
+  feed = data.train.feed(data.scaling, kept)
   try:
     with bar(job.what, steps, per_step=settings.batch_size * heads) as advance:
       state = train.fit(
@@ -223,7 +223,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
           phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step
         ),
         state,
-        jax.tree.map(jnp.asarray, rows),
+        feed,
         data.scaling,
         seed=seed,
         key=step_key,
@@ -233,13 +233,18 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         augment=augmented,
         **(predicting(job.teacher.model) if online else {}),
         one_by_one=unrolled(phase.network.convolution),
-        progress=advance,
+        progress=lambda step, loss: advance(step, loss, feed.note()),
         save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
         save_every=config.checkpoint_seconds,
       )
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
   checkpoints.save(new / 'model', (state.params, state.model_state))
+
+
+def sees_views(data: Data, settings: ConfigDict) -> bool:
+  """Whether inputs look different each time, so that a teacher must predict in the same step as its student."""
+  return data.train.varies or bool(settings.augment)
 
 
 def predicting(model: Model) -> dict[str, Any]:
@@ -282,7 +287,7 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
 
 def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   """Rows of parameters and FLOPs per example."""
-  x = np.asarray(replica.data.train.x[:8])
+  x = np.asarray(replica.data.train.example)
   rows = []
   for name, (model, _) in models.items():
     for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):

@@ -21,15 +21,15 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> Iterator[Callable[..., None]]:
-  """Yields `advance(done, loss=None)` for work of `total` steps of `per_step` examples each."""
+  """Yields `advance(done, loss=None, note='')` for work of `total` steps of `per_step` examples each."""
   started, first = time.monotonic(), None
 
-  def describe(done, loss):
+  def describe(done, loss, note):
     nonlocal first
     first = done if first is None else first
     rate = (done - first) * per_step / max(time.monotonic() - started, 1e-9)
-    text = '' if loss is None else f'loss {loss:.4f} '
-    return text + (f'{rate:,.0f} {unit}/s' if rate else '')
+    parts = (loss is not None and f'loss {loss:.4f}', rate and f'{rate:,.0f} {unit}/s', note)
+    return ' '.join(part for part in parts if part)
 
   if console.is_terminal:
     columns = (
@@ -41,18 +41,18 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
     )
     with Progress(*columns, console=console) as shown:
       row = shown.add_task(label, total=total, note='')
-      yield lambda done, loss=None: shown.update(row, completed=done, note=describe(done, loss))
+      yield lambda done, loss=None, note='': shown.update(row, completed=done, note=describe(done, loss, note))
     return
 
   spoke = started
 
-  def advance(done, loss=None):
+  def advance(done, loss=None, note=''):
     nonlocal spoke
-    note = describe(done, loss)
+    text = describe(done, loss, note)
     if done >= total or time.monotonic() - spoke > SECONDS_BETWEEN_LINES:
       spoke = time.monotonic()
       left = (spoke - started) * (total - done) / max(done - first, 1)
       ending = f'done in {spoke - started:.1f} s' if done >= total else f'{left:.0f} s left'
-      say(f'{label}: {done}/{total} {note}, {ending}')
+      say(f'{label}: {done}/{total} {text}, {ending}')
 
   yield advance

@@ -14,6 +14,7 @@ from hydra_jax.augment import Augmentation
 from hydra_jax.cut import Network
 from hydra_jax.data import Scaling, scale_inputs
 from hydra_jax.errors import UserError
+from hydra_jax.feeds import Feed
 from hydra_jax.stages import Tree
 
 MAX_STEPS_PER_CALL = 1000
@@ -131,26 +132,6 @@ def make_program(step: Callable, heads: int, augment: Augmentation, teach: Calla
   return program
 
 
-@functools.lru_cache(maxsize=4)
-def _shuffle(seed: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
-  return np.random.default_rng((*seed, epoch)).permutation(n).astype(np.int32)
-
-
-def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, batch_size: int) -> np.ndarray:
-  """Rows of the batches at `step`, `step + 1`, …, as `[steps, batch_size]` int32.
-
-  The batch at step s is a function of (seed, s) alone: consecutive pieces of one endless row of
-  shuffled epochs, so that e epochs show every example e times.
-  """
-  place = np.arange(step * batch_size, (step + steps) * batch_size)
-  epoch, row = np.divmod(place, examples)
-  index = np.empty(place.shape, np.int32)
-  for e in range(epoch[0], epoch[-1] + 1):
-    here = epoch == e
-    index[here] = _shuffle(seed, e, examples)[row[here]]
-  return index.reshape(steps, batch_size)
-
-
 def steps_for(epochs: float, examples: int, batch_size: int) -> int:
   """Steps in so many passes over the data."""
   return max(1, round(epochs * examples / batch_size))
@@ -159,7 +140,7 @@ def steps_for(epochs: float, examples: int, batch_size: int) -> int:
 def fit(
   step: Callable,
   state: State,
-  data: dict[str, jax.Array],
+  feed: Feed,
   scaling: Scaling,
   *,
   seed: tuple[int, ...],
@@ -183,8 +164,7 @@ def fit(
   Args:
     step: From `make_step`.
     state: Where to start; donated.
-    data: `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students; x as stored, y as
-      the network learns it.
+    feed: The examples.
     scaling: Of x.
     seed: Decides the order of the examples.
     key: Decides everything else that is random.
@@ -203,9 +183,10 @@ def fit(
     UserError: Where a loss is not finite, naming the step and the head.
   """
   program = make_program(step, heads, augment, teach, one_by_one)
-  index = np.zeros((1 if one_by_one else min(steps, MAX_STEPS_PER_CALL), batch_size), np.int32)
-  examples = len(data['x'])
+  at_once = 1 if one_by_one else min(steps, MAX_STEPS_PER_CALL, feed.at_once)
+  index = np.zeros((at_once, batch_size), np.int32)
   now, n, pending = int(state.step), 1, None
+  batches = feed.begin(seed, now, steps, batch_size)
   saved = read = time.monotonic()
 
   def finish(pending):
@@ -215,7 +196,7 @@ def fit(
 
   while now < steps:
     n = min(n, steps - now)
-    index[:n] = batch_indices(seed, now, n, examples, batch_size)
+    data, index[:n] = batches(now, n)
     state, total_H, bad_H = program(state, data, scaling, teacher, jnp.array(index), n, key)
     now += n
     if pending:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, chain, cut, losses, methods, optimizers, rank_one, train
+from hydra_jax import UserError, chain, cut, feeds, losses, methods, optimizers, rank_one, train
 from hydra_jax.config import default_config
 from hydra_jax.data import Scaling
 from hydra_jax.stages import mlp
@@ -39,7 +39,7 @@ def trained(phase, steps=30, before=None):
   return train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step),
     state,
-    jax.tree.map(jnp.asarray, DATA),
+    feeds.resident(DATA),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
     seed=(0,),
     key=jax.random.key(1),
@@ -77,7 +77,7 @@ def test_every_method_learns(name, task):
   state = train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
     train.init(phase.network, optimizer, jax.random.key(0), X[:2]),
-    jax.tree.map(jnp.asarray, data),
+    feeds.resident(data),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
     seed=(0,),
     key=jax.random.key(1),

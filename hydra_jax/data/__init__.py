@@ -1,4 +1,4 @@
-"""Data sets: one to train on and any number to evaluate on, as arrays in their stored form.
+"""Data sets: one to train on and any number to evaluate on, in their stored form.
 
 Images stay uint8, on disk and on the device; scaling is part of the compiled step. Loading is lazy,
 because a run that only continues may need little of it.
@@ -13,17 +13,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.data import shifts, sources, toy, uci
+from hydra_jax import feeds
+from hydra_jax.data import photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
 
 NO_LABEL = -1
 
 
 class Split(NamedTuple):
-  """Examples `x [N, …]` and labels `y`, `[N]` int32 or `[N, D]` float32."""
+  """Examples `x [N, …]` and labels `y`, `[N]` int32 or `[N, D]` float32.
+
+  To train on, a `photos.Stream` may stand in its place: it has all that is below x and y.
+  """
 
   x: np.ndarray
   y: np.ndarray
+
+  varies = False  # whether an example looks different each time it is shown
+
+  @property
+  def examples(self) -> int:
+    """How many there are."""
+    return len(self.x)
+
+  @property
+  def example(self) -> np.ndarray:
+    """A few inputs as stored, `[≤ 8, …]`."""
+    return self.x[:8]
+
+  @property
+  def fingerprint(self) -> str:
+    """Hash of all there is."""
+    return fingerprint(*self)
+
+  def feed(self, scaling: 'Scaling', kept: dict) -> feeds.Feed:
+    """Batches for training, with what else is kept for each example, such as predictions."""
+    return feeds.resident({'x': self.x, 'y': scale_targets(scaling, self.y), **kept})
 
 
 class Scaling(NamedTuple):
@@ -56,7 +81,7 @@ class Data(NamedTuple):
 
   Attributes:
     task: Key of `tasks.TASKS`.
-    train: The training split.
+    train: The training split, as arrays or read as it is needed.
     outputs: Number of classes or of targets.
     scaling: Taken from the training split.
     evaluations: By name, `test` first.
@@ -64,36 +89,68 @@ class Data(NamedTuple):
   """
 
   task: str
-  train: Split
+  train: Split | photos.Stream
   outputs: int
   scaling: Scaling
   evaluations: Mapping[str, Evaluation]
   fingerprint: str
 
 
-class Source(NamedTuple):
-  """A row of `SOURCES`: `load(split, data_dir, replica)` and, for classification, the classes."""
+class Form(NamedTuple):
+  """What is wanted of a set, besides its name and split."""
 
-  load: Callable[[str, str, int], tuple[np.ndarray, np.ndarray]]
+  data_dir: str
+  replica: int
+  image_size: int
+
+
+class Source(NamedTuple):
+  """A row of `SOURCES`.
+
+  Attributes:
+    load: `(split, form) -> (x, y)`.
+    classes: Their number, in classification.
+    stream: `(split, form) -> Stream`, to train on what may be larger than memory.
+    scaling: Where it is not taken from the training split.
+  """
+
+  load: Callable[[str, Form], tuple[np.ndarray, np.ndarray]]
   classes: int | None
+  stream: Callable[[str, Form], photos.Stream] | None = None
+  scaling: Scaling | None = None
 
 
 def _tfds(name: str, classes: int) -> Source:
-  return Source(lambda split, data_dir, replica: sources.tfds_images(name, split, data_dir), classes)
+  return Source(lambda split, form: sources.tfds_images(name, split, form.data_dir), classes)
 
 
 def _uci(name: str) -> Source:
-  return Source(lambda split, data_dir, replica: uci.split(name, split, data_dir, replica), None)
+  return Source(lambda split, form: uci.split(name, split, form.data_dir, form.replica), None)
 
+
+def _photos(name: str, classes: int) -> Source:
+  return Source(
+    lambda split, form: photos.images(name, split, form.data_dir, form.image_size),
+    classes,
+    lambda split, form: photos.stream(name, split, form.data_dir, form.image_size),
+    IMAGENET,
+  )
+
+
+# Mean and standard deviation of ImageNet's colours, as everybody has them.
+IMAGENET = Scaling(
+  255 * np.float32([0.485, 0.456, 0.406]), 255 * np.float32([0.229, 0.224, 0.225]), np.float32([0]), np.float32([1])
+)
 
 SOURCES: dict[str, Source] = {
-  'digits': Source(lambda split, data_dir, replica: toy.digits(split), 10),
-  'spiral': Source(lambda split, data_dir, replica: toy.spiral(split), 3),
+  'digits': Source(lambda split, form: toy.digits(split), 10),
+  'spiral': Source(lambda split, form: toy.spiral(split), 3),
   'mnist': _tfds('mnist', 10),
   'fashion_mnist': _tfds('fashion_mnist', 10),
   'cifar10': _tfds('cifar10', 10),
   'cifar100': _tfds('cifar100', 100),
   'svhn_cropped': _tfds('svhn_cropped', 10),
+  'imagenet2012': _photos('imagenet2012', 1000),
   **{f'uci/{name}': _uci(name) for name in uci.SETS},
 }
 
@@ -163,14 +220,15 @@ def fingerprint(*arrays: np.ndarray) -> str:
 def load(config, data_dir: str, replica: int) -> Data:
   """Loads what `config` (the `data` part of an experiment) names, for one replica."""
   source = look_up(SOURCES, config.name, 'data set')
+  form = Form(data_dir, replica, config.image_size)
 
   def split(which) -> Split:
-    return check(Split(*source.load(which, data_dir, replica)), f"split '{which}' of '{config.name}'")
+    return check(Split(*source.load(which, form)), f"split '{which}' of '{config.name}'")
 
-  train = split(config.train)
-  scaling = standardise(train, source.classes is not None)
+  train = source.stream(config.train, form) if source.stream else split(config.train)
+  scaling = source.scaling or standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test))
-  evaluations = _evaluations(config, test, scaling, data_dir, replica)
+  evaluations = _evaluations(config, test, scaling, form)
   for evaluation in evaluations.values():
     if evaluation.kind == 'ood':
       evaluation.load()  # a set that is missing is better known before the training than after
@@ -180,11 +238,11 @@ def load(config, data_dir: str, replica: int) -> Data:
     outputs=source.classes or train.y.shape[-1],
     scaling=scaling,
     evaluations=evaluations,
-    fingerprint=fingerprint(*train),
+    fingerprint=train.fingerprint,
   )
 
 
-def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluation]:
+def _evaluations(config, test, scaling, form: Form) -> dict[str, Evaluation]:
   sets = {'test': Evaluation('test', 'test', test)}
   for name in config.shifts:
     kind, _, strength = name.partition(':')
@@ -198,7 +256,7 @@ def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluati
   for name in config.ood:
     look_up({**UNLABELLED, **SOURCES}, name, 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
-    outside = functools.partial(_outside, name, test, data_dir, replica)
+    outside = functools.partial(_outside, name, test, form)
     sets[name] = Evaluation(name, kind, functools.cache(outside))
   return sets
 
@@ -209,10 +267,10 @@ def outside_of(data: Data) -> list[str]:
   return kinds['ood'] or kinds['shift'][-1:]
 
 
-def _outside(name: str, test: Callable[[], Split], data_dir: str, replica: int) -> Split:
+def _outside(name: str, test: Callable[[], Split], form: Form) -> Split:
   """Inputs of another set, shaped like the test inputs, without labels."""
   inside = test()
-  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[name].load('test', data_dir, replica)[0]
+  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[name].load('test', form)[0]
   if x.shape[1:] != inside.x.shape[1:]:
     raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the test split {inside.x.shape[1:]}: choose another")
   labels = np.full((len(x), *inside.y.shape[1:]), NO_LABEL, inside.y.dtype)

@@ -4,6 +4,7 @@ Decoding a set takes seconds to minutes; the decoded arrays are kept in the user
 keyed by what the prepared set itself says (name, version, files) and the split, and memory-mapped.
 """
 
+from collections.abc import Callable
 import hashlib
 import importlib.util
 import os
@@ -28,7 +29,7 @@ def default_data_dir() -> str:
   return os.environ.get('TFDS_DATA_DIR') or str(Path.home() / 'tensorflow_datasets')
 
 
-def _prepared(name: str, data_dir: str) -> Path:
+def prepared(name: str, data_dir: str) -> Path:
   """Folder of the newest prepared version of a set."""
   found = [
     p.parent for base in (Path(data_dir), Path(data_dir) / 'tfds') for p in (base / name).glob('*/dataset_info.json')
@@ -49,34 +50,54 @@ def tfds_images(name: str, split: str, data_dir: str) -> Arrays:
     split: `train`, `test`, or any sub-split such as `train[:90%]`.
     data_dir: The folder that holds the prepared sets.
   """
-  folder = _prepared(name, data_dir)
+  folder = prepared(name, data_dir)
+
+  def write(new):
+    images, labels = _decode(folder, split)
+    np.save(new / 'images.npy', images)
+    np.save(new / 'labels.npy', labels)
+
+  return decoded(folder, (split,), write)
+
+
+def decoded(folder: Path, form: tuple, write: Callable[[Path], None]) -> Arrays:
+  """What `write(new)` makes of a prepared set, `images.npy` and `labels.npy`; made once for each `form`."""
   files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir())
-  key = hashlib.sha256(repr((name, str(folder.resolve()), files, split)).encode()).hexdigest()[:16]
+  name = folder.parent.name
+  key = hashlib.sha256(repr((name, str(folder.resolve()), files, *form)).encode()).hexdigest()[:16]
   cached = cache_dir() / 'data' / f'{name}-{folder.name}-{key}'
   if not cached.exists():
-    images, labels = _decode(folder, split)
     with store.writing(cached) as new:
-      np.save(new / 'images.npy', images)
-      np.save(new / 'labels.npy', labels)
+      write(new)
   try:
     return np.load(cached / 'images.npy', mmap_mode='r'), np.load(cached / 'labels.npy')
   except (OSError, ValueError, EOFError) as e:
     raise UserError(f'the decoded data in {cached} are damaged ({e}): delete that folder and run again') from e
 
 
-def _decode(folder: Path, split: str) -> Arrays:
+def records(folder: Path, split: str, **options):
+  """The records of a split of a prepared set, by their number."""
   import tensorflow_datasets as tfds
-
-  from hydra_jax.progress import bar
 
   builder = tfds.builder_from_directory(str(folder))
   name = split.split('[')[0]
   if name not in builder.info.splits:
     raise UserError(f"{folder} has no split '{name}': {nearest(name, builder.info.splits)}")
   try:
-    rows = builder.as_data_source(split)
-    images, labels = [], []
-    with bar(f'decoding {builder.name} {split}', len(rows)) as advance:
+    return builder.as_data_source(split, **options)
+  except NotImplementedError as e:
+    raise UserError(f'{folder} is not in the array_record format: prepare it again in another --data_dir') from e
+  except (OSError, ValueError, RuntimeError, IndexError) as e:
+    raise UserError(f"cannot read split '{split}' from {folder}: {str(e).splitlines()[0]}") from e
+
+
+def _decode(folder: Path, split: str) -> Arrays:
+  from hydra_jax.progress import bar
+
+  rows = records(folder, split)
+  images, labels = [], []
+  try:
+    with bar(f'decoding {folder.parent.name} {split}', len(rows)) as advance:
       for start in range(0, len(rows), READ_AT_ONCE):
         chunk = rows.__getitems__(list(range(start, min(start + READ_AT_ONCE, len(rows)))))
         images += [r['image'] for r in chunk]
