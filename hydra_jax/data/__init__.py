@@ -43,12 +43,14 @@ class Evaluation(NamedTuple):
     kind: `test`, `shift` (labels hold), `ood` (no labels) or `plane` (a grid to draw, no labels).
     load: Returns the `Split`.
     strength: Of a shift; 0 for all others.
+    family: Of a shift, see `shifts.Shift`.
   """
 
   name: str
   kind: str
   load: Callable[[], Split]
   strength: float = 0.0
+  family: str = ''
 
 
 class Data(NamedTuple):
@@ -170,7 +172,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   train = split(config.train)
   scaling = standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test))
-  evaluations = _evaluations(config, test, scaling, data_dir, replica)
+  evaluations = _evaluations(config, train, test, scaling, data_dir, replica)
   for evaluation in evaluations.values():
     if evaluation.kind == 'ood':
       evaluation.load()  # a set that is missing is better known before the training than after
@@ -184,23 +186,25 @@ def load(config, data_dir: str, replica: int) -> Data:
   )
 
 
-def _evaluations(config, test, scaling, data_dir, replica) -> dict[str, Evaluation]:
+def _evaluations(config, train, test, scaling, data_dir, replica) -> dict[str, Evaluation]:
   sets = {'test': Evaluation('test', 'test', test)}
   for name in config.shifts:
-    kind, _, strength = name.partition(':')
-    shift = look_up(shifts.SHIFTS, kind, 'shift')
-    try:
-      amount = float(strength)
-    except ValueError:
-      raise UserError(f"shift '{name}' needs a strength, such as '{kind}:2'") from None
-    shifted = lambda f=shift, a=amount: Split(f(test().x, a, scaling.x_scale), test().y)
-    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), amount)
+    shifts.check(name, config.name, train.x, data_dir)
+    shift, strength = shifts.parse(name)
+    shifted = functools.partial(_shifted, name, test, scaling, data_dir)
+    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), strength, shift.family)
   for name in config.ood:
     look_up({**UNLABELLED, **SOURCES}, name, 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
     outside = functools.partial(_outside, name, test, data_dir, replica)
     sets[name] = Evaluation(name, kind, functools.cache(outside))
   return sets
+
+
+def _shifted(name: str, test: Callable[[], Split], scaling: Scaling, data_dir: str) -> Split:
+  """Test inputs that are changed, or were changed by others, with their labels."""
+  shift, strength = shifts.parse(name)
+  return check(Split(*shift.load(test, strength, scaling.x_scale, data_dir)), f"shift '{name}'")
 
 
 def outside_of(data: Data) -> list[str]:
