@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.methods import GROUPINGS, METHODS, Ground
 from hydra_jax.networks import NETWORKS
@@ -39,7 +40,7 @@ def default_config() -> ConfigDict:
         name='digits',
         train='train',
         test='test',
-        shifts=(),  # such as 'rotate:15': changed test inputs whose labels hold
+        shifts=(),  # such as 'rotate:15' or 'fog:3': changed test inputs whose labels hold
         ood=(),  # names of out-of-domain sets
         image_size=224,  # side of the squares that photographs are cut to
       ),
@@ -210,6 +211,8 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
   Once before the data are there, and once more when their task is known.
   """
   _check_values(config, 'config')
+  for name in config.data.shifts:
+    shifts.parse(name)
   if len(set(config.students)) < len(config.students):
     raise UserError(f'config.students={config.students} names one twice: name each once')
   build_stages(config.network.teacher, 2)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hydra_jax import metrics, store
-from hydra_jax.data import Data, outside_of
+from hydra_jax.data import Data, Evaluation, outside_of
 from hydra_jax.tasks import TASKS, Scores
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
@@ -37,7 +37,10 @@ def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], 
     if set(_uncertain(scores)) - {'ensemble'}:
       figures['agreement'] = lambda: agreement(scores, outside)
   if kinds['shift']:
-    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], TASKS[data.task].under_shift)
+    measures = TASKS[data.task].under_shift
+    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], measures)
+    if _families(kinds['shift'])[1]:
+      figures['corruptions'] = lambda: corruption_curves(rows, kinds['shift'], measures[0])
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(scores, data)
   folder.mkdir(exist_ok=True)
@@ -148,23 +151,66 @@ def agreement(scores: AllScores, outside: str) -> plt.Figure:
   return figure
 
 
-def shift_curves(rows: Sequence[dict], shifts, measures: Sequence[str]) -> plt.Figure:
-  """Metrics against the strength of each kind of shift, mean over replicas; strength 0 is the test set."""
-  kinds = list(dict.fromkeys(e.name.partition(':')[0] for e in shifts))
-  figure, axes = _panels(len(measures), len(kinds), sharex='row')
-  values: dict[tuple[str, str, str], list[float]] = {}
+Curve = dict[float, list[str]]  # strength -> evaluation sets whose mean is shown
+
+
+def _curves(shifts: Sequence[Evaluation]) -> dict[str, Curve]:
+  """The sets of each kind of shift by their strength, from 0, the test set, on."""
+  curves: dict[str, Curve] = {}
+  for e in sorted(shifts, key=lambda e: e.strength):
+    curves.setdefault(e.name.partition(':')[0], {0.0: ['test']})[e.strength] = [e.name]
+  return curves
+
+
+def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str, Curve]]:
+  """Curves, one for each family, its mean where all of its kinds have a strength; and those behind the means."""
+  curves, together = _curves(shifts), {}
+  for kind, family in {e.name.partition(':')[0]: e.family for e in shifts}.items():
+    together.setdefault(family or kind, []).append(kind)
+  means = {}
+  for family, kinds in together.items():
+    shared = [s for s in curves[kinds[0]] if all(s in curves[kind] for kind in kinds)]
+    label = kinds[0] if len(kinds) == 1 else f'{family}, mean of {len(kinds)}'
+    means[label] = {s: [name for kind in kinds for name in curves[kind][s]] for s in shared}
+  return means, {kind: curves[kind] for kinds in together.values() if len(kinds) > 1 for kind in kinds}
+
+
+def _draw_curve(ax, rows: Sequence[dict], curve: Curve, measure: str) -> None:
+  values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
-    values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
-  methods = _colours(dict.fromkeys(row['method'] for row in rows))
-  for line, kind in zip(axes, kinds):
-    of_kind = sorted((e.strength, e.name) for e in shifts if e.name.partition(':')[0] == kind)
-    strengths, names = zip(*([(0.0, 'test')] + of_kind))
+    if row['metric'] == measure:
+      values.setdefault((row['method'], row['data']), []).append(row['value'])
+  for method, colour in _colours(dict.fromkeys(row['method'] for row in rows)).items():
+    means = [np.mean([values[method, name] for name in names]) for names in curve.values()]
+    ax.plot(list(curve), means, 'o-', ms=3, lw=1.3, color=colour, label=method)
+
+
+def _measure_name(measure: str) -> str:
+  return {'model': 'model uncertainty', 'accuracy': measure}.get(measure, measure.upper())
+
+
+def shift_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measures: Sequence[str]) -> plt.Figure:
+  """Metrics against the strength of each kind of shift, mean over replicas and over corruptions."""
+  curves, _ = _families(shifts)
+  figure, axes = _panels(len(measures), len(curves), sharex='row')
+  for line, (kind, curve) in zip(axes, curves.items()):
     for ax, measure in zip(line, measures):
-      for method, colour in methods.items():
-        means = [np.mean(values[method, name, measure]) for name in names]
-        ax.plot(strengths, means, 'o-', ms=3, lw=1.3, color=colour, label=method)
-      ax.set(xlabel=kind, ylabel={'model': 'model uncertainty', 'accuracy': measure}.get(measure, measure.upper()))
+      _draw_curve(ax, rows, curve, measure)
+      ax.set(xlabel=kind, ylabel=_measure_name(measure))
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  return figure
+
+
+def corruption_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measure: str) -> plt.Figure:
+  """One metric against the severity of each corruption that `shift_curves` shows the mean of."""
+  _, curves = _families(shifts)
+  figure, axes, first = _grid(len(curves), sharey=True)
+  for ax, (kind, curve) in zip(axes, curves.items()):
+    _draw_curve(ax, rows, curve, measure)
+    ax.set(title=kind, xlabel='severity')
+  for ax in first:
+    ax.set_ylabel(_measure_name(measure))
+  figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 
 

@@ -68,12 +68,14 @@ class Evaluation(NamedTuple):
     kind: `test`, `shift` (labels hold), `ood` (no labels) or `plane` (a grid to draw, no labels).
     load: Returns the `Split`.
     strength: Of a shift; 0 for all others.
+    family: Of a shift, see `shifts.Shift`.
   """
 
   name: str
   kind: str
   load: Callable[[], Split]
   strength: float = 0.0
+  family: str = ''
 
 
 class Data(NamedTuple):
@@ -228,7 +230,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   train = source.stream(config.train, form) if source.stream else split(config.train)
   scaling = source.scaling or standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test))
-  evaluations = _evaluations(config, test, scaling, form)
+  evaluations = _evaluations(config, train.example, test, scaling, form)
   for evaluation in evaluations.values():
     if evaluation.kind == 'ood':
       evaluation.load()  # a set that is missing is better known before the training than after
@@ -242,23 +244,25 @@ def load(config, data_dir: str, replica: int) -> Data:
   )
 
 
-def _evaluations(config, test, scaling, form: Form) -> dict[str, Evaluation]:
+def _evaluations(config, example, test, scaling, form: Form) -> dict[str, Evaluation]:
   sets = {'test': Evaluation('test', 'test', test)}
   for name in config.shifts:
-    kind, _, strength = name.partition(':')
-    shift = look_up(shifts.SHIFTS, kind, 'shift')
-    try:
-      amount = float(strength)
-    except ValueError:
-      raise UserError(f"shift '{name}' needs a strength, such as '{kind}:2'") from None
-    shifted = lambda f=shift, a=amount: Split(f(test().x, a, scaling.x_scale), test().y)
-    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), amount)
+    shifts.check(name, config.name, example, form.data_dir)
+    shift, strength = shifts.parse(name)
+    shifted = functools.partial(_shifted, name, test, scaling, form.data_dir)
+    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), strength, shift.family)
   for name in config.ood:
-    look_up({**UNLABELLED, **SOURCES}, name, 'out-of-domain set')
+    look_up({**UNLABELLED, **SOURCES}, name.partition('[')[0], 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
     outside = functools.partial(_outside, name, test, form)
     sets[name] = Evaluation(name, kind, functools.cache(outside))
   return sets
+
+
+def _shifted(name: str, test: Callable[[], Split], scaling: Scaling, data_dir: str) -> Split:
+  """Test inputs that are changed, or were changed by others, with their labels."""
+  shift, strength = shifts.parse(name)
+  return check(Split(*shift.load(test, strength, scaling.x_scale, data_dir)), f"shift '{name}'")
 
 
 def outside_of(data: Data) -> list[str]:
@@ -268,9 +272,10 @@ def outside_of(data: Data) -> list[str]:
 
 
 def _outside(name: str, test: Callable[[], Split], form: Form) -> Split:
-  """Inputs of another set, shaped like the test inputs, without labels."""
+  """Inputs of another set, or of a part such as `cifar100[:1000]`, shaped like the test inputs, without labels."""
   inside = test()
-  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[name].load('test', form)[0]
+  source, *part = name.partition('[')
+  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[source].load('test' + ''.join(part), form)[0]
   if x.shape[1:] != inside.x.shape[1:]:
     raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the test split {inside.x.shape[1:]}: choose another")
   labels = np.full((len(x), *inside.y.shape[1:]), NO_LABEL, inside.y.dtype)

@@ -1,10 +1,37 @@
 """Changes to test inputs, by growing strength. Labels stay as they are.
 
-Each is `(x, strength, x_scale) -> x` and keeps shape and dtype; x is as stored.
+A change is `(x, strength, x_scale) -> x` and keeps shape and dtype; x is as stored. A row of `SHIFTS`
+is a change of the test split, or a set that brings inputs changed by others, and their labels.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
+
+from hydra_jax.data import corruptions
+from hydra_jax.errors import UserError, look_up
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+class Shift(NamedTuple):
+  """A row of `SHIFTS`.
+
+  Attributes:
+    load: `(test, strength, x_scale, data_dir) -> (x, y)`, where `test()` is the test split.
+    strengths: Those that there are; where empty, any number.
+    images: Whether it is for images only.
+    family: Of kinds that are also looked at together, by their mean; may be empty.
+    only: Data set that it belongs to, where it reads files of its own.
+  """
+
+  load: Callable[[Callable[[], Any], float, np.ndarray, str], Arrays]
+  strengths: Sequence[float] = ()
+  images: bool = True
+  family: str = ''
+  only: str = ''
 
 
 def rotate(images_NxHxWxC: np.ndarray, degrees: float, x_scale) -> np.ndarray:
@@ -27,4 +54,53 @@ def jitter(x: np.ndarray, strength: float, x_scale: np.ndarray) -> np.ndarray:
   return (x + noise).astype(x.dtype)
 
 
-SHIFTS = {'rotate': rotate, 'translate': translate, 'jitter': jitter}
+def _change(change: Callable, **row) -> Shift:
+  def load(test, strength, x_scale, data_dir):
+    x, y = test()
+    return change(x, strength, x_scale), y
+
+  return Shift(load, **row)
+
+
+def _corruption(kind: str) -> Shift:
+  change = lambda x, severity, x_scale: corruptions.corrupt(kind, x, int(severity))
+  return _change(change, strengths=corruptions.SEVERITIES, family='corruptions')
+
+
+def _published(kind: str) -> Shift:
+  load = lambda test, severity, x_scale, data_dir: corruptions.published(kind, int(severity), data_dir)
+  return Shift(load, corruptions.SEVERITIES, family=corruptions.RELEASE, only='cifar10')
+
+
+SHIFTS: dict[str, Shift] = {
+  'rotate': _change(rotate),
+  'translate': _change(translate),
+  'jitter': _change(jitter, images=False),
+  **{kind: _corruption(kind) for kind in corruptions.CORRUPTIONS},
+  **{f'{corruptions.RELEASE}/{kind}': _published(kind) for kind in corruptions.RELEASED},
+}
+
+
+def parse(name: str) -> tuple[Shift, float]:
+  """The row and the strength that `kind:strength` names, or a `UserError`."""
+  kind, _, text = name.partition(':')
+  shift = look_up(SHIFTS, kind, 'shift')
+  try:
+    strength = float(text)
+  except ValueError:
+    raise UserError(f"shift '{name}' needs a strength, such as '{kind}:2'") from None
+  if not np.isfinite(strength) or (shift.strengths and strength not in shift.strengths):
+    legal = f'one of {", ".join(map(str, shift.strengths))}' if shift.strengths else 'finite'
+    raise UserError(f"the strength of shift '{name}' must be {legal}")
+  return shift, strength
+
+
+def check(name: str, source: str, x: np.ndarray, data_dir: str) -> None:
+  """Raises a `UserError` where a shift cannot be had for data set `source`, whose inputs are like x."""
+  shift, strength = parse(name)
+  if shift.images and x.ndim != 4:
+    raise UserError(f"shift '{name}' is for images, and '{source}' has none: leave it out")
+  if shift.only not in ('', source):
+    raise UserError(f"shift '{name}' is made from '{shift.only}', not from '{source}': leave it out")
+  if shift.only:
+    shift.load(None, strength, None, data_dir)  # memory-mapped: it costs nothing to find out now
