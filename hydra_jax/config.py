@@ -46,7 +46,14 @@ def default_config() -> ConfigDict:
       ),
       # `name` and the arguments of that network; `student` may be another one.
       network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
-      teacher=dict(members=20, **training()),
+      teacher=dict(
+        members=20,
+        # Teachers that are there already: a file of predictions (see `given`), or finished runs or parts of them.
+        predictions='',
+        checkpoints=(),
+        keep_as='float32',  # how predictions are kept for students: float32 | float16
+        **training(),
+      ),
       students=('single', 'kd', 'hydra'),  # which of the following to train
       student=dict(
         single=dict(method='single', **training()),
@@ -201,6 +208,7 @@ WORDS = {
   'optimizer': OPTIMIZERS,
   'schedule': SCHEDULES,
   'grouping': GROUPINGS,
+  'keep_as': ('float16', 'float32'),
   'method': {name: row for name, row in METHODS.items() if name != 'ensemble'},
 }
 
@@ -217,6 +225,8 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
     raise UserError(f'config.students={config.students} names one twice: name each once')
   build_stages(config.network.teacher, 2)
   _check_training('teacher', config.teacher)
+  if config.teacher.predictions and config.teacher.checkpoints:
+    raise UserError('config.teacher has both predictions and checkpoints: set one of them')
   for name in config.students:
     settings = look_up(config.student, name, 'student')
     _check_training(f'student.{name}', settings)
@@ -226,6 +236,12 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
       METHODS[settings.method].phases(settings, ground)
     except UserError as e:
       raise UserError(f'config.student.{name}: {e}') from e
+    learns = METHODS[settings.method].phases(settings, ground)[-1].distils
+    if config.teacher.predictions and settings.augment and learns:
+      raise UserError(
+        f'config.student.{name}.augment changes inputs, and config.teacher.predictions are for those in the data: '
+        'leave one of them out'
+      )
     if task == 'regression' and settings.get('temperature', 1.0) != 1.0:
       raise UserError(f'config.student.{name}.temperature is for classification: set it to 1.0')
 
@@ -240,6 +256,6 @@ def _check_values(node: ConfigDict, where: str) -> None:
     if isinstance(value, ConfigDict):
       _check_values(value, f'{where}.{key}')
     elif key in WORDS:
-      look_up(WORDS[key], value, key)
+      look_up({word: word for word in WORDS[key]}, value, key)
     elif key in RANGES and not RANGES[key][1](value):
       raise UserError(f'{where}.{key}={value} must be {RANGES[key][0]}')

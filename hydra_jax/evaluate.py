@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax import metrics
@@ -92,7 +93,35 @@ def scorer(model: Model, task: Task, only: Sequence[str] = ()) -> Callable:
   return compiled(model, scores)
 
 
-def score_all(model: Model, data: Data, batch_size: int, advance=lambda done: None) -> dict[str, Scores]:
+def beside(models: Sequence[Model]) -> Model:
+  """Models of one data set, whatever their networks, as one whose heads are theirs, in order."""
+
+  def init(key, x):
+    return tuple(zip(*(model.network.init(key, x) for model in models)))
+
+  def apply(params, state, x, key=None, train=False):
+    found = [m.network.apply(p, s, x, key, train) for m, p, s in zip(models, params, state, strict=True)]
+    return jnp.concatenate([outputs for outputs, _ in found]), tuple(state for _, state in found)
+
+  heads = tuple(range(sum(len(model.network.heads) for model in models)))
+  network = Network(init, apply, heads, 0, any(model.network.convolution for model in models))
+  params, states = (tuple(getattr(model, name) for model in models) for name in ('params', 'model_state'))
+  return models[0]._replace(network=network, params=params, model_state=states)
+
+
+def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:
+  """Scores of every example by outputs that are there already, `{score: [N]}`."""
+
+  @jax.jit
+  def score(outputs_BxMxC, y):
+    return task.scores(read(jnp.swapaxes(outputs_BxMxC, 0, 1), scaling.y_shift, scaling.y_scale), y)
+
+  return in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), split.y)
+
+
+def score_all(
+  model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
+) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
   score = scorer(model, TASKS[data.task])
   found = {}
@@ -108,7 +137,7 @@ def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins:
   task = TASKS[data.task]
   found = []
   for name, evaluation in data.evaluations.items():
-    if evaluation.kind == 'plane':
+    if evaluation.kind == 'plane' or name not in scores:
       continue
     here, n = scores[name], len(scores[name]['model'])
     labelled = evaluation.kind != 'ood'

@@ -27,22 +27,26 @@ def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], 
   """Draws every figure that these data allow into a folder."""
   figures: dict[str, Callable[[], plt.Figure]] = {}
   kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
+  test = _covering(scores, ['test'])
   if data.task == 'classification':
-    figures['reliability'] = lambda: reliability(scores, bins)
+    figures['reliability'] = lambda: reliability(test, bins)
   else:
-    figures['calibration'] = lambda: calibration(scores)
+    figures['calibration'] = lambda: calibration(test)
   if outside := outside_of(data)[:1]:
-    (outside,) = outside
-    figures['model_uncertainty'] = lambda: histograms(scores, outside)
-    if set(_uncertain(scores)) - {'ensemble'}:
-      figures['agreement'] = lambda: agreement(scores, outside)
+    both = _uncertain(_covering(scores, ['test', *outside]))
+    if both:
+      figures['model_uncertainty'] = lambda: histograms(both, *outside)
+    if 'ensemble' in both and len(both) > 1:
+      figures['agreement'] = lambda: agreement(both, *outside)
   if kinds['shift']:
     measures = TASKS[data.task].under_shift
-    figures['shifts'] = lambda: shift_curves(rows, kinds['shift'], measures)
+    methods = _covering(scores, ['test', *(e.name for e in kinds['shift'])])
+    shown = [row for row in rows if row['method'] in methods]
+    figures['shifts'] = lambda: shift_curves(shown, kinds['shift'], measures)
     if _families(kinds['shift'])[1]:
-      figures['corruptions'] = lambda: corruption_curves(rows, kinds['shift'], measures[0])
+      figures['corruptions'] = lambda: corruption_curves(shown, kinds['shift'], measures[0])
   if kinds['plane']:
-    figures['plane'] = lambda: plane_maps(scores, data)
+    figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
   folder.mkdir(exist_ok=True)
   with plt.rc_context(STYLE):
     for name, draw in figures.items():
@@ -104,14 +108,19 @@ def calibration(scores: AllScores) -> plt.Figure:
   return figure
 
 
-def _uncertain(scores: AllScores) -> list[str]:
+def _covering(scores: AllScores, sets: Sequence[str]) -> AllScores:
+  """Methods with scores on all of these sets; an ensemble given by its predictions may lack some."""
+  return {name: found for name, found in scores.items() if all(where in found for where in sets)}
+
+
+def _uncertain(scores: AllScores) -> AllScores:
   """Methods that have model uncertainty at all."""
-  return [name for name, found in scores.items() if found['test']['model'].any()]
+  return {name: found for name, found in scores.items() if found['test']['model'].any()}
 
 
 def histograms(scores: AllScores, outside: str) -> plt.Figure:
-  """Model uncertainty of test and out-of-domain inputs, one panel for each method that has any."""
-  names = _uncertain(scores)
+  """Model uncertainty of test and out-of-domain inputs, one panel for each method."""
+  names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
   top = max(scores[name][outside]['model'].max() for name in names)
   edges = np.geomspace(1e-6 * top, top, 41)
@@ -131,8 +140,8 @@ def histograms(scores: AllScores, outside: str) -> plt.Figure:
 
 
 def agreement(scores: AllScores, outside: str) -> plt.Figure:
-  """Model uncertainty against the ensemble's, example by example, of the students that have any."""
-  students = [name for name in _uncertain(scores) if name != 'ensemble']
+  """Model uncertainty against the ensemble's, example by example, one panel for each student."""
+  students = [name for name in scores if name != 'ensemble']
   figure, axes, _ = _grid(len(students))
   pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
   for ax, name in zip(axes, students):

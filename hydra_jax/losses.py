@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Gaussian = tuple[jax.Array, jax.Array]
 
@@ -75,6 +76,12 @@ def gaussian(outputs: jax.Array) -> Gaussian:
   """Reads network outputs `[..., 2D]` as a mean `[..., D]` and a variance softplus(·) + 1e-6."""
   mean, raw = jnp.split(outputs, 2, axis=-1)
   return mean, jax.nn.softplus(raw) + MIN_VARIANCE
+
+
+def gaussian_outputs(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
+  """The outputs `[..., 2D]` that `gaussian` reads as this mean and this variance, which is 2e-6 at least."""
+  above = np.maximum(var - MIN_VARIANCE, MIN_VARIANCE)
+  return np.concatenate([mean, above + np.log(-np.expm1(-above))], axis=-1)
 
 
 def moment_match(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Gaussian:

@@ -12,7 +12,6 @@ import platform
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -24,18 +23,20 @@ from hydra_jax import (
   cut,
   evaluate,
   figures,
+  given,
   optimizers,
+  parts,
   store,
   tables,
   train,
 )
-from hydra_jax.data import Data, load, outside_of, scale_inputs
+from hydra_jax.data import Data, load, outside_of
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
-from hydra_jax.methods import METHODS, Ground, Method, Phase
+from hydra_jax.methods import Phase
 from hydra_jax.progress import bar, say
 from hydra_jax.stages import unrolled
-from hydra_jax.tasks import TASKS, Predictive, Scores, Task
+from hydra_jax.tasks import TASKS, Scores, Task
 
 CONFIG = 'config.json'
 ROLES = ('teacher', 'student')
@@ -55,17 +56,24 @@ class Replica(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """A model, and the key that says all it depends on."""
+  """A row of the table, to be evaluated.
 
-  model: Model
+  Attributes:
+    model: None for teachers of whom only predictions are given.
+    key: Says all it depends on.
+    scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
+  """
+
+  model: Model | None
   key: str
+  scores: Callable[[Callable], dict[str, Scores]]
 
 
 class Teacher(NamedTuple):
   """What students learn from: predictions `[M, N, C]` on the training inputs, if any need them, or the model itself."""
 
   predictions: np.ndarray | None
-  model: Model
+  model: Model | None
   key: str
 
 
@@ -73,15 +81,16 @@ class Job(NamedTuple):
   """One phase of training, ready to start."""
 
   what: str
-  role: str
+  recipe: parts.Recipe
+  number: int
   phase: Phase
-  settings: ConfigDict
   before: Model | None
   teacher: Teacher | None
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   """Does all that a config asks for, under `workdir`."""
+  config.teacher.members = count_members(config.teacher)
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
@@ -100,8 +109,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
       for name, found in scores.items():
         rows += evaluate.rows(found, replica.data, name, index, config.evaluation.ece_bins)
       if index == 0:
-        rows += sizes(replica, models)
-        timings = measured(replica, models)
+        here = {name: trained for name, trained in models.items() if trained.model is not None}
+        rows += sizes(replica, here)
+        timings = measured(replica, here)
         first = (replica.data, scores)
     report(workdir, rows, timings, *first, config.evaluation.ece_bins)
 
@@ -109,14 +119,65 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
 def train_all(replica: Replica) -> dict[str, Trained]:
   """The ensemble and every student that the config lists, by name."""
   config = replica.config
-  models = {'ensemble': fitted(replica, 'teacher', 'ensemble', config.teacher)}
-  kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
-  teacher = Teacher(predicted(replica, models['ensemble']) if kept else None, *models['ensemble'])
+  teacher, ensemble = teacher_of(replica)
+  models = {'ensemble': ensemble}
   for name in config.students:
     if (rule := config.student[name].get('grouping', 'one_each')) != 'one_each':
       say(f'{name}: {config.student[name].heads} heads for {config.teacher.members} members, grouped {rule}')
     models[name] = fitted(replica, 'student', name, config.student[name], teacher)
   return models
+
+
+def count_members(settings: ConfigDict) -> int:
+  """Number of members, which teachers made before bring with them."""
+  if settings.predictions:
+    return given.read(settings.predictions).members
+  if settings.checkpoints:
+    return sum(len(parts.network_of(folder)[2].heads) for folder in settings.checkpoints)
+  return settings.members
+
+
+def teacher_of(replica: Replica) -> tuple[Teacher, Trained]:
+  """What students learn from, and its row in the table: trained here, from other runs, or in a file."""
+  config, data = replica.config, replica.data
+  if config.teacher.predictions:
+    return given_teacher(replica)
+  if config.teacher.checkpoints:
+    loaded = [parts.load(folder, data) for folder in config.teacher.checkpoints]
+    model = evaluate.beside([model for model, _ in loaded])
+    ensemble = trained(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
+  else:
+    ensemble = fitted(replica, 'teacher', 'ensemble', config.teacher)
+  kept = not all(sees_views(data, config.student[name]) for name in config.students)
+  key = ensemble.key + config.teacher.keep_as.removeprefix('float32')
+  return Teacher(predicted(replica, ensemble, key) if kept else None, ensemble.model, key), ensemble
+
+
+def given_teacher(replica: Replica) -> tuple[Teacher, Trained]:
+  """A teacher that is a file of predictions, and their scores on the evaluation sets that it covers."""
+  config, data = replica.config, replica.data
+  file = given.read(config.teacher.predictions)
+  of = lambda name, examples: given.outputs(file, name, examples, data.task, data.outputs, data.scaling)
+  predictive = replica.task.predictives['members']
+
+  def scores(advance):
+    found = {}
+    for i, (name, evaluation) in enumerate(data.evaluations.items()):
+      split = evaluation.load()
+      if (outputs := of(name, len(split.x))) is not None:
+        size = config.evaluation.batch_size
+        found[name] = evaluate.score_outputs(outputs, split, predictive.read, replica.task, data.scaling, size)
+      advance(i + 1)
+    return found
+
+  key = store.key_of(dict(file=file.key, data=data.fingerprint))
+  return Teacher(of('train', data.train.examples), None, key), Trained(None, key, scores)
+
+
+def trained(replica: Replica, model: Model, key: str) -> Trained:
+  """The row of a model."""
+  size = replica.config.evaluation.batch_size
+  return Trained(model, key, functools.partial(evaluate.score_all, model, replica.data, size))
 
 
 def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None]) -> Path:
@@ -134,12 +195,13 @@ def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path,
 def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher: Teacher | None = None) -> Trained:
   """Trains one method, `teacher` or a student by name, through its phases."""
   data, config = replica.data, replica.config
+  recipe = recipe_of(replica, role, settings)
   model, key = None, ''
-  for phase in phases_of(replica, role, settings):
+  for number, phase in enumerate(parts.phases_of(recipe)):
     key = store.key_of(
       dict(
         data=data.fingerprint,
-        network=network_config(config, role, settings),
+        network=recipe.network,
         training={k: settings[k] for k in configs.training() if k != 'epochs'},
         phase=[phase.epochs, phase.spec],
         seed=[config.seed, replica.index, role],
@@ -148,38 +210,17 @@ def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher
       )
     )
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
-    job = Job(what, role, phase, settings, model, teacher if phase.distils else None)
+    job = Job(what, recipe, number, phase, model, teacher if phase.distils else None)
     folder = part(replica, phase.name.replace(' ', '-'), key, what, functools.partial(train_phase, replica, job))
     checkpoints.drop_progress(_progress(folder))  # only now is there nothing left to lose
-    like = jax.eval_shape(phase.network.init, jax.random.key(0), _example(data))
-    params, state = checkpoints.restore(folder / 'model', like)
-    model = Model(phase.network, params, state, data.scaling, predictive_of(replica, settings).read)
-  return Trained(model, key)
+    model = parts.restored(folder, phase.network, data, parts.predictive_of(recipe))
+  return trained(replica, model, key)
 
 
-def network_config(config: ConfigDict, role: str, settings: ConfigDict) -> ConfigDict:
-  """The network of a student with one of its own, or that of its role."""
-  return settings.network if 'network' in settings else config.network[role]
-
-
-def method_of(settings: ConfigDict) -> Method:
-  """The row of a student's settings, or of the teacher's, which name none."""
-  return METHODS[settings.get('method', 'ensemble')]
-
-
-def predictive_of(replica: Replica, settings: ConfigDict) -> Predictive:
-  """How the outputs of a method are read."""
-  return replica.task.predictives[method_of(settings).predictive]
-
-
-def phases_of(replica: Replica, role: str, settings: ConfigDict) -> list[Phase]:
-  """The phases of a method, with their networks."""
-
-  def stages(predictive: str, times: int = 1):
-    outputs = times * replica.task.predictives[predictive].outputs(replica.data.outputs)
-    return configs.build_stages(network_config(replica.config, role, settings), outputs)
-
-  return method_of(settings).phases(settings, Ground(replica.task, stages, replica.config.teacher.members))
+def recipe_of(replica: Replica, role: str, settings: ConfigDict) -> parts.Recipe:
+  """What a method is built from; a student may have a network of its own."""
+  network = settings.network if 'network' in settings else replica.config.network[role]
+  return parts.Recipe(role, settings, network, replica.data.task, replica.data.outputs, replica.config.teacher.members)
 
 
 def _progress(folder: Path) -> Path:
@@ -187,20 +228,16 @@ def _progress(folder: Path) -> Path:
   return folder.with_name(f'{folder.name}.progress')
 
 
-def _example(data: Data) -> jax.Array:
-  return scale_inputs(data.scaling, jnp.asarray(data.train.example[:2]))
-
-
 def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
-  data, config, settings, phase = replica.data, replica.config, job.settings, job.phase
+  data, config, settings, phase = replica.data, replica.config, job.recipe.settings, job.phase
   heads = len(phase.network.heads)
   steps = train.steps_for(phase.epochs, data.train.examples, settings.batch_size)
   optimizer = optimizers.build(settings, steps, data.train.examples / settings.batch_size, phase.frozen)
-  seed = (config.seed, replica.index, ROLES.index(job.role))
+  seed = (config.seed, replica.index, ROLES.index(job.recipe.role))
   init_key, step_key = jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
   if job.before is None:
-    state = train.init(phase.network, optimizer, init_key, _example(data))
+    state = train.init(phase.network, optimizer, init_key, parts.example(data))
   else:
     grown = (cut.grow(tree, heads) for tree in (job.before.params, job.before.model_state))
     state = train.fresh(optimizer, *grown)
@@ -239,7 +276,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
       )
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
-  checkpoints.save(new / 'model', (state.params, state.model_state))
+  parts.save(new, state.params, state.model_state, job.recipe, job.number, data)
 
 
 def sees_views(data: Data, settings: ConfigDict) -> bool:
@@ -253,13 +290,17 @@ def predicting(model: Model) -> dict[str, Any]:
   return {'teach': teach, 'teacher': (model.params, model.model_state)}
 
 
-def predicted(replica: Replica, teacher: Trained) -> np.ndarray:
+def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:
   """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
-  key = store.key_of(dict(teacher=teacher.key, data=replica.data.fingerprint))
+  dtype = replica.config.teacher.keep_as
+  key = store.key_of(dict(teacher=key, data=replica.data.fingerprint))
 
   def make(new, folder):
     x = np.asarray(replica.data.train.x)
-    np.save(new / 'predictions.npy', evaluate.predict(teacher.model, x, replica.config.evaluation.batch_size))
+    outputs = evaluate.predict(teacher.model, x, replica.config.evaluation.batch_size)
+    if np.abs(outputs).max() > np.finfo(dtype).max:
+      raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
+    np.save(new / 'predictions.npy', outputs.astype(dtype))
 
   folder = part(replica, 'predictions', key, 'teacher predictions', make)
   return np.load(folder / 'predictions.npy', mmap_mode='r')
@@ -272,7 +313,7 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
 
   def make(new, folder):
     with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
-      scores = evaluate.score_all(trained.model, data, config.evaluation.batch_size, advance)
+      scores = trained.scores(advance)
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
     np.savez(new / 'scores.npz', **flat)
 
@@ -289,7 +330,7 @@ def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   """Rows of parameters and FLOPs per example."""
   x = np.asarray(replica.data.train.example)
   rows = []
-  for name, (model, _) in models.items():
+  for name, (model, *_) in models.items():
     for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
       rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
   return rows

@@ -81,6 +81,11 @@ def replacing(path: Path) -> Iterator[Path]:
     new.unlink(missing_ok=True)
 
 
+def digest(folder: Path) -> str:
+  """Twelve hex digits that stand for the content of a folder made by `writing`."""
+  return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
+
+
 def verify(folder: Path) -> None:
   """Raises a `UserError` unless every file of a folder made by `writing` is what was written."""
   try:

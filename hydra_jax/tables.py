@@ -74,11 +74,11 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   shown = _number(mean)
   if len(values) > 1:
     shown += f' ± {_number(float(np.std(values, ddof=1) / np.sqrt(len(values))))}'
-  against = float(np.mean(base))
-  if column.relative == 'difference':
-    return shown, f'{mean - against:+.3f}'
+  against = float(np.mean(base)) if base else 0.0
   if not against:
     return shown, ''
+  if column.relative == 'difference':
+    return shown, f'{mean - against:+.3f}'
   ratio = mean / against
   return shown, '0×' if not ratio else f'{ratio:.{3 if ratio < 1.995 else 2}f}×'
 

@@ -93,8 +93,9 @@ def make_step(
 
 
 def take(data, index_B: jax.Array):
-  """Rows of `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`."""
-  return {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
+  """Rows of `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`; a teacher kept in float16 is float32 again."""
+  rows = {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
+  return {k: v.astype(jnp.float32) if k == 'teacher' else v for k, v in rows.items()}
 
 
 def make_program(step: Callable, heads: int, augment: Augmentation, teach: Callable | None, one_by_one: bool):

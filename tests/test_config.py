@@ -7,7 +7,7 @@ import pytest
 
 from hydra_jax import UserError, config as configs
 
-SHIPPED = ['cifar10', 'cifar100', 'digits', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
+SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
 
 
 def get(name, argument=None):

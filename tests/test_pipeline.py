@@ -9,11 +9,14 @@ import subprocess
 import time
 
 from conftest import DATA_DIR, ROOT, TINY, command, hydra_jax, needs, needs_uci
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
+from hydra_jax import data as datasets, evaluate, parts
 from hydra_jax.config import default_config
+from hydra_jax.data import toy
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +162,73 @@ def test_every_student_runs_on_augmented_inputs_too(tmp_path):
   assert all(np.isfinite(r['value']) for r in found)
   for method in ('small_ensemble', 'batch_ensemble', 'endd', 'proxy_endd', 'mc_dropout'):
     assert value(tmp_path / 'run', 'letters', method, 'model') > 0
+
+
+def test_predictions_of_another_framework(tiny_run, tmp_path):
+  """Those of our own teacher, through a file, give the students and the scores that the teacher itself gives."""
+  workdir, _ = tiny_run
+  data, ensemble = datasets.load(default_config().data, DATA_DIR, 0), next(workdir.glob('parts/labels-*/recipe.json'))
+  if json.loads(ensemble.read_text())['role'] != 'teacher':
+    ensemble = next(p for p in workdir.glob('parts/labels-*/recipe.json') if p != ensemble)
+  model, _ = parts.load(str(ensemble.parent), data)
+  test, letters = toy.digits('test'), toy.letters()
+  predictions = {
+    name: np.asarray(jax.nn.softmax(evaluate.predict(model, x, 500)))
+    for name, x in (
+      ('probabilities', data.train.x),
+      ('probabilities_test', test[0]),
+      ('probabilities_letters', letters),
+    )
+  }
+  inputs = dict(x=data.train.x, y=data.train.y, x_test=test[0], y_test=test[1], x_letters=letters)
+  np.savez(tmp_path / 'members.npz', **inputs, **predictions)
+  config = f'--config.teacher.predictions={tmp_path / "members.npz"}'
+  same = [a for a in TINY[1:] if 'shifts' not in a and 'teacher' not in a] + ["--config.data.ood=('letters','noise')"]
+  same += [f'--config.student.{s}.batch_size=64' for s in ('single', 'kd', 'hydra')]
+  done = hydra_jax('run', '--config=configs/external.py', config, *same, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 0, done.stdout + done.stderr
+  for method in ('ensemble', 'kd', 'hydra'):
+    for metric in ('accuracy', 'nll', 'model'):
+      expected, found = (value(w, 'test', method, metric) for w in (workdir, tmp_path / 'run'))
+      assert found == pytest.approx(expected, rel=2e-2, abs=2e-3), (method, metric)
+  assert value(tmp_path / 'run', 'letters', 'ensemble', 'auroc_model') > 0.5
+  assert 'noise' not in {r['data'] for r in rows(tmp_path / 'run') if r['method'] == 'ensemble'}
+  (line,) = [t for t in (tmp_path / 'run' / 'table.md').read_text().splitlines() if t.startswith('| ensemble')]
+  assert '–' in line and (tmp_path / 'run' / 'figures' / 'agreement.png').exists()
+  done = hydra_jax(
+    'run',
+    '--config=configs/external.py',
+    config,
+    "--config.student.kd.augment=('noise',)",
+    f'--workdir={tmp_path / "no"}',
+  )
+  assert done.returncode == 2 and 'config.student.kd.augment' in done.stderr and not (tmp_path / 'no').exists()
+
+
+def test_members_of_other_runs_and_architectures(tiny_run, tmp_path):
+  """Three members of one run and two of another, wider, are one teacher; predictions are kept in float16."""
+  other, workdir = tmp_path / 'other', tmp_path / 'run'
+  wider = ('--config=configs/digits.py:members=2,epochs=2', '--config.network.teacher.widths=(130,)')
+  done = hydra_jax('run', *wider, '--config.students=()', f'--workdir={other}')
+  assert done.returncode == 0, done.stderr
+  teacher = f"--config.teacher.checkpoints=('{tiny_run[0]}','{other}')"
+  more = (teacher, '--config.teacher.keep_as=float16', "--config.students=('hydra','kd')")
+  quick = [a for a in TINY[1:] if 'teacher' not in a] + ["--config.student.kd.augment=('noise',)"]
+  done = hydra_jax('run', '--config=configs/digits.py', *quick, *more, f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  kept = np.load(next(workdir.glob('parts/predictions-*/predictions.npy')))
+  assert kept.shape == (5, 1198, 10) and kept.dtype == np.float16
+  own = np.load(next(tiny_run[0].glob('parts/predictions-*/predictions.npy')))
+  np.testing.assert_allclose(kept[:3], own, rtol=2e-3, atol=1e-2)
+  assert json.loads((workdir / 'config.json').read_text())['student']['hydra']['heads'] == 5
+  assert value(workdir, 'cost', 'ensemble', 'parameters') == 3 * 17610 + 2 * (64 * 130 + 130 + 130 * 10 + 10)
+  wrong = '--config.data.train=test'
+  done = hydra_jax('run', '--config=configs/digits.py', teacher, wrong, f'--workdir={tmp_path / "no"}')
+  assert done.returncode == 2 and 'trained on other data' in done.stderr, done.stderr
+  done = hydra_jax(
+    'run', '--config=configs/digits.py', "--config.teacher.checkpoints=('/nowhere',)", f'--workdir={tmp_path / "no"}'
+  )
+  assert done.returncode == 2 and 'holds 0 trained teachers' in done.stderr, done.stderr
 
 
 @needs('cifar10', 'cifar100')

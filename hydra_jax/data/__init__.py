@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax import feeds
-from hydra_jax.data import photos, shifts, sources, toy, uci
+from hydra_jax.data import files, photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
 
 NO_LABEL = -1
@@ -114,12 +114,14 @@ class Source(NamedTuple):
     classes: Their number, in classification.
     stream: `(split, form) -> Stream`, to train on what may be larger than memory.
     scaling: Where it is not taken from the training split.
+    outside: Out-of-domain sets of its own, made like those in `UNLABELLED`.
   """
 
   load: Callable[[str, Form], tuple[np.ndarray, np.ndarray]]
   classes: int | None
   stream: Callable[[str, Form], photos.Stream] | None = None
   scaling: Scaling | None = None
+  outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
 
 
 def _tfds(name: str, classes: int) -> Source:
@@ -143,6 +145,13 @@ def _photos(name: str, classes: int) -> Source:
 IMAGENET = Scaling(
   255 * np.float32([0.485, 0.456, 0.406]), 255 * np.float32([0.229, 0.224, 0.225]), np.float32([0]), np.float32([1])
 )
+
+
+def _file(path: str) -> Source:
+  """The user's own file, with the out-of-domain sets that are in it."""
+  outside = {name: lambda test, name=name: files.load(path, name)[0] for name in files.sets(path)}
+  return Source(lambda split, form: files.load(path, split), files.classes(path), outside=outside)
+
 
 SOURCES: dict[str, Source] = {
   'digits': Source(lambda split, form: toy.digits(split), 10),
@@ -221,7 +230,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 def load(config, data_dir: str, replica: int) -> Data:
   """Loads what `config` (the `data` part of an experiment) names, for one replica."""
-  source = look_up(SOURCES, config.name, 'data set')
+  source = _file(config.name) if config.name.endswith('.npz') else look_up(SOURCES, config.name, 'data set')
   form = Form(data_dir, replica, config.image_size)
 
   def split(which) -> Split:
@@ -230,7 +239,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   train = source.stream(config.train, form) if source.stream else split(config.train)
   scaling = source.scaling or standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test))
-  evaluations = _evaluations(config, train.example, test, scaling, form)
+  evaluations = _evaluations(config, train.example, test, scaling, form, {**UNLABELLED, **source.outside})
   for evaluation in evaluations.values():
     if evaluation.kind == 'ood':
       evaluation.load()  # a set that is missing is better known before the training than after
@@ -244,7 +253,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   )
 
 
-def _evaluations(config, example, test, scaling, form: Form) -> dict[str, Evaluation]:
+def _evaluations(config, example, test, scaling, form: Form, unlabelled) -> dict[str, Evaluation]:
   sets = {'test': Evaluation('test', 'test', test)}
   for name in config.shifts:
     shifts.check(name, config.name, example, form.data_dir)
@@ -252,9 +261,9 @@ def _evaluations(config, example, test, scaling, form: Form) -> dict[str, Evalua
     shifted = functools.partial(_shifted, name, test, scaling, form.data_dir)
     sets[name] = Evaluation(name, 'shift', functools.cache(shifted), strength, shift.family)
   for name in config.ood:
-    look_up({**UNLABELLED, **SOURCES}, name.partition('[')[0], 'out-of-domain set')
+    look_up({**unlabelled, **SOURCES}, name.partition('[')[0], 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
-    outside = functools.partial(_outside, name, test, form)
+    outside = functools.partial(_outside, name, test, form, unlabelled)
     sets[name] = Evaluation(name, kind, functools.cache(outside))
   return sets
 
@@ -271,11 +280,11 @@ def outside_of(data: Data) -> list[str]:
   return kinds['ood'] or kinds['shift'][-1:]
 
 
-def _outside(name: str, test: Callable[[], Split], form: Form) -> Split:
+def _outside(name: str, test: Callable[[], Split], form: Form, unlabelled) -> Split:
   """Inputs of another set, or of a part such as `cifar100[:1000]`, shaped like the test inputs, without labels."""
   inside = test()
   source, *part = name.partition('[')
-  x = UNLABELLED[name](inside) if name in UNLABELLED else SOURCES[source].load('test' + ''.join(part), form)[0]
+  x = unlabelled[name](inside) if name in unlabelled else SOURCES[source].load('test' + ''.join(part), form)[0]
   if x.shape[1:] != inside.x.shape[1:]:
     raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the test split {inside.x.shape[1:]}: choose another")
   labels = np.full((len(x), *inside.y.shape[1:]), NO_LABEL, inside.y.dtype)
