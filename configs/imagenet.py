@@ -10,7 +10,7 @@ generated miniature in the same format. It needs
   ILSVRC2012_img_val.tar yourself, put them in DIR/downloads/manual, and run
   `hydra-jax prepare imagenet2012 --data_dir=DIR` (which needs TensorFlow; nothing after that does);
 * processor cores: each decodes 300 to 350 training images of 500 × 375 a second. The progress line says
-  what share of the time the training waits for them;
+  what share of the time the loop waits for them: near 0, the accelerator is kept busy;
 * 7.5 GB in the user's cache for the decoded validation images, memory-mapped.
 
 The training images stay on disk and are decoded, cropped at random and maybe mirrored whenever they are

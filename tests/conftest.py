@@ -1,5 +1,6 @@
 """Strict arithmetic everywhere, and where the data sets are."""
 
+import io
 import os
 from pathlib import Path
 import subprocess
@@ -8,6 +9,8 @@ import sys
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
 
+import numpy as np
+from PIL import Image
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,53 @@ def needs(*names: str):
 def needs_uci(name: str):
   found = any((Path(DATA_DIR) / folder / f'{name}.npz').exists() for folder in ('', 'uci'))
   return pytest.mark.skipif(not found, reason=f'no {name}.npz under {DATA_DIR}')
+
+
+def prepare_miniature(folder, set_name: str, size: int | None = None, **splits: int) -> None:
+  """Prepares so many random images as a set of TensorFlow Datasets, without TensorFlow.
+
+  Squares of one size as PNG; or, if none is given, JPEG of many sizes, as in ImageNet.
+  """
+  import tensorflow_datasets as tfds
+
+  from hydra_jax.data import SOURCES
+
+  random = np.random.default_rng(0)
+  kind = 'png' if size else 'jpeg'
+
+  def examples(count):
+    for i in range(count):
+      height, width = (size, size) if size else random.integers(20, 60, 2)
+      coarse = Image.fromarray(random.integers(256, size=(4, 4, 3), dtype=np.uint8))
+      file = io.BytesIO()
+      coarse.resize((width, height), Image.Resampling.BICUBIC).save(file, kind)
+      file.seek(0)
+      yield i, {'image': file, 'label': i % 10}
+
+  features = {
+    'image': tfds.features.Image(shape=(size, size, 3), encoding_format=kind),
+    'label': tfds.features.ClassLabel(num_classes=SOURCES[set_name].classes),
+  }
+  with tfds.core.registered.skip_registration():
+
+    class Miniature(tfds.core.GeneratorBasedBuilder):
+      name = set_name
+      VERSION = tfds.core.Version('1.0.0')
+      _info = lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+      _generate_examples = lambda self, count: examples(count)
+      _split_generators = lambda self, _: {split: examples(count) for split, count in splits.items()}
+
+  Miniature(data_dir=str(folder), file_format='array_record').download_and_prepare()
+
+
+@pytest.fixture(scope='session')
+def miniatures(tmp_path_factory) -> str:
+  """A folder of prepared sets, small as can be."""
+  folder = tmp_path_factory.mktemp('miniatures')
+  prepare_miniature(folder, 'imagenet2012', train=40, validation=9)
+  for name in ('cifar10', 'cifar100', 'svhn_cropped'):
+    prepare_miniature(folder, name, 32, train=20, test=8)
+  return str(folder)
 
 
 def command(*arguments) -> list[str]:

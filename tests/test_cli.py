@@ -39,6 +39,7 @@ def refused(*arguments, word, **kwargs):
     (['--config=configs/digits.py', '--confg.seed=3'], 'confg'),
     (['--config=configs/digits.py', 'seed=3'], 'seed=3'),
     (['--config=configs/mnist.py', '--data_dir=/nowhere'], 'hydra-jax prepare mnist'),
+    (['--config=configs/imagenet.py', '--data_dir=/nowhere'], 'hydra-jax prepare imagenet2012'),
     (['--config=configs/digits.py', "--config.data.ood=('fashion_mnist',)", '--data_dir=/nowhere'], 'prepare fashion'),
   ],
 )

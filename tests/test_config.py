@@ -5,7 +5,7 @@ import importlib.util
 from conftest import ROOT
 import pytest
 
-from hydra_jax import UserError, config as configs
+from hydra_jax import UserError, config as configs, data as datasets
 
 SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
 
@@ -26,6 +26,12 @@ def test_shipped_configs_resolve(name):
   config = get(name)
   configs.validate(config)
   assert config.name.startswith(name) and config.is_locked
+
+
+@pytest.mark.parametrize('name, outside', [('cifar100', ['cifar10', 'svhn_cropped']), ('svhn', ['cifar10', 'noise'])])
+def test_image_configs_name_sets_that_fit_together(miniatures, name, outside):
+  data = datasets.load(get(name).data, miniatures, 0)
+  assert datasets.outside_of(data) == outside and data.train.x.shape == (20, 32, 32, 3)
 
 
 def test_heads_follow_members_and_not_the_other_way():

@@ -144,8 +144,8 @@ SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + 
 ]
 
 
-def finishes(workdir, config, *more):
-  done = hydra_jax('run', f'--config={config}', *SHORT, *more, f'--workdir={workdir}', f'--data_dir={DATA_DIR}')
+def finishes(workdir, config, *more, data_dir=DATA_DIR):
+  done = hydra_jax('run', f'--config={config}', *SHORT, *more, f'--workdir={workdir}', f'--data_dir={data_dir}')
   assert done.returncode == 0, done.stdout + done.stderr
   assert all(np.isfinite(r['value']) for r in rows(workdir))
   return rows(workdir)
@@ -238,6 +238,33 @@ def test_cifar10_runs(tmp_path):
   small += ['--config.network.teacher.width=4', '--config.network.student.width=4']
   small += ["--config.students=('hydra',)", '--config.student.hydra.hinton_epochs=0']
   finishes(tmp_path / 'run', 'configs/cifar10.py:quick,members=2,epochs=1', *small)
+
+
+# As shipped but for the networks, which would take longer to compile than all other tests together.
+SMALL_NETWORKS = """
+import importlib.util
+from ml_collections import ConfigDict
+
+def get_config(argument=None):
+  spec = importlib.util.spec_from_file_location('shipped', '{config}')
+  shipped = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(shipped)
+  config = shipped.get_config(argument)
+  for role in ('teacher', 'student'):
+    config.network[role] = ConfigDict(dict(name='lenet'))
+  return config
+"""
+
+
+def test_imagenet_runs_on_a_miniature(miniatures, tmp_path):
+  config = tmp_path / 'imagenet.py'
+  config.write_text(SMALL_NETWORKS.format(config=ROOT / 'configs' / 'imagenet.py'))
+  small = ['--config.data.image_size=16', '--config.evaluation.batch_size=8', '--config.teacher.batch_size=10']
+  small += ["--config.students=('hydra',)", '--config.student.hydra.batch_size=10']
+  small += ['--config.student.hydra.hinton_epochs=0']
+  found = finishes(tmp_path / 'run', f'{config}:members=2,epochs=1', *small, data_dir=miniatures)
+  assert {r['n'] for r in found if r['data'] == 'test'} == {9}
+  assert not list(tmp_path.glob('run/parts/predictions-*'))
 
 
 def test_spiral_runs(tmp_path):
