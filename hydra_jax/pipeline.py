@@ -210,9 +210,6 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
   rows = {'x': data.train.x, 'y': scale_targets(data.scaling, data.train.y)}
-  augmented = augment.build(
-    settings.augment, data.train.x.ndim, labels=not phase.distils or 'label_weight' in phase.spec
-  )
   online = job.teacher is not None and bool(settings.augment)
   if job.teacher is not None and not online:
     rows['teacher'] = job.teacher.predictions
@@ -228,7 +225,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         steps=steps,
         batch_size=settings.batch_size,
         heads=heads,
-        augment=augmented,
+        augment=augment.build(settings.augment, data.train.x.ndim),
         **(predicting(job.teacher.model) if online else {}),
         one_by_one=unrolled(phase.network.convolution),
         progress=advance,
