@@ -85,7 +85,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
-  configs.validate(config, data.task)
+  configs.validate(config, data.task, data.train.x.ndim)
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
