@@ -1,7 +1,8 @@
-"""Augmentation on the device, inside the step: pure functions `(key, x [B, …]) -> x`.
+"""Augmentation on the device, inside the step: pure functions `(key, batch) -> batch`.
 
-x is what the network reads: scaled, so that 0 is the mean of the training set. A student that is
-trained on augmented inputs has its teacher predict on the same ones, in the same step.
+All change `batch['x']` alone, what the network reads: scaled, so that 0 is the mean of the training
+set; `mixup` also says whose labels it mixed. A student that is trained on augmented inputs has its
+teacher predict on the same ones, in the same step.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 
 from hydra_jax.errors import UserError, look_up
 
-Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+Batch = dict[str, jax.Array]
+Augmentation = Callable[[jax.Array, Batch], Batch]
 
 PAD = 4
 HOLE = 0.5
@@ -54,14 +56,18 @@ def cutout(key: jax.Array, x_BxHxWxC: jax.Array) -> jax.Array:
   return jnp.where((rows[:, :, None] | columns[:, None, :])[..., None], x_BxHxWxC, 0)
 
 
-def mixup(key: jax.Array, x: jax.Array) -> jax.Array:
+def mixup(key: jax.Array, batch: Batch) -> Batch:
   """Mixes each input with another of the batch, by a share uniform on [0, 1] (Zhang et al. 2018).
 
-  Inputs only: for students, whose teacher says what a mixture is.
+  Labels are not mixed but kept: with `share` [B] of its own, `y`, an input has that of the other,
+  `other_y`, for the label loss; a teacher at hand says itself what a mixture is.
   """
-  share = jax.random.uniform(jax.random.fold_in(key, 0), (len(x),) + (1,) * (x.ndim - 1))
-  other = jax.random.permutation(jax.random.fold_in(key, 1), x, axis=0)
-  return share * x + (1 - share) * other
+  x = batch['x']
+  share_B = jax.random.uniform(jax.random.fold_in(key, 0), (len(x),))
+  other_B = jax.random.permutation(jax.random.fold_in(key, 1), len(x))
+  share = jnp.expand_dims(share_B, range(1, x.ndim))
+  mixed = share * x + (1 - share) * x[other_B]
+  return {**batch, 'x': mixed, 'other_y': batch['y'][other_B], 'share': share_B}
 
 
 def noise(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -70,34 +76,37 @@ def noise(key: jax.Array, x: jax.Array) -> jax.Array:
   return x + strength * jax.random.normal(jax.random.fold_in(key, 1), x.shape)
 
 
+def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
+  return lambda key, batch: {**batch, 'x': f(key, batch['x'])}
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
-  'crop': crop,
-  'flip': flip,
-  'cutout': cutout,
+  'crop': of_inputs(crop),
+  'flip': of_inputs(flip),
+  'cutout': of_inputs(cutout),
   'mixup': mixup,
-  'noise': noise,
+  'noise': of_inputs(noise),
 }
 
 IMAGES_ONLY = {'crop', 'flip', 'cutout'}
 
 
-def build(names: Sequence[str], ndim: int, labels: bool) -> Augmentation:
+def build(names: Sequence[str], ndim: int) -> Augmentation:
   """One augmentation after the other; none of them is the identity.
 
   Args:
     names: Keys of `AUGMENTATIONS`.
     ndim: Number of axes of a batch of inputs, 4 for images.
-    labels: Whether the loss reads labels, which mixed inputs do not have.
   """
   parts = [look_up(AUGMENTATIONS, name, 'augmentation') for name in names]
   if ndim != 4 and (wrong := IMAGES_ONLY.intersection(names)):
     raise UserError(f"augmentation '{min(wrong)}' is for images: leave it out")
-  if labels and 'mixup' in names:
-    raise UserError("augmentation 'mixup' has no labels: use it for students that learn from the teacher alone")
+  if names.count('mixup') > 1:
+    raise UserError("augmentation 'mixup' mixes two inputs and is named more than once: name it once")
 
-  def apply(key, x):
+  def apply(key, batch):
     for i, part in enumerate(parts):
-      x = part(jax.random.fold_in(key, i), x)
-    return x
+      batch = part(jax.random.fold_in(key, i), batch)
+    return batch
 
   return apply

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hydra_jax import augment
 from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.methods import GROUPINGS, METHODS, Ground
@@ -213,10 +214,10 @@ WORDS = {
 }
 
 
-def validate(config: ConfigDict, task: str = 'classification') -> None:
+def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) -> None:
   """Raises a `UserError` for the first value that cannot work, before anything is done.
 
-  Once before the data are there, and once more when their task is known.
+  Once before the data are there, and once more when their task and the axes of a batch are known.
   """
   _check_values(config, 'config')
   for name in config.data.shifts:
@@ -224,12 +225,12 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
   if len(set(config.students)) < len(config.students):
     raise UserError(f'config.students={config.students} names one twice: name each once')
   build_stages(config.network.teacher, 2)
-  _check_training('teacher', config.teacher)
+  _check_training('teacher', config.teacher, ndim)
   if config.teacher.predictions and config.teacher.checkpoints:
     raise UserError('config.teacher has both predictions and checkpoints: set one of them')
   for name in config.students:
     settings = look_up(config.student, name, 'student')
-    _check_training(f'student.{name}', settings)
+    _check_training(f'student.{name}', settings, ndim)
     network = settings.get('network', config.network.student)
     ground = Ground(TASKS[task], lambda *_, n=network: build_stages(n, 2), config.teacher.members)
     try:
@@ -246,7 +247,11 @@ def validate(config: ConfigDict, task: str = 'classification') -> None:
       raise UserError(f'config.student.{name}.temperature is for classification: set it to 1.0')
 
 
-def _check_training(part: str, settings: ConfigDict) -> None:
+def _check_training(part: str, settings: ConfigDict, ndim: int) -> None:
+  try:
+    augment.build(settings.augment, ndim)
+  except UserError as e:
+    raise UserError(f'config.{part}.augment: {e}') from e
   if settings.optimizer == 'adam' and settings.weight_decay:
     raise UserError(f'config.{part}: adam has no weight decay: set optimizer to adamw, or weight_decay to 0')
 

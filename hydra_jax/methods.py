@@ -40,7 +40,7 @@ class Phase(NamedTuple):
     name: Shown to the user.
     network: What is trained.
     loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y`, `done` (the share of the
-      phase that is over) and maybe `teacher` [M, B, C].
+      phase that is over), maybe `teacher` [M, B, C], and what `augment.mixup` adds.
     objective: Reduces the loss of each head `[H]` to the number that is minimised.
     epochs: Passes over the training data.
     spec: What network and loss depend on, for the hash that names the result.
@@ -69,8 +69,17 @@ class Method(NamedTuple):
   predictive: str = 'members'
 
 
+def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+  """Loss against the labels `[H, B]`; of mixed inputs, against both labels by their shares (Zhang et al. 2018)."""
+  loss = task.label(outputs, batch['y'])
+  if 'share' not in batch:
+    return loss
+  share = batch['share'][None]
+  return share * loss + (1 - share) * task.label(outputs, batch['other_y'])
+
+
 def _against_labels(network: cut.Network, settings, ground: Ground, **spec) -> Phase:
-  loss = lambda outputs, batch: ground.task.label(outputs, batch['y'])
+  loss = lambda outputs, batch: label_loss(ground.task, outputs, batch)
   spec = {'loss': 'label', 'heads': len(network.heads), 'cut': network.cut, **spec}
   return Phase('labels', network, loss, jnp.sum, settings.epochs, spec, distils=False)
 
@@ -123,7 +132,8 @@ def _with_labels(loss, settings, ground: Ground, spec: dict):
   weight = settings.label_weight
   if not weight:
     return loss, spec
-  mixed = lambda outputs, batch: (1 - weight) * loss(outputs, batch) + weight * ground.task.label(outputs, batch['y'])
+  labels = lambda outputs, batch: label_loss(ground.task, outputs, batch)
+  mixed = lambda outputs, batch: (1 - weight) * loss(outputs, batch) + weight * labels(outputs, batch)
   return mixed, {**spec, 'label_weight': weight}
 
 

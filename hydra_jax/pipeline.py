@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
-  configs.validate(config, data.task)
+  configs.validate(config, data.task, data.train.example.ndim)
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
@@ -247,9 +247,6 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
   if saved is not None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
-  augmented = augment.build(
-    settings.augment, data.train.example.ndim, labels=not phase.distils or 'label_weight' in phase.spec
-  )
   online = job.teacher is not None and sees_views(data, settings)
   kept = {'teacher': job.teacher.predictions} if job.teacher is not None and not online else {}
   feed = data.train.feed(data.scaling, kept)
@@ -267,7 +264,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         steps=steps,
         batch_size=settings.batch_size,
         heads=heads,
-        augment=augmented,
+        augment=augment.build(settings.augment, data.train.example.ndim),
         **(predicting(job.teacher.model) if online else {}),
         one_by_one=unrolled(phase.network.convolution),
         progress=lambda step, loss: advance(step, loss, feed.note()),

@@ -113,7 +113,7 @@ def make_program(step: Callable, heads: int, augment: Augmentation, teach: Calla
   def view(data, scaling, teacher, index_B, key):
     """A batch as the network reads it; a teacher at hand predicts on just what its student sees."""
     batch = take(data, index_B)
-    batch['x'] = augment(key, scale_inputs(scaling, batch['x']))
+    batch = augment(key, {**batch, 'x': scale_inputs(scaling, batch['x'])})
     return batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
 
   @functools.partial(jax.jit, donate_argnums=0)
@@ -149,7 +149,7 @@ def fit(
   steps: int,
   batch_size: int,
   heads: int,
-  augment: Augmentation = lambda key, x: x,
+  augment: Augmentation = lambda key, batch: batch,
   teach: Callable | None = None,
   teacher: Tree = (),
   one_by_one: bool = False,
@@ -172,7 +172,7 @@ def fit(
     steps: Step to end at.
     batch_size: Examples in a step.
     heads: Number of heads that the step reports losses of.
-    augment: `(key, x) -> x` on scaled inputs, with another key at each step.
+    augment: `(key, batch) -> batch` on scaled inputs, with another key at each step.
     teach: `(teacher, x) -> [M, B, C]`, for students whose teacher predicts in the same step.
     teacher: What `teach` reads, such as the members' parameters.
     one_by_one: Whether each call makes one step only, see `stages.unrolled`.

@@ -9,16 +9,18 @@ from hydra_jax import UserError, augment
 
 B, H, W, C = 64, 8, 10, 3
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, H, W, C)), jnp.float32)
+BATCH = {'x': X, 'y': jnp.arange(B)}
 KEY = jax.random.key(1)
 
 
 @pytest.mark.parametrize('name', augment.AUGMENTATIONS)
 def test_shape_stays_and_the_key_decides(name):
-  f = augment.AUGMENTATIONS[name]
-  y = f(KEY, X)
-  assert y.shape == X.shape and y.dtype == X.dtype
-  np.testing.assert_array_equal(y, f(KEY, X))
-  assert not np.array_equal(y, f(jax.random.key(2), X)) and not np.array_equal(y, X)
+  f = lambda key: augment.AUGMENTATIONS[name](key, BATCH)
+  x = f(KEY)['x']
+  assert x.shape == X.shape and x.dtype == X.dtype
+  np.testing.assert_array_equal(x, f(KEY)['x'])
+  assert not np.array_equal(x, f(jax.random.key(2))['x']) and not np.array_equal(x, X)
+  assert f(KEY)['y'] is BATCH['y']
 
 
 def test_flip_mirrors_about_half():
@@ -47,11 +49,16 @@ def test_cutout_blanks_a_square():
     assert image[np.ix_(rows, columns)].all() and image.sum() == len(rows) * len(columns)
 
 
-def test_mixup_lies_between_two_inputs():
-  x = jnp.arange(B, dtype=jnp.float32)[:, None]
-  y = np.asarray(augment.mixup(KEY, x))
-  assert y.min() >= 0 and y.max() <= B - 1 and abs(y.mean() - (B - 1) / 2) < 6
-  assert y.std() < np.std(x)
+@pytest.mark.parametrize('y', [jnp.arange(B), jnp.arange(2.0 * B).reshape(B, 2)])
+def test_mixup_says_what_it_mixed(y):
+  """Each input is its share of itself and the rest of the one whose label it also has."""
+  mixed = augment.mixup(KEY, {'x': X, 'y': y})
+  assert mixed['other_y'].shape == y.shape and mixed['share'].shape == (B,)
+  other = np.asarray(mixed['other_y'] if y.ndim == 1 else mixed['other_y'][:, 0] / 2).astype(int)
+  assert sorted(other) == list(range(B)) and np.mean(other == np.arange(B)) < 0.1
+  share = np.asarray(mixed['share'])[:, None, None, None]
+  np.testing.assert_allclose(mixed['x'], share * X + (1 - share) * X[other], rtol=1e-5, atol=1e-6)
+  assert 0 <= share.min() < 0.1 and 0.9 < share.max() <= 1
 
 
 def test_noise_has_its_strengths():
@@ -62,14 +69,22 @@ def test_noise_has_its_strengths():
 
 
 def test_none_is_the_identity_and_nonsense_is_refused():
-  np.testing.assert_array_equal(augment.build((), 4, True)(KEY, X), X)
-  both = augment.build(('flip', 'crop'), 4, True)(KEY, X)
+  assert augment.build((), 4)(KEY, BATCH) == BATCH
+  both = augment.build(('flip', 'crop'), 4)(KEY, BATCH)['x']
   expected = augment.crop(jax.random.fold_in(KEY, 1), augment.flip(jax.random.fold_in(KEY, 0), X))
   np.testing.assert_array_equal(both, expected)
-  for names, ndim, labels, word in (
-    (('flop',), 4, False, "did you mean 'flip'"),
-    (('crop',), 2, False, 'images'),
-    (('mixup',), 4, True, 'labels'),
+  for names, ndim, word in (
+    (('flop',), 4, "did you mean 'flip'"),
+    (('crop',), 2, 'images'),
+    (('mixup', 'noise', 'mixup'), 2, 'name it once'),
   ):
     with pytest.raises(UserError, match=word):
-      augment.build(names, ndim, labels)
+      augment.build(names, ndim)
+
+
+def test_what_comes_after_mixup_keeps_its_labels():
+  mixed = augment.mixup(jax.random.fold_in(KEY, 0), BATCH)
+  found = augment.build(('mixup', 'flip'), 4)(KEY, BATCH)
+  np.testing.assert_array_equal(found['x'], augment.flip(jax.random.fold_in(KEY, 1), mixed['x']))
+  for part in ('y', 'other_y', 'share'):
+    np.testing.assert_array_equal(found[part], mixed[part])

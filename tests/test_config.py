@@ -89,6 +89,9 @@ def test_bad_uci_set():
     ('network.student.widths', (10, -1), 'at least 1'),
     ('replicas', 0, 'at least 1'),
     ('evaluation.ece_bins', 0, 'at least 1'),
+    ('data.shifts', ('contrast:6',), 'one of 1, 2, 3, 4, 5'),
+    ('student.kd.augment', ('mixap',), r"kd.augment: unknown augmentation 'mixap': did you mean 'mixup'"),
+    ('teacher.augment', ('mixup', 'mixup'), 'name it once'),
   ],
 )
 def test_bad_values(key, value, word):
@@ -101,6 +104,14 @@ def test_bad_values(key, value, word):
   with pytest.raises(UserError, match=word) as error:
     configs.validate(config)
   assert '\n' not in str(error.value)
+
+
+def test_augmentations_of_images_are_for_images():
+  config = get('spiral')
+  config.student.kd.augment = ('crop',)
+  configs.validate(config)
+  with pytest.raises(UserError, match="config.student.kd.augment: augmentation 'crop' is for images"):
+    configs.validate(config, ndim=2)
 
 
 def test_temperature_is_for_classification():

@@ -178,6 +178,26 @@ def test_labels_can_be_mixed_in(name):
   np.testing.assert_allclose(half(outputs, BATCH), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('task', ['classification', 'regression'])
+@pytest.mark.parametrize('share', [1.0, 0.3])
+def test_mixed_labels_are_learnt_by_their_shares(task, share):
+  """By hand: share · loss(y) + (1 − share) · loss(y of the other); a loss that reads no labels is as it was."""
+  outputs = jnp.asarray(RANDOM.normal(size=(1, B, 2 * C if task == 'regression' else C)), jnp.float32)
+  y = np.float32(RANDOM.normal(size=(B, C))) if task == 'regression' else BATCH['y']
+  teacher = np.float32(RANDOM.normal(size=(M, *outputs.shape[1:])))
+  plain = {**BATCH, 'y': y, 'teacher': teacher}
+  shares = np.full(B, share, np.float32)
+  shares[0] = 1
+  mixed = {**plain, 'other_y': y[::-1], 'share': shares}
+  of_labels, other = (TASKS[task].label(outputs, labels)[0] for labels in (y, y[::-1]))
+  expected = shares * of_labels + (1 - shares) * other
+  (single,), (kd,), (half,) = phases('single', task), phases('kd', task), phases('kd', task, label_weight=0.5)
+  np.testing.assert_allclose(single.loss(outputs, mixed)[0], expected, rtol=1e-5)
+  np.testing.assert_allclose(single.loss(outputs, mixed)[0, 0], single.loss(outputs, plain)[0, 0], rtol=1e-6)
+  np.testing.assert_array_equal(kd.loss(outputs, mixed), kd.loss(outputs, plain))
+  np.testing.assert_allclose(half.loss(outputs, mixed)[0], (kd.loss(outputs, plain)[0] + expected) / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize('optimizer', ['adamw', 'sgd'])
 def test_a_frozen_body_stays_to_the_last_bit(optimizer):
   first, second = phases('hydra', heads=M, freeze_body=True)

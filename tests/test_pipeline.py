@@ -154,6 +154,7 @@ def finishes(workdir, config, *more, data_dir=DATA_DIR):
 def test_every_student_runs_on_augmented_inputs_too(tmp_path):
   quick = [f'--config.student.{s}.epochs=2' for s in default_config().student]
   views = ["--config.student.kd.augment=('mixup','noise')", "--config.student.hydra.augment=('crop','cutout')"]
+  views += ["--config.teacher.augment=('mixup',)", '--config.student.kd.label_weight=0.5']
   config = 'configs/digits.py:students=all,members=3,epochs=2'
   done = hydra_jax('run', f'--config={config}', *quick, *views, f'--workdir={tmp_path / "run"}')
   assert done.returncode == 0, done.stderr

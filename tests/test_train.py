@@ -101,7 +101,7 @@ def test_teacher_and_student_see_the_same_view():
     loss=loss,
     optimizer=optax.sgd(0.1),
     state=train.fresh(optax.sgd(0.1), *jax.tree.map(jnp.copy, parameters)),
-    augment=augment.build(('mixup', 'noise'), 2, labels=False),
+    augment=augment.build(('mixup', 'noise'), 2),
     progress=lambda step, value: seen.append(value),
     **at_hand(network, parameters),
   )
