@@ -2,7 +2,7 @@
 
     hydra-jax run --config=configs/cifar10.py                      # an accelerator's work
     hydra-jax run --config=configs/cifar10.py:wrn28_1,members=4    # Wide ResNet WRN-28-1
-    hydra-jax run --config=configs/cifar10.py:quick                # 3,000 images, 4 members, 4 epochs, on a CPU
+    hydra-jax run --config=configs/cifar10.py:quick                # 2,000 images, 4 members, 4 epochs, on a CPU
 
 Random crops and flips for teachers and students; the teacher predicts on just the view that its
 student sees. Hydra's heads are the last residual block and the dense layer. SGD with Nesterov
@@ -30,13 +30,13 @@ def get_config(argument=None):
   config = default_config()
   config.name = f'cifar10-{network}' + ('-quick' if quick else '')
   config.data.name = 'cifar10'
-  config.data.ood = ('cifar100', 'noise')
+  config.data.ood = ('cifar100[:1000]' if quick else 'cifar100', 'noise')
   kinds, severities = (CORRUPTIONS[:2], (1, 3, 5)) if quick else (CORRUPTIONS, (1, 2, 3, 4, 5))
   config.data.shifts = tuple(f'{kind}:{severity}' for kind, severity in product(kinds, severities))
   config.teacher.members = 4 if quick else 50
   short = dict(epochs=4.0, hinton_epochs=4.0, warmup_epochs=1.0) if quick else {}
   residual_recipe(config, NETWORKS[network], NETWORKS[network], **short)
   if quick:
-    config.data.train = 'train[:3000]'
-    config.data.test = 'test[:2000]'
+    config.data.train = 'train[:2000]'
+    config.data.test = 'test[:1000]'
   return apply_argument(config, ','.join(w for w in words if w not in (*NETWORKS, 'quick')))
