@@ -9,7 +9,7 @@ generated miniature in the same format. It needs
 * 170 GB for the prepared set, and as much to make it: by its terms you fetch ILSVRC2012_img_train.tar and
   ILSVRC2012_img_val.tar yourself, put them in DIR/downloads/manual, and run
   `hydra-jax prepare imagenet2012 --data_dir=DIR` (which needs TensorFlow; nothing after that does);
-* processor cores: each decodes 300 to 350 training images of 500 × 375 a second. The progress line says
+* processor cores: each decodes about 400 training images of 500 × 375 a second. The progress line says
   what share of the time the loop waits for them: near 0, the accelerator is kept busy;
 * 7.5 GB in the user's cache for the decoded validation images, memory-mapped.
 
