@@ -86,6 +86,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
   configs.validate(config, data.task)
+  check_networks(Replica(config, workdir / 'parts', 0, data))
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
@@ -104,6 +105,13 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
         timings = measured(replica, models)
         first = (replica.data, scores)
     report(workdir, rows, timings, *first, config.evaluation.ece_bins)
+
+
+def check_networks(replica: Replica) -> None:
+  """Raises a `UserError` for a network that cannot read the data, before the first is trained."""
+  config = replica.config
+  for role, settings in (('teacher', config.teacher), *(('student', config.student[name]) for name in config.students)):
+    jax.eval_shape(phases_of(replica, role, settings)[0].network.init, jax.random.key(0), _example(replica.data))
 
 
 def train_all(replica: Replica) -> dict[str, Trained]:
@@ -138,7 +146,7 @@ def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher
     key = store.key_of(
       dict(
         data=data.fingerprint,
-        network=network_config(config, role, settings),
+        network=configs.identity(network_config(config, role, settings)),
         training={k: settings[k] for k in configs.training() if k != 'epochs'},
         phase=[phase.epochs, phase.spec],
         seed=[config.seed, replica.index, role],
