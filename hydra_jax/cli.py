@@ -80,6 +80,7 @@ def run(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources
 
   set_up()
+  sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hydra_jax import augment
+from hydra_jax import augment, user_networks
 from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.methods import GROUPINGS, METHODS, Ground
@@ -45,7 +45,8 @@ def default_config() -> ConfigDict:
         ood=(),  # names of out-of-domain sets
         image_size=224,  # side of the squares that photographs are cut to
       ),
-      # `name` and the arguments of that network; `student` may be another one.
+      # `name` and the arguments of that network; `student` may be another one. A name such as
+      # 'my_networks.py:make' is a function of the user's own.
       network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
       teacher=dict(
         members=20,
@@ -166,12 +167,20 @@ def _kind(value) -> str:
 
 
 def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:
-  """The stages of a network: `name` selects it, the other keys are its arguments."""
+  """The stages of a network: `name` selects it, here or as 'file.py:function', the other keys are its arguments."""
   arguments = {k: v for k, v in network.items() if k != 'name'}
+  if ':' in network.name:
+    return user_networks.stages(network.name, outputs, arguments)
   try:
     return look_up(NETWORKS, network.name, 'network')(outputs, **arguments)
   except TypeError as e:
     raise UserError(f"network '{network.name}' does not take these arguments: {e}") from e
+
+
+def identity(network: ConfigDict) -> dict[str, Any]:
+  """What a network depends on: its config, and the source of a function of the user's own."""
+  name = [network.name, user_networks.find(network.name).digest] if ':' in network.name else network.name
+  return {**network.to_dict(), 'name': name}
 
 
 # What a value must be, by the last part of its key.

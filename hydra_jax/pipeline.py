@@ -95,6 +95,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
   configs.validate(config, data.task, data.train.example.ndim)
+  check_networks(Replica(config, workdir / 'parts', 0, data))
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
@@ -114,6 +115,16 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
         timings = measured(replica, here)
         first = (replica.data, scores)
     report(workdir, rows, timings, *first, config.evaluation.ece_bins)
+
+
+def check_networks(replica: Replica) -> None:
+  """Raises a `UserError` for a network that cannot read the data, before the first is trained."""
+  config = replica.config
+  made = config.teacher.predictions or config.teacher.checkpoints
+  teacher = [] if made else [('teacher', config.teacher)]
+  for role, settings in (*teacher, *(('student', config.student[name]) for name in config.students)):
+    network = parts.phases_of(recipe_of(replica, role, settings))[0].network
+    jax.eval_shape(network.init, jax.random.key(0), parts.example(replica.data))
 
 
 def train_all(replica: Replica) -> dict[str, Trained]:
@@ -201,7 +212,7 @@ def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher
     key = store.key_of(
       dict(
         data=data.fingerprint,
-        network=recipe.network,
+        network=configs.identity(recipe.network),
         training={k: settings[k] for k in configs.training() if k != 'epochs'},
         phase=[phase.epochs, phase.spec],
         seed=[config.seed, replica.index, role],

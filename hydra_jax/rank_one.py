@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hydra_jax.cut import Network, over_heads
+from hydra_jax.errors import UserError
 from hydra_jax.stages import Stage, Tree, chain, unrolled
 
 
@@ -26,6 +27,8 @@ def batch_ensemble(stages: Sequence[Stage], members: int) -> Network:
   def init(key, x):
     params, state = whole.init(jax.random.fold_in(key, 0), x)
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
+    if not any(_is_kernel(p, leaf) for p, leaf in flat):
+      raise UserError("batch_ensemble shares parameters named 'kernel', and this network has none: leave it out")
     own = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
     shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)

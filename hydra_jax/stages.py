@@ -1,7 +1,8 @@
 """Networks as lists of stages.
 
 A stage is a pair of pure functions, so a network may come from any library; `linen` adapts a Flax
-Linen module. A network is a plain list of stages, and `cut.hydra` decides which of them are shared.
+Linen module, and `adapters` those of NNX and Equinox. A network is a plain list of stages, and
+`cut.hydra` decides which of them are shared.
 """
 
 from collections.abc import Callable, Sequence

@@ -86,8 +86,9 @@ def command(*arguments) -> list[str]:
 
 
 def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
-  """Runs the command line as a process of its own, from the root of the project."""
-  return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, **kwargs)
+  """Runs the command line as a process of its own, from the root of the project unless `cwd` says otherwise."""
+  kwargs = {'cwd': ROOT, **kwargs}
+  return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **kwargs)
 
 
 @pytest.fixture(scope='session', autouse=True)
