@@ -1,0 +1,67 @@
+"""The code in the README does what is said beside it."""
+
+import re
+import warnings
+
+from conftest import ROOT
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hydra_jax import data as datasets, given, losses, methods
+from hydra_jax.config import default_config
+from hydra_jax.stages import mlp
+from hydra_jax.tasks import TASKS
+
+BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), flags=re.S)
+
+
+def block(word):
+  (found,) = [b for b in BLOCKS if word in b]
+  return found
+
+
+def test_the_short_example(capsys):
+  x = np.ones((3, 8, 8), np.float32)
+  names = {'x': x}
+  exec(block('from hydra_jax import grow'), names)
+  assert names['logits'].shape == (50, 3, 10)
+  np.testing.assert_array_equal(names['logits'][7], names['logits'][0])
+
+
+def test_a_new_method_is_a_function_and_a_row():
+  names = {**vars(methods), 'METHODS': dict(methods.METHODS)}
+  exec(block('geometric_kd'), names)
+  ground = methods.Ground(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
+  (phase,) = names['METHODS']['geometric_kd'].phases(default_config().student.kd, ground)
+  teacher = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
+  mean = jnp.mean(jax.nn.log_softmax(teacher), axis=0)[None]
+  np.testing.assert_allclose(phase.loss(mean, {'teacher': teacher}), 0, atol=1e-6)
+  assert phase.loss(teacher[:1], {'teacher': teacher}).shape == (1, 6) and len(block('geometric_kd').splitlines()) <= 30
+  assert phase.loss(teacher[:1], {'teacher': teacher}).min() > 0
+  assert losses.distillation(mean, teacher).max() > 1e-3  # the arithmetic mean is another one
+
+
+@pytest.mark.filterwarnings('default')
+def test_an_ensemble_of_scikit_learn(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  quick = block('BaggingClassifier').replace('max_iter=1000), 20', 'max_iter=3), 2')
+  assert quick != block('BaggingClassifier')
+  with warnings.catch_warnings(action='ignore'):
+    exec(quick, {})
+  config = default_config().data
+  config.name, config.ood = 'members.npz', ('noise',)
+  data = datasets.load(config, '', 0)
+  members = given.read('members.npz')
+  assert data.outputs == 10 and members.members == 2
+  for name, n in (('train', 1200), ('test', 597), ('noise', 500)):
+    assert given.outputs(members, name, n, data.task, 10, data.scaling).shape == (2, n, 10)
+
+
+def test_stages_of_three_libraries():
+  names = {}
+  exec(block('eqx.nn.Linear'), names)
+  x = jnp.ones((32, 8, 8))
+  outputs, _ = jax.eval_shape(names['student'].apply, names['params'], names['state'], x)
+  assert outputs.shape == (20, 32, 10)
