@@ -8,6 +8,8 @@ import sys
 
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
+# Small things are compiled and run once: compilation is nearly all the time that tests take.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 
 import numpy as np
 from PIL import Image

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import hydra_jax
-from hydra_jax import UserError, chain, checkpoints, cut, losses, rank_one, train
+from hydra_jax import UserError, chain, checkpoints, cut, feeds, losses, rank_one, train
 from hydra_jax.data import Scaling
 
 B, F, C, H = 8, 5, 3, 2
@@ -185,7 +185,7 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path):
   state = train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, 3),
     train.fresh(optimizer, *jax.tree.map(jnp.array, grown)),
-    data,
+    feeds.resident(data),
     scaling,
     seed=(0,),
     key=KEY,

@@ -217,7 +217,7 @@ def test_published_files_are_missed_or_found_damaged_before_the_training(miniatu
 
 @needs('cifar10')
 def test_published_files_are_evaluated(miniature):
-  (miniature / 'cifar10').symlink_to(sources._prepared('cifar10', DATA_DIR).parent)
+  (miniature / 'cifar10').symlink_to(sources.prepared('cifar10', DATA_DIR).parent)
   config = loaded(name='cifar10', train='train[:20]', test='test[:20]', shifts=('CIFAR-10-C/fog:3',))
   evaluation = datasets.load(config, str(miniature), 0).evaluations['CIFAR-10-C/fog:3']
   assert (evaluation.kind, evaluation.strength, evaluation.family) == ('shift', 3, 'CIFAR-10-C')
