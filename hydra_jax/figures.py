@@ -68,6 +68,8 @@ def _grid(count: int, **kwargs):
   figure, axes = _panels(columns, -(-count // columns), **kwargs)
   for ax in axes.ravel()[count:]:
     ax.set_visible(False)
+  for ax in axes.ravel()[max(0, count - columns) : count]:
+    ax.tick_params(labelbottom=True)  # where the panel below it is hidden
   return figure, axes.ravel()[:count], axes[:, 0]
 
 
