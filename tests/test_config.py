@@ -88,6 +88,10 @@ def test_bad_uci_set():
     ('network.teacher.name', 'mpl', "did you mean 'mlp'"),
     ('network.student.widths', (10, -1), 'at least 1'),
     ('replicas', 0, 'at least 1'),
+    ('teacher.keep_as', 'float8', "did you mean 'float"),
+    ('student.hydra.heads_per_step', 21, 'heads_per_step=21 of 20 heads'),
+    ('student.hydra.diversity_weight', -1.0, 'at least 0'),
+    ('student.dlf.factors', 0, 'at least 1'),
     ('evaluation.ece_bins', 0, 'at least 1'),
     ('data.shifts', ('contrast:6',), 'one of 1, 2, 3, 4, 5'),
     ('student.kd.augment', ('mixap',), r"kd.augment: unknown augmentation 'mixap': did you mean 'mixup'"),
@@ -112,6 +116,20 @@ def test_augmentations_of_images_are_for_images():
   configs.validate(config)
   with pytest.raises(UserError, match="config.student.kd.augment: augmentation 'crop' is for images"):
     configs.validate(config, ndim=2)
+
+
+def test_a_teacher_comes_from_one_place():
+  config = get('digits')
+  config.teacher.predictions, config.teacher.checkpoints = 'members.npz', ('runs/digits',)
+  with pytest.raises(UserError, match='set one of them'):
+    configs.validate(config)
+
+
+def test_factor_models_are_drawn_in_pairs():
+  config = get('digits', 'students=all')
+  config.student.dlf.samples = 63
+  with pytest.raises(UserError, match='samples=63.*even'):
+    configs.validate(config)
 
 
 def test_temperature_is_for_classification():
