@@ -103,20 +103,23 @@ def _single(path: str) -> Mapping[str, np.ndarray]:
   return {'probabilities' if within else 'logits': array}
 
 
-def outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray | None:
-  """Predictions for a set as network outputs `[M, N, C]`, checked; None where the file has none for it.
+def covers(given: Given, split: str) -> bool:
+  """Whether a file has predictions for a set."""
+  return all(files.name_in_file(part, split) in given.arrays for part in given.kind.arrays)
+
+
+def outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray:
+  """Predictions for a set as network outputs `[M, N, C]`, checked.
 
   Args:
     given: From `read`.
-    split: `train`, or the name of an evaluation set.
+    split: `train`, or the name of an evaluation set; one that it covers.
     examples: N that it must be.
     task: That it must be of.
     count: Number of classes or targets that it must have.
     scaling: Of the targets.
   """
   names = [files.name_in_file(part, split) for part in given.kind.arrays]
-  if not all(name in given.arrays for name in names):
-    return None
   if given.kind.task != task:
     raise UserError(f'{given.path} holds {" and ".join(names)}, for {given.kind.task}, but the data are for {task}')
   found = [np.atleast_3d(given.arrays[name]) if task == 'regression' else given.arrays[name] for name in names]

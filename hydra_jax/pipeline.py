@@ -95,7 +95,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
   configs.validate(config, data.task, data.train.example.ndim)
-  check_networks(Replica(config, workdir / 'parts', 0, data))
+  check_models(Replica(config, workdir / 'parts', 0, data))
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
@@ -117,11 +117,15 @@ def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
     report(workdir, rows, timings, *first, config.evaluation.ece_bins)
 
 
-def check_networks(replica: Replica) -> None:
-  """Raises a `UserError` for a network that cannot read the data, before the first is trained."""
+def check_models(replica: Replica) -> None:
+  """Raises a `UserError` for a network or a teacher that does not fit the data, before anything is written."""
   config = replica.config
   made = config.teacher.predictions or config.teacher.checkpoints
   teacher = [] if made else [('teacher', config.teacher)]
+  if config.teacher.predictions:
+    given_teacher(replica)
+  for place in config.teacher.checkpoints:
+    parts.load(place, replica.data)
   for role, settings in (*teacher, *(('student', config.student[name]) for name in config.students)):
     network = parts.phases_of(recipe_of(replica, role, settings))[0].network
     jax.eval_shape(network.init, jax.random.key(0), parts.example(replica.data))
@@ -166,19 +170,20 @@ def teacher_of(replica: Replica) -> tuple[Teacher, Trained]:
 
 def given_teacher(replica: Replica) -> tuple[Teacher, Trained]:
   """A teacher that is a file of predictions, and their scores on the evaluation sets that it covers."""
-  config, data = replica.config, replica.data
-  file = given.read(config.teacher.predictions)
+  data, size = replica.data, replica.config.evaluation.batch_size
+  file = given.read(replica.config.teacher.predictions)
   of = lambda name, examples: given.outputs(file, name, examples, data.task, data.outputs, data.scaling)
-  predictive = replica.task.predictives['members']
+  covered = {name: evaluation for name, evaluation in data.evaluations.items() if given.covers(file, name)}
+  for name, evaluation in covered.items():
+    of(name, len(evaluation.load().x))  # what is wrong is better known before the training than after
 
   def scores(advance):
-    found = {}
-    for i, (name, evaluation) in enumerate(data.evaluations.items()):
+    read, found = replica.task.predictives['members'].read, {}
+    for name, evaluation in covered.items():
       split = evaluation.load()
-      if (outputs := of(name, len(split.x))) is not None:
-        size = config.evaluation.batch_size
-        found[name] = evaluate.score_outputs(outputs, split, predictive.read, replica.task, data.scaling, size)
-      advance(i + 1)
+      outputs = of(name, len(split.x))
+      found[name] = evaluate.score_outputs(outputs, split, read, replica.task, data.scaling, size)
+    advance(len(data.evaluations))
     return found
 
   key = store.key_of(dict(file=file.key, data=data.fingerprint))

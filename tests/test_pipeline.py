@@ -226,6 +226,7 @@ def test_members_of_other_runs_and_architectures(tiny_run, tmp_path):
   wrong = '--config.data.train=test'
   done = hydra_jax('run', '--config=configs/digits.py', teacher, wrong, f'--workdir={tmp_path / "no"}')
   assert done.returncode == 2 and 'trained on other data' in done.stderr, done.stderr
+  assert not (tmp_path / 'no').exists()
   done = hydra_jax(
     'run', '--config=configs/digits.py', "--config.teacher.checkpoints=('/nowhere',)", f'--workdir={tmp_path / "no"}'
   )
