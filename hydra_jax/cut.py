@@ -21,8 +21,8 @@ class Network(NamedTuple):
 
   Attributes:
     init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
-    apply: `(params, state, x, key=None, train=False, only=None) -> (outputs [H, B, C], state)`; with
-      `only`, indices `[K]` of some heads, the outputs of these, `[K, B, C]`.
+    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Those of
+      `hydra` also take `only`, indices `[K]` of some heads, for the outputs of these, `[K, B, C]`.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
     convolution: Whether it convolves, see `Stage`.

@@ -79,27 +79,11 @@ def expected_nll(model: Factors, members_MxBxC: jax.Array, z: Posterior) -> jax.
   return 0.5 * jnp.sum(jnp.log(2 * jnp.pi * model.noise) + (error + spread) / model.noise, axis=-1)
 
 
-def from_prior(z: Posterior) -> jax.Array:
-  """1/M Σ_m KL(N(z_m, covariance) ‖ N(0, I)), `[]`."""
-  squares = jnp.mean(jnp.sum(jnp.square(z.mean), axis=-1)) + jnp.trace(z.covariance) - len(z.covariance)
-  return 0.5 * (squares - jnp.linalg.slogdet(z.covariance)[1])
-
-
-def nll(outputs_1xBxK: jax.Array, teacher_MxBxC: jax.Array, factors: int) -> jax.Array:
-  """−1/M Σ_m ln p(f_m) of the members at the B inputs together, shared out over these, `[1, B]`.
-
-  Its mean is that of −ln N(f_m; μ, ΦΦᵀ + σ²) / B, value and gradient: the free energy of EM with an exact E-step,
-  under which z is a constant.
-  """
-  model = read(outputs_1xBxK, factors)
-  z = jax.lax.stop_gradient(posterior(model, teacher_MxBxC))
-  return (expected_nll(model, teacher_MxBxC, z) + from_prior(z) / len(model.mean))[None]
-
-
 def expanded_nll(outputs_1xBxK: jax.Array, teacher_MxBxC: jax.Array, factors: int) -> jax.Array:
   """The loss: the M-step for standardised z, `[1, B]`.
 
-  The paper's E-step is over all inputs; here each batch is one.
+  The paper's E-step is over all inputs; here each batch is one. But for standardising, its gradient is that of
+  −1/M Σ_m ln N(f_m; μ, ΦΦᵀ + σ²) / B, f_m member m at the B inputs together.
   """
   model = read(outputs_1xBxK, factors)
   chex.assert_equal_shape_suffix([model.mean[None], teacher_MxBxC], 2)

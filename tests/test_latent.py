@@ -15,6 +15,15 @@ OUTPUTS = jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(Q))), jnp.float
 TEACHER = jnp.asarray(RANDOM.normal(size=(M, B, C)), jnp.float32)
 
 
+def nll(outputs, teacher):
+  """−ln p of the members, shared out over the examples: the M-step's loss and what z costs, as EM has them."""
+  model = latent.read(outputs, Q)
+  z, covariance = jax.lax.stop_gradient(latent.posterior(model, teacher))
+  squares = jnp.mean(jnp.sum(jnp.square(z), axis=-1)) + jnp.trace(covariance) - Q
+  kl = 0.5 * (squares - jnp.linalg.slogdet(covariance)[1])
+  return latent.expected_nll(model, teacher, latent.Posterior(z, covariance)) + kl / B
+
+
 def dense(outputs):
   """Mean `[B C]` and covariance `[B C, B C]` of a member at all B inputs."""
   mean, loadings, noise = latent.read(outputs, Q)
@@ -25,8 +34,8 @@ def dense(outputs):
 def test_likelihood_is_that_of_the_dense_normal():
   mean, covariance = map(np.asarray, dense(OUTPUTS))
   exact = multivariate_normal(mean, covariance).logpdf(np.asarray(TEACHER).reshape(M, -1))
-  found = latent.nll(OUTPUTS, TEACHER, Q)
-  assert found.shape == (1, B)
+  found = nll(OUTPUTS, TEACHER)
+  assert found.shape == (B,) and latent.expanded_nll(OUTPUTS, TEACHER, Q).shape == (1, B)
   np.testing.assert_allclose(B * found.mean(), -exact.mean(), rtol=1e-4)
 
 
@@ -39,7 +48,7 @@ def test_gradient_is_that_of_the_dense_normal():
     quadratic = jnp.mean(jnp.einsum('mi,ij,mj->m', off, jnp.linalg.inv(covariance), off))
     return 0.5 * (quadratic + jnp.linalg.slogdet(covariance)[1]) / B
 
-  found = jax.grad(lambda o: jnp.mean(latent.nll(o, TEACHER, Q)))(OUTPUTS)
+  found = jax.grad(lambda o: jnp.mean(nll(o, TEACHER)))(OUTPUTS)
   np.testing.assert_allclose(found, jax.grad(exact)(OUTPUTS), rtol=2e-3, atol=2e-5)
 
 
@@ -83,7 +92,9 @@ def test_standardising_changes_nothing_where_z_is_as_its_prior():
 
 
 def test_order_of_members_does_not_matter():
-  np.testing.assert_allclose(latent.nll(OUTPUTS, TEACHER[::-1], Q), latent.nll(OUTPUTS, TEACHER, Q), rtol=1e-5)
+  np.testing.assert_allclose(
+    latent.expanded_nll(OUTPUTS, TEACHER[::-1], Q), latent.expanded_nll(OUTPUTS, TEACHER, Q), rtol=1e-5
+  )
 
 
 def test_samples_have_the_moments_of_the_model():
@@ -127,5 +138,5 @@ def test_members_at_hand_are_recovered():
 @pytest.mark.parametrize('size', [1e-3, 1e4])
 def test_finite_for_members_that_agree_or_lie_far_off(size):
   teacher = jnp.broadcast_to(TEACHER[:1], TEACHER.shape) * size
-  value, grad = jax.value_and_grad(lambda o: jnp.mean(latent.nll(o, teacher, Q)))(OUTPUTS)
+  value, grad = jax.value_and_grad(lambda o: jnp.mean(latent.expanded_nll(o, teacher, Q)))(OUTPUTS)
   assert np.isfinite(value) and np.all(np.isfinite(grad))
