@@ -241,6 +241,9 @@ def fit(
   )
   at_once = min(steps, steps_per_call or MAX_STEPS_PER_CALL, feed.at_once)
   index = np.zeros((*(replicas,) * bool(replicas), at_once, batch_size), np.int32)
+  # Parameters that were restored are committed to the device, and what a program returns is so if any of its
+  # arguments is: all of it from the start, or the second call compiles once more.
+  state = jax.device_put(state, jax.local_devices()[0])
   now, n, pending = int(state.step), 1, None
   batches = feed.begin(seed, now, steps, batch_size)
   saved = read = time.monotonic()

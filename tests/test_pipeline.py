@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax import data as datasets, evaluate, parts
+from hydra_jax import data as datasets, evaluate, parts, pipeline
 from hydra_jax.config import default_config
 from hydra_jax.data import toy
 
@@ -95,6 +95,7 @@ LONGER = (
   "--config.students=('hydra',)",
   "--config.data.shifts=('rotate:30',)",
   '--config.checkpoint_seconds=0',
+  '--config.replicas=2',
 )
 
 
@@ -284,7 +285,43 @@ def test_mnist_runs(tmp_path):
 
 @needs_uci('energy')
 def test_uci_runs_over_its_splits(tmp_path):
-  finishes(tmp_path / 'run', 'configs/uci.py:energy,members=3,epochs=1,replicas=2')
-  rmse = [r['value'] for r in rows(tmp_path / 'run') if r['metric'] == 'rmse' and r['data'] == 'test']
-  assert len(rmse) == 8 and all(1 < v < 30 for v in rmse)
+  """Three splits at once are three splits alone; and each split finds its own teacher in a run of all."""
+  config, few = 'configs/uci.py:energy,members=3,epochs=1,replicas=3', "--config.students=('single','hydra')"
+  together = finishes(tmp_path / 'run', config, few)
+  rmse = [r['value'] for r in together if r['metric'] == 'rmse' and r['data'] == 'test']
+  assert len(rmse) == 9 and all(1 < v < 30 for v in rmse)
   assert ' ± ' in (tmp_path / 'run' / 'table.md').read_text()
+  assert len(list(tmp_path.glob('run/parts/labels-*'))) == 2
+
+  alone = finishes(tmp_path / 'alone', config, few, '--config.execution.replicas_together=1')
+  assert len(list(tmp_path.glob('alone/parts/labels-*'))) == 6
+  ours, theirs = ([{k: r[k] for k in KEYS if k != 'value'} for r in found] for found in (together, alone))
+  by = lambda r: (r['replica'], r['method'], r['data'], r['metric'])
+  assert sorted(ours, key=by) == sorted(theirs, key=by)
+  for mine, yours in zip(sorted(together, key=by), sorted(alone, key=by)):
+    np.testing.assert_allclose(mine['value'], yours['value'], rtol=2e-3, atol=2e-3, err_msg=str(mine))
+
+  again = f"--config.teacher.checkpoints=('{tmp_path / 'run'}',)"
+  found = finishes(tmp_path / 'again', config, "--config.students=('single',)", again)
+  of_ensemble = lambda rows: {
+    (r['replica'], r['data'], r['metric']): r['value'] for r in rows if r['method'] == 'ensemble'
+  }
+  ensembles = of_ensemble(together)
+  for key, found_value in of_ensemble(found).items():
+    np.testing.assert_allclose(found_value, ensembles[key], rtol=1e-5, atol=1e-6)
+
+
+def test_each_phase_compiles_once(tmp_path, caplog):
+  """For both replicas together: one program for each phase, however many calls and whatever their length."""
+  config = default_config()
+  config.name, config.data.name = 'digits', 'digits'
+  config.replicas, config.teacher.members = 2, 3
+  for settings in (config.teacher, *config.student.values()):
+    settings.epochs = 20.0
+  config.student.hydra.hinton_epochs = 20.0
+  with jax.log_compiles():
+    pipeline.run(config, tmp_path / 'run', DATA_DIR)
+  compiled = [r for r in caplog.records if 'Finished XLA compilation of jit(training)' in r.getMessage()]
+  assert len(compiled) == len(list(tmp_path.glob('run/parts/labels-*'))) + len(
+    [p for name in ('mean-prediction', 'members') for p in tmp_path.glob(f'run/parts/{name}-*')]
+  )
