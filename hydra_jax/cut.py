@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.errors import UserError
-from hydra_jax.stages import Stage, Tree, chain, unrolled
+from hydra_jax.mapping import chosen, over_heads
+from hydra_jax.stages import Stage, Tree, chain
 
 
 class Network(NamedTuple):
@@ -26,6 +27,9 @@ class Network(NamedTuple):
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
     convolution: Whether it convolves, see `Stage`.
+    mapping: How its heads are mapped, as chosen by `mapping.chosen`.
+    parts: The body and what is tiled above it, in networks made of just these. `apply` of the tiled stage
+      takes the identities `[K]` of the heads whose parameters it is given, so that it serves any of them.
   """
 
   init: Callable
@@ -33,46 +37,32 @@ class Network(NamedTuple):
   heads: tuple[int, ...]
   cut: int
   convolution: bool = False
+  mapping: str = 'vmap'
+  parts: tuple[Stage, Stage] | None = None
 
 
-def tile(stage: Stage, heads: Sequence[int]) -> Stage:
+def tile(stage: Stage, mapping: str) -> Stage:
   """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0.
 
-  `apply` takes one more argument, `only`, the indices of the copies to apply.
+  `init` takes the identities of the copies after its arguments, and so does `apply`.
   """
-  ids = np.asarray(heads, np.uint32)
 
-  def keys(key):
-    return None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+  def keys(key, heads_K):
+    return None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, heads_K)
 
-  def init(key, x):
-    return jax.vmap(stage.init, (0, None))(keys(key), x)
+  def init(key, x, heads_K):
+    return jax.vmap(stage.init, (0, None))(keys(key, heads_K), x)
 
-  def apply(params, state, x, key, train, only=None):
+  def apply(params, state, x, key, train, heads_K):
     one = lambda p, s, k: stage.apply(p, s, x, k, train)
-    some = params, state, keys(key)
-    if only is not None:
-      some = jax.tree.map(lambda leaf: leaf[only], some)
-    count = len(ids) if only is None else len(only)
-    outputs, new = over_heads(one, count, unrolled(stage.convolution))(*some)
-    return outputs, new if only is None else jax.tree.map(lambda old, leaf: old.at[only].set(leaf), state, new)
+    return over_heads(one, len(heads_K), mapping)(params, state, keys(key, heads_K))
 
   return Stage(init, apply, stage.convolution)
 
 
-def over_heads(one: Callable, heads: int, unroll: bool) -> Callable:
-  """Maps a function over the leading axis of its arguments, in one program or written out head by head."""
-  if not unroll:
-    return jax.vmap(one)
-
-  def each(*args):
-    results = [one(*jax.tree.map(lambda leaf, h=h: leaf[h], args)) for h in range(heads)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-
-  return each
-
-
-def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_body: bool = True) -> Network:
+def hydra(
+  stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_body: bool = True, mapping: str = 'auto'
+) -> Network:
   """Cuts a network: `stages[:cut]` is the shared body, `stages[cut:]` is tiled once for each head.
 
   Args:
@@ -83,6 +73,7 @@ def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_b
       the same way whatever other heads stand beside it: `hydra(stages, 0, [3])` is member 3 of
       `hydra(stages, 0, 20)`.
     train_body: Whether the body is in training mode when the network is (dropout, batch statistics).
+    mapping: How heads are mapped: `vmap`, `unroll`, `loop`, or `auto`, see `mapping.over_heads`.
   """
   heads = tuple(range(heads) if isinstance(heads, int) else heads)
   depth = len(stages)
@@ -91,23 +82,38 @@ def hydra(stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_b
   if not -depth <= cut < depth:
     raise UserError(f'cut={cut} is outside this network of {depth} stages: choose {-depth} to {depth - 1}')
   cut %= depth
-  body = chain(stages[:cut])
-  tiled = tile(chain(stages[cut:], first=cut), heads)
+  below, above = chain(stages[:cut]), chain(stages[cut:], first=cut)
+  mapping = chosen(mapping, above.convolution)
+  tiled, ids = tile(above, mapping), np.asarray(heads, np.uint32)
+
+  def in_body(key):
+    # A one-headed network starts the same wherever it is cut.
+    return None if key is None else jax.random.fold_in(key, heads[0])
+
+  body = Stage(
+    lambda key, x: below.init(in_body(key), x),
+    lambda params, state, x, key, train: below.apply(params, state, x, in_body(key), train and train_body),
+    below.convolution,
+  )
 
   def init(key, x):
-    # A one-headed network starts the same wherever it is cut.
-    params, state = body.init(jax.random.fold_in(key, heads[0]), x)
+    params, state = body.init(key, x)
     features, _ = body.apply(params, state, x, None, False)
-    head_params, head_state = tiled.init(key, features)
+    head_params, head_state = tiled.init(key, features, ids)
     return {'body': params, 'heads': head_params}, {'body': state, 'heads': head_state}
 
   def apply(params, state, x, key=None, train=False, only=None):
-    body_key = None if key is None else jax.random.fold_in(key, heads[0])
-    x, body_state = body.apply(params['body'], state['body'], x, body_key, train and train_body)
-    x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train, only)
+    x, body_state = body.apply(params['body'], state['body'], x, key, train)
+    some = params['heads'], state['heads']
+    if only is None:
+      x, head_state = tiled.apply(*some, x, key, train, ids)
+    else:
+      some = jax.tree.map(lambda leaf: leaf[only], some)
+      x, new = tiled.apply(*some, x, key, train, jnp.asarray(ids)[only])
+      head_state = jax.tree.map(lambda old, leaf: old.at[only].set(leaf), state['heads'], new)
     return x, {'body': body_state, 'heads': head_state}
 
-  return Network(init, apply, heads, cut, body.convolution or tiled.convolution)
+  return Network(init, apply, heads, cut, below.convolution or above.convolution, mapping, (body, tiled))
 
 
 def sampled(network: Network, samples: int) -> Network:
@@ -122,10 +128,10 @@ def sampled(network: Network, samples: int) -> Network:
       return network.apply(params, state, x, key, train)
     keys = jax.random.split(jax.random.key(0), samples)
     one = lambda k: network.apply(params, state, x, k, True)[0][0]
-    outputs = over_heads(one, samples, unrolled(network.convolution))(keys)
+    outputs = over_heads(one, samples, chosen('auto', network.convolution))(keys)
     return outputs, state
 
-  return network._replace(apply=apply)
+  return network._replace(apply=apply, parts=None)
 
 
 def grow(tree: Tree, heads: int) -> Tree:

@@ -3,7 +3,7 @@
 Either way (seed, s) alone decides what step s is shown, so training may stop and continue anywhere.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import functools
 import math
 import os
@@ -24,7 +24,7 @@ class Feed(NamedTuple):
     examples: How many there are; an epoch shows each of them once.
     begin: `(seed, start, stop, batch_size) -> batches`, for the steps from `start` to `stop`. Called for
       one step after the other, `batches(step, n)` gives what n of them read: arrays
-      `{'x': [R, …], 'y': [R, …]}`, and `'teacher': [M, R, C]` for students, of the same shapes each time,
+      `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students, of the same shapes each time,
       and the rows of each step, `[n, batch_size]` int32. x as stored, y as the network learns it.
     at_once: The most steps that `batches` can be asked for.
     note: What there is to tell the user meanwhile.
@@ -36,7 +36,7 @@ class Feed(NamedTuple):
   note: Callable[[], str] = lambda: ''
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _shuffle(seed: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
   return np.random.default_rng((*seed, epoch)).permutation(n).astype(np.int32)
 
@@ -62,6 +62,18 @@ def resident(data: dict[str, Any]) -> Feed:
 
   def begin(seed, start, stop, batch_size):
     return lambda step, n: (arrays, batch_indices(seed, step, n, examples, batch_size))
+
+  return Feed(examples, begin)
+
+
+def together(replicas: Sequence[dict[str, Any]]) -> Feed:
+  """The same for replicas that are trained together: everything is stacked, and each has a seed of its own."""
+  arrays = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *replicas)
+  examples = arrays['x'].shape[1]
+
+  def begin(seeds, start, stop, batch_size):
+    each = lambda step, n: [batch_indices(seed, step, n, examples, batch_size) for seed in seeds]
+    return lambda step, n: (arrays, np.stack(each(step, n)))
 
   return Feed(examples, begin)
 

@@ -121,4 +121,4 @@ def network(stages: Sequence[Stage], factors: int, samples: int) -> cut.Network:
     outputs, state = one.apply(params, state, x, key, train)
     return (outputs if train else sample(read(outputs, factors), samples)), state
 
-  return one._replace(apply=apply)
+  return one._replace(apply=apply, parts=None)

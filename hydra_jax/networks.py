@@ -15,9 +15,11 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from hydra_jax.errors import UserError, look_up
+from hydra_jax.mapping import on_cpu
 from hydra_jax.stages import Stage, chain, linen, mlp
 
 convolution = partial(linen, convolution=True)
@@ -42,7 +44,33 @@ def conv(channels: int, kernel: int = 3, stride: int = 1, *, dtype: Any) -> nn.C
     use_bias=False,
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
     dtype=dtype,
+    conv_general_dilated=convolve,
   )
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax.Array:
+  """`jax.lax.conv_general_dilated`, with its inputs kept from fusion on CPU.
+
+  The gradient with respect to the kernel reads them transposed, and XLA would compute them again in
+  that order, out of all that they were computed from: a step of ResNet-20 takes 1.4 times as long.
+  """
+  plain = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+  if not on_cpu():
+    return plain(x, kernel)
+
+  @jax.custom_vjp
+  def kept(x, kernel):
+    return plain(x, kernel)
+
+  def forward(x, kernel):
+    x = jax.lax.optimization_barrier(x)
+    return plain(x, kernel), (x, kernel)
+
+  def backward(given, dy):
+    return jax.vjp(plain, *given)[1](jax.lax.optimization_barrier(dy))
+
+  kept.defvjp(forward, backward)
+  return kept(x, kernel)
 
 
 class Layers(nn.Module):

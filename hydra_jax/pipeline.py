@@ -35,7 +35,6 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import Phase
 from hydra_jax.progress import bar, say
-from hydra_jax.stages import unrolled
 from hydra_jax.tasks import TASKS, Scores, Task
 
 CONFIG = 'config.json'
@@ -272,6 +271,7 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         train.make_step(
           phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step
         ),
+        phase.network,
         state,
         feed,
         data.scaling,
@@ -279,10 +279,8 @@ def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
         key=step_key,
         steps=steps,
         batch_size=settings.batch_size,
-        heads=heads,
         augment=augment.build(settings.augment, data.train.example.ndim),
         **(predicting(job.teacher.model) if online else {}),
-        one_by_one=unrolled(phase.network.convolution),
         progress=lambda step, loss: advance(step, loss, feed.note()),
         save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
         save_every=config.checkpoint_seconds,

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from hydra_jax.cut import Network, over_heads
+from hydra_jax.cut import Network
 from hydra_jax.errors import UserError
-from hydra_jax.stages import Stage, Tree, chain, unrolled
+from hydra_jax.mapping import chosen, over_heads
+from hydra_jax.stages import Stage, Tree, chain
 
 
 def _is_kernel(path, leaf) -> bool:
   return path[-1] == jax.tree_util.DictKey('kernel') and leaf.ndim >= 2
 
 
-def batch_ensemble(stages: Sequence[Stage], members: int) -> Network:
+def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
   """Member m has the kernels `W ∘ (r_m s_mᵀ)` and biases and scales of its own.
 
   Works on any stages whose kernels are named `kernel` and end in the axes (inputs, outputs), dense
@@ -23,6 +24,7 @@ def batch_ensemble(stages: Sequence[Stage], members: int) -> Network:
   """
   whole = chain(stages)
   heads = tuple(range(members))
+  mapping = chosen(mapping, whole.convolution)
 
   def init(key, x):
     params, state = whole.init(jax.random.fold_in(key, 0), x)
@@ -41,11 +43,11 @@ def batch_ensemble(stages: Sequence[Stage], members: int) -> Network:
       return whole.apply(tree.unflatten(map(_kernel, shared, own)), state, x, key, train)
 
     keys = None if key is None else jax.random.split(key, members)
-    each = over_heads(member, members, unrolled(whole.convolution))
+    each = over_heads(member, members, mapping)
     outputs, state = each(params['heads'], state['heads'], keys)
     return outputs, {'body': (), 'heads': state}
 
-  return Network(init, apply, heads, 0, whole.convolution)
+  return Network(init, apply, heads, 0, whole.convolution, mapping)
 
 
 def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, Tree]:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from hydra_jax.mapping import on_cpu
 
 Tree = Any
 
@@ -21,18 +24,12 @@ class Stage(NamedTuple):
   Attributes:
     init: `(key, x) -> (params, state)`; `x` is an example input `[B, ...]`.
     apply: `(params, state, x, key, train) -> (y, state)`; `key` may be None where nothing is random.
-    convolution: Whether it convolves. XLA's CPU backend is 4 to 80 times slower at convolutions inside
-      a loop or mapped over weights, so such stages are unrolled there.
+    convolution: Whether it convolves, which decides how many of it are mapped, see `mapping.chosen`.
   """
 
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[jax.Array, Tree]]
   convolution: bool = False
-
-
-def unrolled(convolution: bool) -> bool:
-  """Whether to write out loops and maps over weights instead of leaving them to XLA."""
-  return convolution and jax.default_backend() == 'cpu'
 
 
 def linen(module: nn.Module, convolution: bool = False) -> Stage:
@@ -87,6 +84,40 @@ def chain(stages: Sequence[Stage], first: int = 0) -> Stage:
   return Stage(init, apply, any(stage.convolution for stage in stages))
 
 
+NARROW = 4
+
+
+def matmul(x: jax.Array, kernel: jax.Array, dimensions, **kwargs) -> jax.Array:
+  """The product in a dense layer, `[B, inputs] @ [inputs, outputs]`, called as `jax.lax.dot_general`.
+
+  For very few outputs its gradient is written as sums, which on CPU are faster for many small
+  networks at once: 1.5 times as many steps a second of 1,000 networks 9-50-2.
+  """
+  if x.ndim != 2 or kernel.shape[1] > NARROW or not on_cpu():
+    return jax.lax.dot_general(x, kernel, dimensions, **kwargs)
+  return _narrow(x, kernel)
+
+
+@jax.custom_vjp
+def _narrow(x, kernel):
+  return x @ kernel
+
+
+def _narrow_backward(given, dy):
+  x, kernel = given
+  columns = range(kernel.shape[1])
+  dx = sum(dy[:, o : o + 1] * kernel[None, :, o] for o in columns)
+  return dx, jnp.stack([jnp.sum(x * dy[:, o : o + 1], axis=0) for o in columns], axis=-1)
+
+
+_narrow.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _narrow_backward)
+
+
+def dense(width: int) -> nn.Dense:
+  """A dense layer in float32."""
+  return nn.Dense(width, dot_general=matmul)
+
+
 class Hidden(nn.Module):
   """Flatten, dense, ReLU."""
 
@@ -94,9 +125,9 @@ class Hidden(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return nn.relu(nn.Dense(self.width)(x.reshape(x.shape[0], -1)))
+    return nn.relu(dense(self.width)(x.reshape(x.shape[0], -1)))
 
 
 def mlp(outputs: int, widths: Sequence[int] = (100, 100)) -> list[Stage]:
   """Multi-layer perceptron: one stage for each hidden layer and one for the outputs."""
-  return [linen(Hidden(w)) for w in widths] + [linen(nn.Dense(outputs))]
+  return [linen(Hidden(w)) for w in widths] + [linen(dense(outputs))]

@@ -1,7 +1,9 @@
 """Training: one step, one visible loop, for teachers and students alike."""
 
 from collections.abc import Callable
+import contextlib
 import functools
+from pathlib import Path
 import time
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hydra_jax import gradients, mapping
 from hydra_jax.augment import Augmentation
 from hydra_jax.cut import Network
 from hydra_jax.data import Scaling, scale_inputs
@@ -30,14 +33,22 @@ class State(NamedTuple):
   opt_state: Tree
 
 
-def init(network: Network, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array) -> State:
-  """State of a new network; `x` is an example input `[B, ...]`."""
-  return fresh(optimizer, *jax.jit(network.init)(key, x))
+# Of replicas that are trained together, all but the step is stacked.
+STACKED = State(None, 0, 0, 0)
 
 
-def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree) -> State:
-  """State at step 0 of a network that has parameters already."""
-  return State(jnp.zeros((), jnp.int32), params, model_state, jax.jit(optimizer.init)(params))
+def init(
+  network: Network, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array, replicas: int = 0
+) -> State:
+  """State of a new network; `x` is an example input `[B, ...]`. Of replicas, if any: keys `[R]`, x `[R, B, ...]`."""
+  make = jax.vmap(network.init) if replicas else network.init
+  return fresh(optimizer, *jax.jit(make)(key, x), replicas)
+
+
+def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree, replicas: int = 0) -> State:
+  """State at step 0 of a network, or of stacked replicas, with parameters already."""
+  make = jax.vmap(optimizer.init) if replicas else optimizer.init
+  return State(jnp.zeros((), jnp.int32), params, model_state, jax.jit(make)(params))
 
 
 def make_step(
@@ -48,6 +59,7 @@ def make_step(
   steps: int,
   penalty: Callable[[Tree], jax.Array] | None = None,
   heads_per_step: int = 0,
+  heads_per_chunk: int = 0,
 ):
   """Returns `step(state, batch, key) -> (state, losses [H])`, pure.
 
@@ -58,14 +70,17 @@ def make_step(
   Args:
     network: What is trained.
     loss: `(outputs [H, B, C], batch) -> [H, B]`.
-    objective: Reduces the loss of each head `[H]` to the number that is minimised.
+    objective: Reduces the loss of each head `[H]` to the number that is minimised; linear.
     optimizer: Rule of the update.
     steps: Of the whole phase.
     penalty: Added to the objective, `params -> ()`.
     heads_per_step: Trains so many heads at each step, drawn anew, if not 0. The loss finds which in
       `batch['heads']` `[K]`; those left out report a loss of 0, and the others H/K times theirs.
+    heads_per_chunk: Computes outputs and losses of at most so many heads at a time, for less memory, and
+      of all if 0, unless they are large. Needs `network.parts`, and losses that heed `batch['heads']`.
   """
   heads = len(network.heads)
+  gradient = gradients.make(network, loss, objective, penalty, heads_per_chunk)
 
   def step(state: State, batch, key):
     batch = {**batch, 'done': state.step.astype(jnp.float32) / steps}
@@ -74,14 +89,7 @@ def make_step(
     if heads_per_step:
       some = {'only': jax.random.permutation(jax.random.fold_in(key, heads), heads)[:heads_per_step]}
       batch['heads'] = some['only']
-
-    def objective_of(params):
-      outputs, model_state = network.apply(params, state.model_state, batch['x'], key, True, **some)
-      losses_H = jnp.mean(loss(outputs, batch), axis=-1)
-      value = objective(losses_H) if penalty is None else objective(losses_H) + penalty(params)
-      return value, (losses_H, model_state)
-
-    grads, (losses_H, model_state) = jax.grad(objective_of, has_aux=True)(state.params)
+    grads, losses_H, model_state = gradient(state.params, state.model_state, batch, key, **some)
     if heads_per_step:
       losses_H = jnp.zeros(heads).at[batch['heads']].set(losses_H * (heads / heads_per_step))
     with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
@@ -98,37 +106,66 @@ def take(data, index_B: jax.Array):
   return {k: v.astype(jnp.float32) if k == 'teacher' else v for k, v in rows.items()}
 
 
-def make_program(step: Callable, heads: int, augment: Augmentation, teach: Callable | None, one_by_one: bool):
+def make_program(
+  step: Callable,
+  network: Network,
+  *,
+  batch_size: int,
+  augment: Augmentation = lambda key, batch: batch,
+  teach: Callable | None = None,
+  steps_per_call: int = 0,
+  replicas: int = 0,
+) -> Callable:
   """Returns a compiled `program(state, data, scaling, teacher, index [K, B], n, key)` of n ≤ K steps.
 
   n is not a compile-time constant, so one compilation serves calls of every length; nor are the
-  data, their scaling and the teacher's parameters, so it serves every replica. With `one_by_one`
-  it always makes one step, without a loop.
+  data, their scaling and the teacher's parameters, so it serves every replica. The state is donated.
+
+  Args:
+    step: From `make_step`.
+    network: What it trains.
+    batch_size: Examples in a step.
+    augment: See `fit`.
+    teach: See `fit`.
+    steps_per_call: 1 makes a program of one step, without a loop.
+    replicas: Trains so many at once, if not 0, whose arrays are stacked along a new first axis: all of
+      the state but its step, data, scaling, teacher, index `[R, K, B]`, key and what is returned.
 
   Returns:
     The new state; the sum over steps of the loss of each head `[H]`; and for each head the step at
     which its loss first was not finite, or −1.
   """
+  lead = (replicas,) * bool(replicas)
 
-  def view(data, scaling, teacher, index_B, key):
-    """A batch as the network reads it; a teacher at hand predicts on just what its student sees."""
-    batch = take(data, index_B)
-    batch = augment(key, {**batch, 'x': scale_inputs(scaling, batch['x'])})
-    return batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
-
-  @functools.partial(jax.jit, donate_argnums=0)
-  def program(state, data, scaling, teacher, index_KxB, n, key):
+  def one(state, data, scaling, teacher, index_B, key):
+    """A step on a batch as the network reads it; a teacher at hand predicts on just what its student sees."""
     augment_key, step_key = jax.random.split(key)
+    batch = take(data, index_B)
+    view = {**batch, 'x': scale_inputs(scaling, batch['x'])}
+    batch = augment(jax.random.fold_in(augment_key, state.step), view)
+    batch = batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
+    return step(state, batch, step_key)
 
+  each = jax.vmap(one, (STACKED, 0, 0, 0, 0, 0), (STACKED, 0)) if replicas else one
+
+  def training(state, data, scaling, teacher, index, n, key):
     def body(i, carry):
-      state, total_H, bad_H = carry
-      batch = view(data, scaling, teacher, index_KxB[i], jax.random.fold_in(augment_key, state.step))
-      new, losses_H = step(state, batch, step_key)
-      bad_H = jnp.where((bad_H < 0) & ~jnp.isfinite(losses_H), state.step, bad_H)
-      return new, total_H + losses_H, bad_H
+      state, total, bad = carry
+      new, losses = each(state, data, scaling, teacher, index[..., i, :], key)
+      return new, total + losses, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
 
-    start = (state, jnp.zeros(heads), jnp.full(heads, -1))
-    return body(0, start) if one_by_one else jax.lax.fori_loop(0, n, body, start)
+    shape = (*lead, len(network.heads))
+    start = (state, jnp.zeros(shape), jnp.full(shape, -1))
+    return body(0, start) if steps_per_call == 1 else jax.lax.fori_loop(0, n, body, start)
+
+  @functools.cache
+  def compiled(step_size):
+    options = mapping.compiler_options(network.convolution, step_size)
+    return jax.jit(training, donate_argnums=0, compiler_options=options)
+
+  def program(state, *rest):
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return compiled(batch_size * size / (max(replicas, 1) * len(network.heads)))(state, *rest)
 
   return program
 
@@ -140,22 +177,24 @@ def steps_for(epochs: float, examples: int, batch_size: int) -> int:
 
 def fit(
   step: Callable,
+  network: Network,
   state: State,
   feed: Feed,
   scaling: Scaling,
   *,
-  seed: tuple[int, ...],
+  seed: tuple,
   key: jax.Array,
   steps: int,
   batch_size: int,
-  heads: int,
   augment: Augmentation = lambda key, batch: batch,
   teach: Callable | None = None,
   teacher: Tree = (),
-  one_by_one: bool = False,
+  replicas: int = 0,
+  steps_per_call: int = 0,
   progress: Callable[[int, float], None] = lambda step, loss: None,
   save: Callable[[State], None] = lambda state: None,
   save_every: float = float('inf'),
+  profile: Path | None = None,
 ) -> State:
   """Trains from `state.step` to `steps`. The loop of every teacher and every student.
 
@@ -164,6 +203,7 @@ def fit(
 
   Args:
     step: From `make_step`.
+    network: What it trains.
     state: Where to start; donated.
     feed: The examples.
     scaling: Of x.
@@ -171,42 +211,56 @@ def fit(
     key: Decides everything else that is random.
     steps: Step to end at.
     batch_size: Examples in a step.
-    heads: Number of heads that the step reports losses of.
     augment: `(key, batch) -> batch` on scaled inputs, with another key at each step.
     teach: `(teacher, x) -> [M, B, C]`, for students whose teacher predicts in the same step.
     teacher: What `teach` reads, such as the members' parameters.
-    one_by_one: Whether each call makes one step only, see `stages.unrolled`.
+    replicas: If not 0, so many are trained together: state, feed, scaling, teacher and key are stacked
+      as for `make_program`, and seed is a tuple of theirs.
+    steps_per_call: At most so many, or if 0 as many as are fastest; convolutions on CPU make one.
     progress: Called now and then with the step and the mean loss.
     save: Called with the state about every `save_every` seconds, never with one that is not finite.
     save_every: Seconds between saves.
+    profile: Folder for a trace of the second call, a few steps that are compiled already.
 
   Raises:
     UserError: Where a loss is not finite, naming the step and the head.
   """
-  program = make_program(step, heads, augment, teach, one_by_one)
-  at_once = 1 if one_by_one else min(steps, MAX_STEPS_PER_CALL, feed.at_once)
-  index = np.zeros((at_once, batch_size), np.int32)
+  if network.convolution and mapping.on_cpu():
+    steps_per_call = 1
+  program = make_program(
+    step,
+    network,
+    batch_size=batch_size,
+    augment=augment,
+    teach=teach,
+    steps_per_call=steps_per_call,
+    replicas=replicas,
+  )
+  at_once = min(steps, steps_per_call or MAX_STEPS_PER_CALL, feed.at_once)
+  index = np.zeros((*(replicas,) * bool(replicas), at_once, batch_size), np.int32)
   now, n, pending = int(state.step), 1, None
   batches = feed.begin(seed, now, steps, batch_size)
   saved = read = time.monotonic()
 
   def finish(pending):
-    at, count, total_H, bad_H = pending
-    check_finite(np.asarray(bad_H))
-    progress(at, float(np.mean(total_H)) / count)
+    at, count, total, bad = pending
+    check_finite(np.asarray(bad))
+    progress(at, float(np.mean(total)) / count)
 
   while now < steps:
     n = min(n, steps - now)
-    data, index[:n] = batches(now, n)
-    state, total_H, bad_H = program(state, data, scaling, teacher, jnp.array(index), n, key)
+    data, index[..., :n, :] = batches(now, n)
+    with _traced(profile if pending else None) as wait:
+      state, total, bad = wait(program(state, data, scaling, teacher, jnp.array(index), n, key))
+    profile = None if pending else profile
     now += n
     if pending:
       finish(pending)
-    pending = (now, n, total_H, bad_H)
+    pending = (now, n, total, bad)
     elapsed, read = time.monotonic() - read, time.monotonic()
-    n = min(max(1, min(int(n * SECONDS_PER_CALL / elapsed), 4 * n)), len(index))
+    n = min(max(1, min(int(n * SECONDS_PER_CALL / elapsed), 4 * n)), at_once)
     if read - saved > save_every:
-      check_finite(np.asarray(bad_H))
+      check_finite(np.asarray(bad))
       save(state)
       saved = time.monotonic()
   if pending:
@@ -214,11 +268,22 @@ def fit(
   return state
 
 
-def check_finite(bad_H: np.ndarray) -> None:
-  """Raises a `UserError` if any head's loss was not finite; `bad_H` is the first such step or −1."""
-  if np.any(bad_H >= 0):
-    head = int(np.argmin(np.where(bad_H >= 0, bad_H, np.iinfo(bad_H.dtype).max)))
+@contextlib.contextmanager
+def _traced(folder: Path | None):
+  """Writes a profile of what is done inside; gives a function that waits for its results, if there is one."""
+  if folder is None:
+    yield lambda results: results
+    return
+  with jax.profiler.trace(folder):
+    yield jax.block_until_ready
+
+
+def check_finite(bad: np.ndarray) -> None:
+  """Raises a `UserError` if any loss was not finite; `bad`, `[H]` or `[R, H]`, has the first such step or −1."""
+  if np.any(bad >= 0):
+    place = np.unravel_index(np.argmin(np.where(bad >= 0, bad, np.iinfo(bad.dtype).max)), bad.shape)
+    of = f', of replica {place[0]} in its group' if len(place) > 1 else ''
     raise UserError(
-      f'the loss is not finite at step {bad_H[head]} (head or member {head}): '
+      f'the loss is not finite at step {bad[place]} (head or member {place[-1]}{of}): '
       'lower the learning rate, or look at the data'
     )

@@ -184,6 +184,7 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path):
 
   state = train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, 3),
+    network,
     train.fresh(optimizer, *jax.tree.map(jnp.array, grown)),
     feeds.resident(data),
     scaling,
@@ -191,7 +192,6 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path):
     key=KEY,
     steps=3,
     batch_size=B,
-    heads=H,
   )
   for before, after in zip(jax.tree.leaves(grown[0]), jax.tree.leaves(state.params), strict=True):
     assert not np.array_equal(before, after)

@@ -1,0 +1,99 @@
+"""How many networks, and many steps, become one program, and what XLA is told about it.
+
+Which way is fastest depends on the backend and on the network, by factors of up to 80; none changes a
+result but for rounding. The figures that decide the defaults are in the README, under Speed.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+MAPPINGS = ('auto', 'vmap', 'unroll', 'loop')
+
+# Outputs of heads that are larger than this are computed in chunks of at most this.
+LARGE_OUTPUTS = 128 * 2**20
+CHUNK_OUTPUTS = 32 * 2**20
+# Multiply-adds of one network's step above which Eigen's matrix products beat YNNPACK's.
+LARGE_STEP = 8e6
+
+
+def on_cpu() -> bool:
+  """Whether programs run on XLA's CPU backend."""
+  return jax.default_backend() == 'cpu'
+
+
+def chosen(mapping: str, convolution: bool) -> str:
+  """The mapping that `auto` stands for: convolutions are written out on CPU, all else is vmapped.
+
+  XLA's CPU backend is 4 to 80 times slower at convolutions inside a loop or mapped over weights.
+  """
+  return mapping if mapping != 'auto' else 'unroll' if convolution and on_cpu() else 'vmap'
+
+
+def over_heads(one: Callable, heads: int, mapping: str) -> Callable:
+  """Maps a function over the leading axis of its arguments, of length `heads`.
+
+  Args:
+    one: Function of any trees.
+    heads: Number of heads.
+    mapping: `vmap` (one program for all at once), `unroll` (written out head by head), or `loop` (one
+      after the other, for the least memory).
+  """
+  if mapping == 'vmap':
+    return jax.vmap(one)
+  if mapping == 'loop':
+    return lambda *args: jax.lax.map(lambda some: one(*some), args)
+
+  def each(*args):
+    results = [one(*jax.tree.map(lambda leaf, h=h: leaf[h], args)) for h in range(heads)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+  return each
+
+
+def chunk_of(heads: int, heads_per_chunk: int, output_bytes: int) -> int:
+  """How many heads are computed at once, a divisor of `heads`.
+
+  Args:
+    heads: Their number.
+    heads_per_chunk: At most so many; if 0, all, unless their outputs are large.
+    output_bytes: Of all heads together.
+  """
+  if not heads_per_chunk:
+    large = output_bytes > LARGE_OUTPUTS
+    heads_per_chunk = max(1, math.floor(heads * CHUNK_OUTPUTS / output_bytes)) if large else heads
+  return max(k for k in range(1, heads + 1) if heads % k == 0 and k <= max(1, heads_per_chunk))
+
+
+def compiler_options(convolution: bool, step_size: float) -> dict[str, str]:
+  """What XLA is told about a training step; nothing but for CPU.
+
+  Args:
+    convolution: Whether the network convolves.
+    step_size: Parameters of one of the networks, times the examples in a batch.
+  """
+  if not on_cpu():
+    return {}
+  if convolution:
+    # Without its last pass over barriers, those of `networks.convolve` hold until loops are fused.
+    wanted = {'xla_cpu_experimental_ynn_fusion_type': 'REDUCE', 'xla_disable_hlo_passes': 'cse_barrier_expander'}
+  else:
+    # Individual convolutions, which there are none of, leave nothing to YNNPACK.
+    kind = 'INDIVIDUAL_CONVOLUTION' if step_size >= LARGE_STEP else 'DOT'
+    wanted = {'xla_cpu_experimental_ynn_fusion_type': kind}
+  prefix = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_'}
+  options = {name: prefix.get(name, '') + value for name, value in wanted.items()}
+  return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: str) -> bool:
+  """Whether this version of XLA has an option, none of which it promises to keep."""
+  try:
+    jax.jit(lambda: jnp.zeros(()), compiler_options={name: value}).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
