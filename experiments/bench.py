@@ -26,15 +26,14 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hydra_jax import cut, feeds, losses, networks, train
+from hydra_jax import cut, evaluate, feeds, losses, mapping, networks, train
 from hydra_jax.data import Scaling
-from hydra_jax.stages import Stage, chain, linen, mlp
+from hydra_jax.stages import chain, dense, linen, mlp
 
 Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
@@ -82,30 +81,44 @@ LOSSES = {
   'labels': lambda outputs, batch: losses.cross_entropy(outputs, batch['y']),
   'targets': lambda outputs, batch: losses.gaussian_nll(outputs, batch['y']),
   'mean': lambda outputs, batch: losses.distillation(outputs, batch['teacher']),
-  'members': lambda outputs, batch: losses.hydra(outputs, batch['teacher']),
+  'members': lambda outputs, batch: losses.hydra(outputs, batch['teacher'][batch.get('heads', slice(None))]),
 }
 
 
-def compiled(network: cut.Network, loss: str, optimizer, steps: int, replicas: int = 0) -> Callable:
-  """`program(state, data, scaling, teacher, index, n, key)` as `train.fit` uses it."""
-  step = train.make_step(network, LOSSES[loss], jnp.sum, optimizer, steps)
-  program = train.make_program(step, len(network.heads), lambda key, batch: batch, None, one_by_one=network.convolution)
-  return jax.jit(jax.vmap(program, (0, 0, 0, None, 0, None, 0)), donate_argnums=0) if replicas else program
+def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> Callable:
+  """`step(state, batch, key)`, of the sum over heads."""
+  return train.make_step(network, LOSSES[loss], jnp.sum, optimizer, steps)
+
+
+def compiled(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, replicas: int = 0) -> Callable:
+  """`program(state, data, scaling, teacher, index, n, key)` as `train.fit` makes it."""
+  one = network.convolution and mapping.on_cpu()
+  return train.make_program(
+    make_step(network, loss, optimizer, steps),
+    network,
+    batch_size=batch_size,
+    steps_per_call=1 if one else 0,
+    replicas=replicas,
+  )
 
 
 def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.ndarray, replicas: int = 0) -> Training:
   """Training of a new network, as many steps a call as `index` has, `[K, B]`, or `[R, K, B]` for replicas."""
-  steps = index.shape[-2]
-  program = compiled(network, loss, optimizer, 1000 * steps, replicas)
-  data, key, scaling = jax.tree.map(jnp.asarray, data), jax.random.key(0), NO_SCALING
-  init = lambda key, x: train.init(network, optimizer, key, x)
+  steps, batch_size = index.shape[-2:]
+  program = compiled(network, loss, optimizer, 1000 * steps, batch_size, replicas)
+  data, key, scaling, example = jax.tree.map(jnp.asarray, data), jax.random.key(0), NO_SCALING, data['x'][:2]
   if replicas:
-    key = jax.random.split(key, replicas)
+    key, example = jax.random.split(key, replicas), data['x'][:, :2]
     scaling = jax.tree.map(lambda leaf: np.tile(leaf, (replicas, 1)), scaling)
-    state = jax.vmap(init)(key, data['x'][:, :2])
-  else:
-    state = init(key, data['x'][:2])
+  state = train.init(network, optimizer, key, example, replicas)
   return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key))
+
+
+def lowered(network: cut.Network, step: Callable, state, batch) -> jax.stages.Compiled:
+  """One step of training on a batch, compiled with what a program is compiled with."""
+  size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / len(network.heads) * len(batch['x'])
+  options = mapping.compiler_options(network.convolution, size)
+  return jax.jit(step, compiler_options=options).lower(state, batch, jax.random.key(0)).compile()
 
 
 def trains(name: str, job: Training, work: float, unit: str) -> Contender:
@@ -122,15 +135,14 @@ def trains(name: str, job: Training, work: float, unit: str) -> Contender:
 
 def predicts(name: str, network: cut.Network, x: jax.Array) -> Contender:
   """Predicts a batch, with the parameters compiled in, and waits for the outputs."""
-  params, state = jax.jit(network.init)(jax.random.key(0), x)
-  f = jax.jit(lambda x: network.apply(params, state, x)[0])
+  f = evaluate.frozen(network, *jax.jit(network.init)(jax.random.key(0), x))
   return Contender(name, lambda: jax.block_until_ready(f(x)), len(x), 'inputs')
 
 
-def grouped(job: Training) -> int:
-  """The most groups of any convolution in the compiled program."""
-  text = job.program.lower(job.state, *job.arguments).compile().as_text()
-  return max([1, *(int(n) for n in re.findall(r'(?:feature|batch)_group_count=(\d+)', text))])
+def most_groups(program: jax.stages.Compiled) -> int:
+  """The most groups of any of its convolutions."""
+  found = re.findall(r'(?:feature|batch)_group_count=(\d+)', program.as_text())
+  return max(1, *map(int, found)) if found else 1
 
 
 def product(size: int) -> Callable[[], Any]:
@@ -267,7 +279,7 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
   predict = jax.jit(lambda params, state, x: ensemble.apply(params, state, x)[0])
 
   def learn(network, loss, steps):
-    program = compiled(network, loss, optimizer, steps)
+    program = compiled(network, loss, optimizer, steps, batch_size)
     rows = jnp.asarray(order(examples, steps, batch_size))
     return lambda state, data: program(state, data, NO_SCALING, (), rows, steps, key)[0]
 
@@ -308,8 +320,8 @@ def photo_sizes(quick: bool) -> tuple[int, int, int]:
 def photos(quick: bool, loss: str = 'labels', cut_at: int = 0, heads: int = 1, members: int = 0) -> Training:
   """One step of a ResNet on CIFAR-10, SGD with Nesterov's momentum."""
   depth, batch_size, examples = photo_sizes(quick)
-  data, network = classes(examples, (32, 32, 3), members=members), cut.hydra(networks.resnet(10, depth), cut_at, heads)
-  return training(network, loss, SGD, data, order(examples, 1, batch_size))
+  data = classes(examples, (32, 32, 3), members=members)
+  return training(cut.hydra(networks.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
 
 
 def resnet20(quick: bool) -> Row:
@@ -351,7 +363,9 @@ def hydra20(quick: bool) -> Row:
     trains('ResNet-20', photos(quick), step_flops(layers, batch_size), 'needed FLOP'),
     trains('Hydra', student, step_flops(layers, batch_size, -3, heads), 'needed FLOP'),
   ]
-  groups = grouped(student)
+  network = cut.hydra(networks.resnet(10, depth), -2, heads)
+  batch = classes(batch_size, (32, 32, 3), members=heads)
+  groups = most_groups(lowered(network, make_step(network, 'members', SGD, 1), student.state, batch))
   return Row(
     contenders,
     [
@@ -406,19 +420,20 @@ def inference(quick: bool) -> Row:
 def chunks(quick: bool) -> Row:
   """Loss and gradient of many heads with many classes, some heads at a time, against all at once."""
   heads, outputs, batch_size, features, at_a_time = (10, 50, 64, 32, 2) if quick else (100, 1000, 1024, 2048, 5)
-  network = cut.hydra([chain([]), linen(nn.Dense(outputs))], -1, heads)
+  network = cut.hydra([chain([]), linen(dense(outputs))], -1, heads)
   # The gradient comes out as the state of the rule, so that none of its memory is temporary.
   rule = optax.GradientTransformation(
     lambda params: (), lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads)
   )
   data = jax.tree.map(jnp.asarray, classes(batch_size, (features,), outputs, members=heads))
-  state, key = train.init(network, rule, jax.random.key(0), data['x'][:2]), jax.random.key(0)
+  key = jax.random.key(0)
+  state = train.init(network, rule, key, data['x'][:2])
 
   def step(heads_per_chunk):
-    f = train.make_step(network, LOSSES['members'], jnp.mean, rule, 1, heads_per_chunk=heads_per_chunk)
-    return jax.jit(f).lower(state, data, key).compile()
+    f = train.make_step(network, LOSSES['members'], jnp.sum, rule, 1, heads_per_chunk=heads_per_chunk)
+    return lowered(network, f, state, data)
 
-  steps = {'all at once': step(0), 'in chunks': step(at_a_time)}
+  steps = {'all at once': step(heads), 'in chunks': step(at_a_time)}
   memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in steps.items()}
   contenders = [
     Contender(name, lambda f=f: jax.block_until_ready(f(state, data, key)), 1, 'steps') for name, f in steps.items()

@@ -5,6 +5,11 @@ Every function sets up and returns `run()`, which makes one step for each row of
 
 from collections.abc import Callable
 import math
+import os
+
+# Or else its threads spin while they wait for one another, and where anything else runs on the machine,
+# a step takes up to 100 times as long. Read when PyTorch is loaded.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import numpy as np
 import torch
