@@ -1,6 +1,6 @@
 """How fast this is here: against PyTorch, against the machine's matrix product, and against itself.
 
-    python -m experiments.bench [--output FILE] [--only ROW ...] [--quick]
+    python -m experiments.bench [--output FILE] [--only ROW ...] [--rounds N] [--quick]
 
 Each row of the table is a function below. Its contenders do the same work in float32: the same shapes,
 the same batches in the same order, looked up in training data that lie in memory; the data are random.
@@ -133,9 +133,13 @@ def trains(name: str, job: Training, work: float, unit: str) -> Contender:
   return Contender(name, run, work, unit)
 
 
-def predicts(name: str, network: cut.Network, x: jax.Array) -> Contender:
-  """Predicts a batch, with the parameters compiled in, and waits for the outputs."""
-  f = evaluate.frozen(network, *jax.jit(network.init)(jax.random.key(0), x))
+def frozen(network: cut.Network) -> Callable:
+  """Prediction of MNIST digits by a new network, with its parameters compiled in."""
+  return evaluate.frozen(network, *jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 784))))
+
+
+def predicts(name: str, f: Callable, x: jax.Array) -> Contender:
+  """Predicts a batch, and waits for the outputs."""
   return Contender(name, lambda: jax.block_until_ready(f(x)), len(x), 'inputs')
 
 
@@ -299,13 +303,12 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
 
 def spiral(quick: bool) -> Row:
   """The whole job on the spiral: 20 members of 4 layers of 100 units, and a Hydra of them, 200 epochs of 300 points."""
-  jobs = {f'batch {b}': spiral_job(4 if quick else 200, b) for b in (300, 32)}
+  epochs, batches = (4, (300,)) if quick else (200, (300, 32))
+  contenders = [Contender(f'batch {size}', spiral_job(epochs, size), 1, 'jobs') for size in batches]
+  targets = {'batch 300': 3.0}
   return Row(
-    [Contender(name, run, 1, 'jobs') for name, run in jobs.items()],
-    [
-      Line('seconds, all points in a batch', lambda rates: 1 / rates['batch 300'], at_most=3.0),
-      Line('seconds, batches of 32', lambda rates: 1 / rates['batch 32']),
-    ],
+    contenders,
+    [Line(f'seconds, {c.name}', lambda rates, c=c: 1 / rates[c.name], None, targets.get(c.name)) for c in contenders],
   )
 
 
@@ -346,18 +349,19 @@ def resnet20(quick: bool) -> Row:
 
 def resnet20_members(quick: bool) -> Row:
   """Four ResNet-20 trained in one step, against one."""
-  batch_size = photo_sizes(quick)[1]
+  batch_size, many = photo_sizes(quick)[1], 2 if quick else 4
+  names = {'1 member': 1, f'{many} members': many}
   contenders = [
-    trains(name, photos(quick, heads=members), members * batch_size, 'member-images')
-    for name, members in (('1 member', 1), ('4 members', 4))
+    trains(name, photos(quick, heads=members), members * batch_size, 'member-images') for name, members in names.items()
   ]
-  return Row(contenders, [Line('4 members ÷ 1 member', over('4 members', '1 member'), 0.95)])
+  one, all_of_them = names
+  return Row(contenders, [Line(f'{all_of_them} ÷ {one}', over(all_of_them, one), 0.95)])
 
 
 def hydra20(quick: bool) -> Row:
   """Hydra on ResNet-20 with 20 heads of the last block and the dense layer, from given predictions."""
   depth, batch_size, _ = photo_sizes(quick)
-  heads, layers = 3 if quick else 20, resnet_layers(depth)
+  heads, layers = 2 if quick else 20, resnet_layers(depth)
   student = photos(quick, 'members', -2, heads, members=heads)
   contenders = [
     trains('ResNet-20', photos(quick), step_flops(layers, batch_size), 'needed FLOP'),
@@ -403,11 +407,12 @@ def distil(quick: bool) -> Row:
 def inference(quick: bool) -> Row:
   """Predictions of MNIST MLPs: one, one with 50 dense heads, and an ensemble of 50."""
   heads = 5 if quick else 50
-  models = {'one': (0, 1), 'heads': (-1, heads), 'ensemble': (0, heads)}
+  models = {
+    name: frozen(cut.hydra(mlp(10), cut_at, count))
+    for name, cut_at, count in (('one', 0, 1), ('heads', -1, heads), ('ensemble', 0, heads))
+  }
   contenders = [
-    predicts(f'{name}, batch {size}', cut.hydra(mlp(10), cut_at, count), jnp.ones((size, 784)))
-    for size in (1, 1024)
-    for name, (cut_at, count) in models.items()
+    predicts(f'{name}, batch {size}', f, jnp.ones((size, 784))) for size in (1, 1024) for name, f in models.items()
   ]
   lines = [
     Line(f'batch {size}: time, heads ÷ one', over(f'one, batch {size}', f'heads, batch {size}'), at_most=1.2)
@@ -549,19 +554,19 @@ def timed(run: Callable[[], Any], calls: int) -> float:
   return (time.perf_counter() - start) / calls
 
 
-def report(name: str, row: Row, seconds: Seconds) -> list[dict]:
-  """Lines of a row with their medians, spreads and verdicts."""
+def report(name: str, row: Row, seconds: Seconds, judge: bool) -> list[dict]:
+  """Lines of a row with their medians and spreads, and with verdicts."""
   rounds = len(next(iter(seconds.values())))
   rates = [{c.name: c.work / seconds[c.name][i] for c in row.contenders} for i in range(rounds)]
   found = []
   for line in row.lines:
     values = [float(line.value(each)) for each in rates]
-    median = float(np.median(values))
-    target, verdict = '', ''
+    median, target, met = float(np.median(values)), '', None
     if line.at_least is not None:
-      target, verdict = f'≥ {line.at_least:.4g}', 'met' if median >= line.at_least else 'missed'
+      target, met = f'≥ {line.at_least:.4g}', median >= line.at_least
     if line.at_most is not None:
-      target, verdict = f'≤ {line.at_most:.4g}', 'met' if median <= line.at_most else 'missed'
+      target, met = f'≤ {line.at_most:.4g}', median <= line.at_most
+    verdict = '' if met is None or not judge else 'met' if met else 'missed'
     spread = {'median': median, 'least': min(values), 'greatest': max(values)}
     found.append({'row': name, 'line': line.name, **spread, 'target': target, 'verdict': verdict, 'rounds': values})
   return found
@@ -575,6 +580,7 @@ def machine() -> dict[str, Any]:
   return {
     'processor': models[0] if models else platform.machine(),
     'cores': os.cpu_count(),
+    'load': os.getloadavg()[0],
     'device': jax.devices()[0].device_kind,
     'system': platform.system(),
     'versions': {'python': platform.python_version(), **{name: version(name) for name in packages}},
@@ -628,7 +634,8 @@ def arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser('python -m experiments.bench', description=__doc__.split('\n')[0])
   parser.add_argument('--output', type=Path, help='JSON to write; tables and a figure come beside it')
   parser.add_argument('--only', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=', '.join(ROWS))
-  parser.add_argument('--quick', action='store_true', help='small work, to see that everything runs')
+  parser.add_argument('--quick', action='store_true', help='small work, to see that everything runs; no verdicts')
+  parser.add_argument('--rounds', type=int, help='turns of each contender; 7, or 2 if quick')
   return parser.parse_args()
 
 
@@ -636,7 +643,10 @@ def main() -> int:
   """Measures, prints, writes."""
   args = arguments()
   rounds, stretch = (2, 0.02) if args.quick else (7, 0.3)
-  lines, timings = [], {}
+  rounds = args.rounds or rounds
+  here, lines, timings = machine(), [], {}
+  if here['load'] > 0.5:
+    print(f'other programs are at work here (load {here["load"]:.1f}): expect worse numbers', file=sys.stderr)
   for name in args.only:
     try:
       row = ROWS[name](args.quick)
@@ -647,14 +657,13 @@ def main() -> int:
       return 2
     seconds = measure(row.contenders, rounds, stretch)
     timings[name] = {c.name: {'work': c.work, 'unit': c.unit, 'seconds': seconds[c.name]} for c in row.contenders}
-    lines += report(name, row, seconds)
+    lines += report(name, row, seconds, judge=not args.quick)
     if row.draw and args.output:
       row.draw(seconds, args.output.with_name(f'{args.output.stem}-{name}.png'))
     print(lines_table([each for each in lines if each['row'] == name]), flush=True)
-  here = machine()
   both = f'{lines_table(lines)}\n\n{rates_table(timings)}\n'
   if args.output:
-    about = f'{here["processor"]}, {here["cores"]} cores, {here["device"]}; {rounds} rounds; '
+    about = f'{here["processor"]}, {here["cores"]} cores, {here["device"]}; load {here["load"]:.1f}; {rounds} rounds; '
     about += ', '.join(f'{k} {v}' for k, v in here['versions'].items() if v)
     found = {'quick': args.quick, 'rounds': rounds, 'machine': here, 'lines': lines, 'timings': timings}
     args.output.write_text(json.dumps(found, indent=1, ensure_ascii=False))
