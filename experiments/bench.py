@@ -644,6 +644,8 @@ def main() -> int:
   args = arguments()
   rounds, stretch = (2, 0.02) if args.quick else (7, 0.3)
   rounds = args.rounds or rounds
+  if args.quick:
+    jax.config.update('jax_disable_most_optimizations', True)  # compiling would be most of the time
   here, lines, timings = machine(), [], {}
   if here['load'] > 0.5:
     print(f'other programs are at work here (load {here["load"]:.1f}): expect worse numbers', file=sys.stderr)
