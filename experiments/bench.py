@@ -506,6 +506,7 @@ def draw_scaling(panels: dict[str, tuple[Sequence[int], Sequence[float], str]], 
     ax.loglog(sizes, [times[0] * size / sizes[0] for size in sizes], '--', color='0.6', label='linear')
     ax.loglog(sizes, times, 'o-', color='C0', label='measured')
     ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.set_yticks(times, [f'{t:.2g}' for t in times])
     ax.minorticks_off()
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
