@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
   run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
   run.add_argument('--workdir', help='where everything is written (default: runs/<config name>)')
   run.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
@@ -82,7 +83,7 @@ def run(options, overrides: list[str]) -> None:
   set_up()
   sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   workdir = Path(options.workdir or Path('runs') / config.name)
-  pipeline.run(config, workdir, options.data_dir or sources.default_data_dir())
+  pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
 
 
 def prepare(options, overrides: list[str]) -> None:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from hydra_jax import augment, user_networks
 from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, look_up
+from hydra_jax.mapping import MAPPINGS
 from hydra_jax.methods import GROUPINGS, METHODS, Ground
 from hydra_jax.networks import NETWORKS
 from hydra_jax.optimizers import OPTIMIZERS, SCHEDULES
@@ -84,6 +85,13 @@ def default_config() -> ConfigDict:
         mc_dropout=dict(method='mc_dropout', rate=0.1, samples=20, **training()),
       ),
       evaluation=dict(batch_size=500, ece_bins=15),
+      # How the work is laid out on the machine; changes speed and memory, and results by rounding only.
+      execution=dict(
+        mapping='auto',  # of members and heads: auto | vmap | unroll | loop
+        heads_per_chunk=0,  # heads computed at a time in training; 0: all, unless their outputs are large
+        steps_per_call=0,  # steps in one call of a program; 0: as many as take half a second; convolutions on CPU: 1
+        replicas_together=0,  # trained in one program; 0: all, if they are small
+      ),
       checkpoint_seconds=30.0,  # training that lasts longer is saved this often
     )
   )
@@ -198,6 +206,9 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
       'warmup_epochs',
       'weight_decay',
       'heads_per_step',
+      'heads_per_chunk',
+      'steps_per_call',
+      'replicas_together',
       'diversity_weight',
     ),
     ('at least 0 and finite', lambda v: 0 <= v < float('inf')),
@@ -218,6 +229,7 @@ WORDS = {
   'optimizer': OPTIMIZERS,
   'schedule': SCHEDULES,
   'grouping': GROUPINGS,
+  'mapping': MAPPINGS,
   'keep_as': ('float16', 'float32'),
   'method': {name: row for name, row in METHODS.items() if name != 'ensemble'},
 }

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from hydra_jax.evaluate import Model, outputs_of, scorer
-from hydra_jax.tasks import Task
 
 REPEATS = 15
 # Large models take fewer turns, though 3 at least.
@@ -26,7 +25,7 @@ def flops(model: Model, x: np.ndarray) -> float:
   return f.lower(x).cost_analysis()['flops'] / len(x)
 
 
-def latencies(models: dict[str, Model], task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def latencies(models: dict[str, Model], task: str, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
   """Median milliseconds from stored inputs `[B, …]` to prediction and uncertainty on the host.
 
   The models take turns, so that what else the machine does falls on all of them alike.

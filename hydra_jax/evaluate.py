@@ -64,18 +64,20 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
   return jax.tree.map(lambda *p: np.concatenate(p, axis=axis), *parts)
 
 
-def compiled(model: Model, then: Callable = lambda outputs, scaling: outputs) -> Callable:
-  """Compiled `(x, *more) -> then(outputs [H, B, C], scaling, *more)`.
+# Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
+@functools.lru_cache(maxsize=64)
+def _predicting(network: Network) -> Callable:
+  return jax.jit(lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, None), x))
 
-  Parameters and scaling are arguments of what is compiled, so it serves every replica.
-  """
-  network, read = model.network, model.read
 
-  @jax.jit
-  def f(params, state, scaling, x, *more):
-    return then(outputs_of(Model(network, params, state, scaling, read), x), scaling, *more)
+@functools.lru_cache(maxsize=64)
+def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...]) -> Callable:
+  def scores(params, state, scaling, x, y):
+    outputs = outputs_of(Model(network, params, state, scaling, read), x)
+    found = TASKS[task].scores(read(outputs, scaling.y_shift, scaling.y_scale), y)
+    return {name: score for name, score in found.items() if not only or name in only}
 
-  return functools.partial(f, model.params, model.model_state, model.scaling)
+  return jax.jit(scores)
 
 
 def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
@@ -89,17 +91,14 @@ def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
 
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
-  return in_batches(compiled(model), batch_size, x, axis=1)
+  f = functools.partial(_predicting(model.network), model.params, model.model_state, model.scaling)
+  return in_batches(f, batch_size, x, axis=1)
 
 
-def scorer(model: Model, task: Task, only: Sequence[str] = ()) -> Callable:
-  """Compiled `(x, y) -> {score: [B]}`, all scores of the task or `only` those of some names."""
-
-  def scores(outputs, scaling, y):
-    found = task.scores(model.read(outputs, scaling.y_shift, scaling.y_scale), y)
-    return {name: score for name, score in found.items() if not only or name in only}
-
-  return compiled(model, scores)
+def scorer(model: Model, task: str, only: Sequence[str] = ()) -> Callable:
+  """Compiled `(x, y) -> {score: [B]}`, all scores of the task (key of `TASKS`) or `only` those of some names."""
+  f = _scoring(model.network, model.read, task, tuple(only))
+  return functools.partial(f, model.params, model.model_state, model.scaling)
 
 
 def beside(models: Sequence[Model]) -> Model:
@@ -132,7 +131,7 @@ def score_all(
   model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
 ) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
-  score = scorer(model, TASKS[data.task])
+  score = scorer(model, data.task)
   found = {}
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
     split: Split = evaluation.load()

@@ -26,11 +26,17 @@ class Ground(NamedTuple):
     stages: `stages(predictive, times=1)` is the network, with as many outputs as that predictive
       reads, or so many times more.
     members: Number of members of the teacher.
+    mapping: How heads are mapped, see `mapping.over_heads`.
   """
 
   task: Task
   stages: Callable[..., list[Stage]]
   members: int
+  mapping: str = 'auto'
+
+  def network(self, at: int, heads: int, predictive: str = 'members', train_body: bool = True) -> cut.Network:
+    """The network, cut and tiled."""
+    return cut.hydra(self.stages(predictive), at, heads, train_body, self.mapping)
 
 
 class Phase(NamedTuple):
@@ -89,12 +95,12 @@ def ensemble(settings, ground: Ground) -> list[Phase]:
 
   The members' losses are added, so that each is trained as if it were alone.
   """
-  return [_against_labels(cut.hydra(ground.stages('members'), 0, settings.members), settings, ground)]
+  return [_against_labels(ground.network(0, settings.members), settings, ground)]
 
 
 def single(settings, ground: Ground) -> list[Phase]:
   """One network against the labels."""
-  return [_against_labels(cut.hydra(ground.stages('members'), 0, 1), settings, ground)]
+  return [_against_labels(ground.network(0, 1), settings, ground)]
 
 
 def mc_dropout(settings, ground: Ground) -> list[Phase]:
@@ -139,14 +145,13 @@ def _with_labels(loss, settings, ground: Ground, spec: dict):
 
 def kd(settings, ground: Ground) -> list[Phase]:
   """Knowledge distillation (Hinton et al. 2015): one head against the mean of the members."""
-  return [_hinton(cut.hydra(ground.stages('members'), 0, 1), settings, ground, settings.epochs)]
+  return [_hinton(ground.network(0, 1), settings, ground, settings.epochs)]
 
 
 def hydra(settings, ground: Ground) -> list[Phase]:
   """Hydra (Tran et al. 2020): a Hinton head first, then its copies, each against its own members."""
-  stages = ground.stages('members')
-  one = cut.hydra(stages, settings.cut, 1)
-  network = cut.hydra(stages, settings.cut, settings.heads, train_body=not settings.freeze_body)
+  one = ground.network(settings.cut, 1)
+  network = ground.network(settings.cut, settings.heads, train_body=not settings.freeze_body)
   groups = GROUPINGS[settings.grouping](ground.members, settings.heads)
   spec = {'loss': 'member', 'heads': settings.heads, 'cut': network.cut, 'temperature': settings.temperature}
   loss, spec = _with_labels(
@@ -219,7 +224,7 @@ GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
 
 def small_ensemble(settings, ground: Ground) -> list[Phase]:
   """As many small independent networks as members, each distilled from one: a Hydra without a body."""
-  network = cut.hydra(ground.stages('members'), 0, ground.members)
+  network = ground.network(0, ground.members)
   loss = _member_loss(np.arange(ground.members), settings, ground)
   spec = {'loss': 'member', 'heads': ground.members, 'cut': 0, 'temperature': settings.temperature}
   return [Phase('members', network, loss, jnp.sum, settings.epochs, spec)]
@@ -227,14 +232,14 @@ def small_ensemble(settings, ground: Ground) -> list[Phase]:
 
 def batch_ensemble(settings, ground: Ground) -> list[Phase]:
   """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
-  network = rank_one.batch_ensemble(ground.stages('members'), ground.members)
+  network = rank_one.batch_ensemble(ground.stages('members'), ground.members, ground.mapping)
   loss = _member_loss(np.arange(ground.members), settings, ground)
   spec = {'loss': 'member', 'heads': ground.members, 'rank': 1, 'temperature': settings.temperature}
   return [Phase('members', network, loss, jnp.mean, settings.epochs, spec)]
 
 
 def _one_distribution(name: str, loss_of, settings, ground: Ground, **spec) -> list[Phase]:
-  network = cut.hydra(ground.stages('prior'), 0, 1)
+  network = ground.network(0, 1, 'prior')
   spec = {'loss': name, 'heads': 1, 'cut': 0, **spec}
   return [Phase('all members', network, loss_of, jnp.mean, settings.epochs, spec)]
 

@@ -1,5 +1,6 @@
 """Trained parts: what is saved beside their parameters, so that each can be loaded by itself."""
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,14 +41,14 @@ class Recipe(NamedTuple):
   members: int
 
 
-def phases_of(recipe: Recipe) -> list[Phase]:
-  """The phases of a method, with their networks."""
+def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
+  """The phases of a method, with their networks, whose heads are mapped as `mapping` says."""
   task = TASKS[recipe.task]
 
   def stages(predictive: str, times: int = 1):
     return configs.build_stages(recipe.network, times * task.predictives[predictive].outputs(recipe.outputs))
 
-  return _method(recipe).phases(recipe.settings, Ground(task, stages, recipe.members))
+  return _method(recipe).phases(recipe.settings, Ground(task, stages, recipe.members, mapping))
 
 
 def predictive_of(recipe: Recipe) -> Predictive:
@@ -64,17 +65,29 @@ def example(data: Data) -> jax.Array:
   return scale_inputs(data.scaling, jnp.asarray(data.train.example[:2]))
 
 
-def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Data) -> None:
-  """Saves what a phase has trained, and what it takes to build its network again."""
+def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
+  """Saves what a phase has trained, and what it takes to build its network again.
+
+  Of several replicas, each with data of its own, arrays are stacked along a first axis.
+  """
   checkpoints.save(folder / MODEL, (params, state))
   plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
-  (folder / RECIPE).write_text(json.dumps({**plain, 'phase': phase, 'data': data.fingerprint}, indent=2))
+  about = {**plain, 'phase': phase, 'data': [each.fingerprint for each in data]}
+  (folder / RECIPE).write_text(json.dumps(about, indent=2))
 
 
-def restored(folder: Path, network: Network, data: Data, predictive: Predictive) -> Model:
-  """The model in the folder of a part."""
-  like = jax.eval_shape(network.init, jax.random.key(0), example(data))
-  return Model(network, *checkpoints.restore(folder / MODEL, like), data.scaling, predictive.read)
+def restored(folder: Path, network: Network, data: Data, replicas: int = 0) -> tuple[Any, Any]:
+  """Parameters and state in the folder of a part, stacked if they are of several replicas."""
+  x, key = example(data), jax.random.key(0)
+  like = jax.eval_shape(network.init, key, x)
+  if replicas:
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((replicas, *leaf.shape), leaf.dtype), like)
+  return checkpoints.restore(folder / MODEL, like)
+
+
+def of_replica(trees: Any, index: int, replicas: int) -> Any:
+  """One replica's part of what is stacked, and all of it where nothing is."""
+  return jax.tree.map(lambda leaf: leaf[index], trees) if replicas else trees
 
 
 def find(place: str) -> Path:
@@ -107,9 +120,12 @@ def network_of(place: str) -> tuple[Path, dict[str, Any], Network, Predictive]:
 def load(place: str, data: Data) -> tuple[Model, str]:
   """A trained model, to be a teacher for these data, and a key that says all it depends on."""
   folder, saved, network, predictive = network_of(place)
-  if saved['data'] != data.fingerprint:
+  if data.fingerprint not in saved['data']:
     raise UserError(f'{folder} was trained on other data than config.data: give members of the same training set')
   if predictive is not TASKS[data.task].predictives['members']:
     raise UserError(f'{folder} predicts one distribution and has no members to learn from: leave it out')
   store.verify(folder)
-  return restored(folder, network, data, predictive), store.digest(folder)
+  index, replicas = saved['data'].index(data.fingerprint), len(saved['data'])
+  replicas = replicas if replicas > 1 else 0
+  trees = of_replica(restored(folder, network, data, replicas), index, replicas)
+  return Model(network, *trees, data.scaling, predictive.read), f'{store.digest(folder)}{index}'

@@ -4,7 +4,7 @@ Every part is kept in the work directory under a hash of what it depends on. A r
 again takes what is there and makes the rest, so it makes no difference whether it was interrupted.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ import platform
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -19,53 +20,29 @@ from hydra_jax import (
   augment,
   checkpoints,
   config as configs,
-  cost,
   cut,
   evaluate,
-  figures,
+  feeds,
   given,
+  mapping,
   optimizers,
   parts,
+  results,
   store,
-  tables,
   train,
 )
-from hydra_jax.data import Data, load, outside_of
+from hydra_jax.data import Data, load
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import Phase
 from hydra_jax.progress import bar, say
-from hydra_jax.tasks import TASKS, Scores, Task
+from hydra_jax.replicas import Replica, Trained, grouped, part
+from hydra_jax.stages import Tree
 
 CONFIG = 'config.json'
 ROLES = ('teacher', 'student')
 
-
-class Replica(NamedTuple):
-  """What the parts of one repetition have in common."""
-
-  config: ConfigDict
-  parts: Path
-  index: int
-  data: Data
-
-  @property
-  def task(self) -> Task:
-    return TASKS[self.data.task]
-
-
-class Trained(NamedTuple):
-  """A row of the table, to be evaluated.
-
-  Attributes:
-    model: None for teachers of whom only predictions are given.
-    key: Says all it depends on.
-    scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
-  """
-
-  model: Model | None
-  key: str
-  scores: Callable[[Callable], dict[str, Scores]]
+Group = Sequence[Replica]
 
 
 class Teacher(NamedTuple):
@@ -77,48 +54,62 @@ class Teacher(NamedTuple):
 
 
 class Job(NamedTuple):
-  """One phase of training, ready to start."""
+  """One phase of training of a group of replicas, ready to start.
+
+  Attributes:
+    what: Shown to the user.
+    recipe: What the phases are built from.
+    number: Of the phase.
+    phase: The phase.
+    before: Parameters and state that the phase before has left, stacked if there are several replicas.
+    teachers: One for each replica, where the phase distils.
+  """
 
   what: str
   recipe: parts.Recipe
   number: int
   phase: Phase
-  before: Model | None
-  teacher: Teacher | None
+  before: tuple[Tree, Tree] | None
+  teachers: Sequence[Teacher]
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str) -> None:
-  """Does all that a config asks for, under `workdir`."""
+def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> None:
+  """Does all that a config asks for, under `workdir`; with `profile`, traces a few steps of each phase as well."""
   config.teacher.members = count_members(config.teacher)
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
   configs.validate(config, data.task, data.train.example.ndim)
-  check_models(Replica(config, workdir / 'parts', 0, data))
+  first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
+  convolution = check_models(first)
   (workdir / 'parts').mkdir(parents=True, exist_ok=True)
   with store.locked(workdir):
     record(workdir, config)
-    rows, timings, first = [], [], None
-    for index in range(config.replicas):
-      data = load(config.data, data_dir, index) if index else data
-      replica = Replica(config, workdir / 'parts', index, data)
+    rows, timings, shown = [], [], None
+    for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
       if config.replicas > 1:
-        say(f'--- replica {index + 1} of {config.replicas}')
-      models = train_all(replica)
-      scores = {name: evaluated(replica, name, trained) for name, trained in models.items()}
-      for name, found in scores.items():
-        rows += evaluate.rows(found, replica.data, name, index, config.evaluation.ece_bins)
-      if index == 0:
-        here = {name: trained for name, trained in models.items() if trained.model is not None}
-        rows += sizes(replica, here)
-        timings = measured(replica, here)
-        first = (replica.data, scores)
-    report(workdir, rows, timings, *first, config.evaluation.ece_bins)
+        first_of, last_of = group[0].index + 1, group[-1].index + 1
+        which = f'replicas {first_of} to {last_of}, together,' if len(group) > 1 else f'replica {first_of}'
+        say(f'--- {which} of {config.replicas}')
+      for replica, models in zip(group, train_all(group), strict=True):
+        scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
+        for name, found in scores.items():
+          rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
+        if replica.index == 0:
+          here = {name: trained for name, trained in models.items() if trained.model is not None}
+          rows += results.sizes(replica, here)
+          timings = results.measured(replica, here)
+          shown = (replica.data, scores)
+    results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins)
 
 
-def check_models(replica: Replica) -> None:
-  """Raises a `UserError` for a network or a teacher that does not fit the data, before anything is written."""
-  config = replica.config
+def check_models(replica: Replica) -> bool:
+  """Raises a `UserError` for a network or a teacher that does not fit the data, before anything is written.
+
+  Returns:
+    Whether any of the networks convolves.
+  """
+  config, convolution = replica.config, False
   made = config.teacher.predictions or config.teacher.checkpoints
   teacher = [] if made else [('teacher', config.teacher)]
   if config.teacher.predictions:
@@ -128,18 +119,20 @@ def check_models(replica: Replica) -> None:
   for role, settings in (*teacher, *(('student', config.student[name]) for name in config.students)):
     network = parts.phases_of(recipe_of(replica, role, settings))[0].network
     jax.eval_shape(network.init, jax.random.key(0), parts.example(replica.data))
+    convolution |= network.convolution
+  return convolution
 
 
-def train_all(replica: Replica) -> dict[str, Trained]:
-  """The ensemble and every student that the config lists, by name."""
-  config = replica.config
-  teacher, ensemble = teacher_of(replica)
-  models = {'ensemble': ensemble}
+def train_all(group: Group) -> list[dict[str, Trained]]:
+  """For each replica, the ensemble and every student that the config lists, by name."""
+  config = group[0].config
+  teachers, ensembles = zip(*teachers_of(group), strict=True)
+  models = {'ensemble': ensembles}
   for name in config.students:
     if (rule := config.student[name].get('grouping', 'one_each')) != 'one_each':
       say(f'{name}: {config.student[name].heads} heads for {config.teacher.members} members, grouped {rule}')
-    models[name] = fitted(replica, 'student', name, config.student[name], teacher)
-  return models
+    models[name] = fitted(group, 'student', name, config.student[name], teachers)
+  return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
 
 
 def count_members(settings: ConfigDict) -> int:
@@ -151,20 +144,31 @@ def count_members(settings: ConfigDict) -> int:
   return settings.members
 
 
-def teacher_of(replica: Replica) -> tuple[Teacher, Trained]:
-  """What students learn from, and its row in the table: trained here, from other runs, or in a file."""
-  config, data = replica.config, replica.data
+def teachers_of(group: Group) -> list[tuple[Teacher, Trained]]:
+  """For each replica what students learn from, and its row: trained here, in other runs, or predictions in a file."""
+  config = group[0].config
   if config.teacher.predictions:
-    return given_teacher(replica)
+    return [given_teacher(replica) for replica in group]
   if config.teacher.checkpoints:
-    loaded = [parts.load(folder, data) for folder in config.teacher.checkpoints]
-    model = evaluate.beside([model for model, _ in loaded])
-    ensemble = trained(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
+    ensembles = [loaded_teacher(replica) for replica in group]
   else:
-    ensemble = fitted(replica, 'teacher', 'ensemble', config.teacher)
-  kept = not all(sees_views(data, config.student[name]) for name in config.students)
+    ensembles = fitted(group, 'teacher', 'ensemble', config.teacher)
+  return [teacher_of(replica, ensemble) for replica, ensemble in zip(group, ensembles, strict=True)]
+
+
+def teacher_of(replica: Replica, ensemble: Trained) -> tuple[Teacher, Trained]:
+  """An ensemble as a teacher, with its predictions if students need them."""
+  config = replica.config
+  kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
   key = ensemble.key + config.teacher.keep_as.removeprefix('float32')
   return Teacher(predicted(replica, ensemble, key) if kept else None, ensemble.model, key), ensemble
+
+
+def loaded_teacher(replica: Replica) -> Trained:
+  """Members that other runs have trained, as one ensemble."""
+  loaded = [parts.load(folder, replica.data) for folder in replica.config.teacher.checkpoints]
+  model = evaluate.beside([model for model, _ in loaded])
+  return trained(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
 
 
 def given_teacher(replica: Replica) -> tuple[Teacher, Trained]:
@@ -195,41 +199,45 @@ def trained(replica: Replica, model: Model, key: str) -> Trained:
   return Trained(model, key, functools.partial(evaluate.score_all, model, replica.data, size))
 
 
-def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None]) -> Path:
-  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not."""
-  folder = replica.parts / f'{name}-{key}'
-  if folder.exists():
-    store.verify(folder)
-    say(f'{what}: reused from {folder.name}')
-    return folder
-  with store.writing(folder) as new:
-    make(new, folder)
-  return folder
-
-
-def fitted(replica: Replica, role: str, name: str, settings: ConfigDict, teacher: Teacher | None = None) -> Trained:
-  """Trains one method, `teacher` or a student by name, through its phases."""
-  data, config = replica.data, replica.config
-  recipe = recipe_of(replica, role, settings)
-  model, key = None, ''
-  for number, phase in enumerate(parts.phases_of(recipe)):
+def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: Sequence[Teacher] = ()) -> list[Trained]:
+  """Trains one method, `teacher` or a student by name, through its phases; a row for each replica."""
+  config = group[0].config
+  recipe = recipe_of(group[0], role, settings)
+  trees, key = None, ''
+  for number, phase in enumerate(parts.phases_of(recipe, config.execution.mapping)):
     key = store.key_of(
       dict(
-        data=data.fingerprint,
+        data=[replica.data.fingerprint for replica in group],
         network=configs.identity(recipe.network),
         training={k: settings[k] for k in configs.training() if k != 'epochs'},
         phase=[phase.epochs, phase.spec],
-        seed=[config.seed, replica.index, role],
+        seed=[config.seed, [replica.index for replica in group], role],
         before=key,
-        teacher=teacher.key if phase.distils else '',
+        teacher=[teacher.key for teacher in teachers if phase.distils],
       )
     )
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
-    job = Job(what, recipe, number, phase, model, teacher if phase.distils else None)
-    folder = part(replica, phase.name.replace(' ', '-'), key, what, functools.partial(train_phase, replica, job))
+    job = Job(what, recipe, number, phase, trees, teachers if phase.distils else ())
+    make = functools.partial(train_phase, group, job)
+    folder = part(group[0], phase.name.replace(' ', '-'), key, what, make)
     checkpoints.drop_progress(_progress(folder))  # only now is there nothing left to lose
-    model = parts.restored(folder, phase.network, data, parts.predictive_of(recipe))
-  return trained(replica, model, key)
+    trees = parts.restored(folder, phase.network, group[0].data, stacked(group))
+  read = parts.predictive_of(recipe).read
+  found = []
+  for i, replica in enumerate(group):
+    model = Model(phase.network, *parts.of_replica(trees, i, stacked(group)), replica.data.scaling, read)
+    found.append(trained(replica, model, f'{key}-{i}'))
+  return found
+
+
+def stacked(group: Group) -> int:
+  """How many replicas arrays are stacked of, 0 where there is one and nothing is stacked."""
+  return len(group) if len(group) > 1 else 0
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+  """Trees of replicas along a new first axis; that of one as it is."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if len(trees) > 1 else trees[0]
 
 
 def recipe_of(replica: Replica, role: str, settings: ConfigDict) -> parts.Recipe:
@@ -243,51 +251,75 @@ def _progress(folder: Path) -> Path:
   return folder.with_name(f'{folder.name}.progress')
 
 
-def train_phase(replica: Replica, job: Job, new: Path, folder: Path) -> None:
+def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
   """Trains one phase into the folder `new`, from its newest checkpoint if it was interrupted."""
-  data, config, settings, phase = replica.data, replica.config, job.recipe.settings, job.phase
-  heads = len(phase.network.heads)
-  steps = train.steps_for(phase.epochs, data.train.examples, settings.batch_size)
-  optimizer = optimizers.build(settings, steps, data.train.examples / settings.batch_size, phase.frozen)
-  seed = (config.seed, replica.index, ROLES.index(job.recipe.role))
-  init_key, step_key = jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
+  config, settings, phase = group[0].config, job.recipe.settings, job.phase
+  train_set, replicas, execution = group[0].data.train, stacked(group), config.execution
+  steps = train.steps_for(phase.epochs, train_set.examples, settings.batch_size)
+  optimizer = optimizers.build(settings, steps, train_set.examples / settings.batch_size, phase.frozen)
+  seeds = [(config.seed, replica.index, ROLES.index(job.recipe.role)) for replica in group]
+  init_keys, step_keys = zip(*map(keys_of, seeds), strict=True)
   if job.before is None:
-    state = train.init(phase.network, optimizer, init_key, parts.example(data))
+    examples = stack([parts.example(replica.data) for replica in group])
+    state = train.init(phase.network, optimizer, stack(init_keys), examples, replicas)
   else:
-    grown = (cut.grow(tree, heads) for tree in (job.before.params, job.before.model_state))
-    state = train.fresh(optimizer, *grown)
+    grow = lambda trees: [cut.grow(tree, len(phase.network.heads)) for tree in trees]
+    state = train.fresh(optimizer, *(jax.vmap(grow) if replicas else grow)(job.before), replicas)
 
   progress = _progress(folder)
   saved = checkpoints.latest_progress(progress, state)
   if saved is not None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
-  online = job.teacher is not None and sees_views(data, settings)
-  kept = {'teacher': job.teacher.predictions} if job.teacher is not None and not online else {}
-  feed = data.train.feed(data.scaling, kept)
+  online = bool(job.teachers) and sees_views(group[0].data, settings)
+  kept = [{'teacher': teacher.predictions} for teacher in job.teachers if not online] or [{}] * len(group)
+  feed = feed_of([replica.data for replica in group], kept)
+  step = train.make_step(
+    phase.network,
+    phase.loss,
+    phase.objective,
+    optimizer,
+    steps,
+    phase.penalty,
+    phase.heads_per_step,
+    execution.heads_per_chunk,
+  )
   try:
-    with bar(job.what, steps, per_step=settings.batch_size * heads) as advance:
+    with bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance:
       state = train.fit(
-        train.make_step(
-          phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step
-        ),
+        step,
         phase.network,
         state,
         feed,
-        data.scaling,
-        seed=seed,
-        key=step_key,
+        stack([replica.data.scaling for replica in group]),
+        seed=tuple(seeds) if replicas else seeds[0],
+        key=stack(step_keys),
         steps=steps,
         batch_size=settings.batch_size,
-        augment=augment.build(settings.augment, data.train.example.ndim),
-        **(predicting(job.teacher.model) if online else {}),
+        augment=augment.build(settings.augment, train_set.example.ndim),
+        **(predicting([teacher.model for teacher in job.teachers]) if online else {}),
+        replicas=replicas,
+        steps_per_call=execution.steps_per_call,
         progress=lambda step, loss: advance(step, loss, feed.note()),
         save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
         save_every=config.checkpoint_seconds,
+        profile=group[0].profile and group[0].profile / folder.name,
       )
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
-  parts.save(new, state.params, state.model_state, job.recipe, job.number, data)
+  parts.save(new, state.params, state.model_state, job.recipe, job.number, [replica.data for replica in group])
+
+
+def keys_of(seed: tuple[int, ...]) -> jax.Array:
+  """Two keys: how a network starts, and all that is random in its training but the order of the examples."""
+  return jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
+
+
+def feed_of(data: Sequence[Data], kept: Sequence[dict]) -> feeds.Feed:
+  """Batches for one replica, or for several that are trained together."""
+  if len(data) == 1:
+    return data[0].train.feed(data[0].scaling, kept[0])
+  return feeds.together([d.train.arrays(d.scaling, more) for d, more in zip(data, kept, strict=True)])
 
 
 def sees_views(data: Data, settings: ConfigDict) -> bool:
@@ -295,10 +327,11 @@ def sees_views(data: Data, settings: ConfigDict) -> bool:
   return data.train.varies or bool(settings.augment)
 
 
-def predicting(model: Model) -> dict[str, Any]:
-  """A teacher that predicts in the step of its student, as `train.fit` takes it."""
-  teach = lambda teacher, x: jax.lax.stop_gradient(model.network.apply(*teacher, x)[0])
-  return {'teach': teach, 'teacher': (model.params, model.model_state)}
+def predicting(models: Sequence[Model]) -> dict[str, Any]:
+  """Teachers that predict in the step of their students, as `train.fit` takes them."""
+  network = models[0].network
+  teach = lambda teacher, x: jax.lax.stop_gradient(network.apply(*teacher, x)[0])
+  return {'teach': teach, 'teacher': stack([(model.params, model.model_state) for model in models])}
 
 
 def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:
@@ -317,78 +350,13 @@ def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:
   return np.load(folder / 'predictions.npy', mmap_mode='r')
 
 
-def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
-  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
-  config, data = replica.config, replica.data
-  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index))
-
-  def make(new, folder):
-    with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
-      scores = trained.scores(advance)
-    flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
-    np.savez(new / 'scores.npz', **flat)
-
-  folder = part(replica, 'scores', key, f'{name}: evaluation', make)
-  scores: dict[str, dict[str, np.ndarray]] = {}
-  with np.load(folder / 'scores.npz') as flat:
-    for both, values in flat.items():
-      where, score = both.split('|')
-      scores.setdefault(where, {})[score] = values
-  return scores
-
-
-def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
-  """Rows of parameters and FLOPs per example."""
-  x = np.asarray(replica.data.train.example)
-  rows = []
-  for name, (model, *_) in models.items():
-    for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
-      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
-  return rows
-
-
-def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
-  """Rows of latency, measured once for each set of models."""
-  size = replica.config.evaluation.batch_size
-  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device()))
-
-  def make(new, folder):
-    test = replica.data.evaluations['test'].load()
-    batch = np.asarray(test.x[:size]), test.y[:size]
-    found = cost.latencies({n: t.model for n, t in models.items()}, replica.task, *batch)
-    rows = [
-      {'data': 'cost', 'method': m, 'replica': 0, 'metric': 'latency_ms', 'value': v, 'n': len(batch[0])}
-      for m, v in found.items()
-    ]
-    (new / 'timings.json').write_text(json.dumps(rows))
-
-  return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
-
-
-def report(workdir: Path, rows, timings, data: Data, scores, bins: int) -> None:
-  """Writes results, table and figures, and prints the table."""
-  lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
-  store.replace_text(workdir / 'results.jsonl', lines(rows))
-  store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, TASKS[data.task], outside_of(data))
-  store.replace_text(workdir / 'table.md', tables.markdown(table))
-  figures.draw_all(workdir / 'figures', data, scores, rows, bins)
-  tables.show(table)
-  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
-
-
-def device() -> str:
-  """The device that does the work, in words."""
-  return f'{jax.devices()[0].device_kind} {platform.machine()}'
-
-
 def versions() -> dict[str, str]:
   """Versions of what the results depend on."""
   from importlib import metadata
 
   packages = ('hydra_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
   found = {p: metadata.version(p) for p in packages}
-  return {'python': platform.python_version(), **found, 'device': device(), 'platform': platform.platform()}
+  return {'python': platform.python_version(), **found, 'device': results.device(), 'platform': platform.platform()}
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -120,6 +120,7 @@ def make_program(
 
   n is not a compile-time constant, so one compilation serves calls of every length; nor are the
   data, their scaling and the teacher's parameters, so it serves every replica. The state is donated.
+  As what `jax.jit` returns, it has a method `lower`.
 
   Args:
     step: From `make_step`.
@@ -159,14 +160,16 @@ def make_program(
     return body(0, start) if steps_per_call == 1 else jax.lax.fori_loop(0, n, body, start)
 
   @functools.cache
-  def compiled(step_size):
+  def with_options(step_size):
     options = mapping.compiler_options(network.convolution, step_size)
     return jax.jit(training, donate_argnums=0, compiler_options=options)
 
-  def program(state, *rest):
+  def compiled(state):
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return compiled(batch_size * size / (max(replicas, 1) * len(network.heads)))(state, *rest)
+    return with_options(batch_size * size / (max(replicas, 1) * len(network.heads)))
 
+  program = lambda state, *rest: compiled(state)(state, *rest)
+  program.lower = lambda state, *rest: compiled(state).lower(state, *rest)
   return program
 
 

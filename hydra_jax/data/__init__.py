@@ -46,9 +46,13 @@ class Split(NamedTuple):
     """Hash of all there is."""
     return fingerprint(*self)
 
+  def arrays(self, scaling: 'Scaling', kept: dict) -> dict:
+    """Inputs, targets as the network learns them, and what else is kept for each example, such as predictions."""
+    return {'x': self.x, 'y': scale_targets(scaling, self.y), **kept}
+
   def feed(self, scaling: 'Scaling', kept: dict) -> feeds.Feed:
-    """Batches for training, with what else is kept for each example, such as predictions."""
-    return feeds.resident({'x': self.x, 'y': scale_targets(scaling, self.y), **kept})
+    """Batches for training, see `arrays`."""
+    return feeds.resident(self.arrays(scaling, kept))
 
 
 class Scaling(NamedTuple):

@@ -1,0 +1,79 @@
+"""What comes out of a run: scores of every example, rows of results, the table and the figures."""
+
+import json
+from pathlib import Path
+import platform
+
+import jax
+import numpy as np
+
+from hydra_jax import cost, figures, store, tables
+from hydra_jax.data import Data, outside_of
+from hydra_jax.progress import bar, say
+from hydra_jax.replicas import Replica, Trained, part
+from hydra_jax.tasks import TASKS, Scores
+
+
+def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+  config, data = replica.config, replica.data
+  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index))
+
+  def make(new, folder):
+    with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
+      scores = trained.scores(advance)
+    flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
+    np.savez(new / 'scores.npz', **flat)
+
+  folder = part(replica, 'scores', key, f'{name}: evaluation', make)
+  scores: dict[str, dict[str, np.ndarray]] = {}
+  with np.load(folder / 'scores.npz') as flat:
+    for both, values in flat.items():
+      where, score = both.split('|')
+      scores.setdefault(where, {})[score] = values
+  return scores
+
+
+def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
+  """Rows of parameters and FLOPs per example."""
+  x = np.asarray(replica.data.train.example)
+  rows = []
+  for name, (model, *_) in models.items():
+    for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
+      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
+  return rows
+
+
+def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
+  """Rows of latency, measured once for each set of models."""
+  size = replica.config.evaluation.batch_size
+  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device()))
+
+  def make(new, folder):
+    test = replica.data.evaluations['test'].load()
+    batch = np.asarray(test.x[:size]), test.y[:size]
+    found = cost.latencies({n: t.model for n, t in models.items()}, replica.data.task, *batch)
+    rows = [
+      {'data': 'cost', 'method': m, 'replica': 0, 'metric': 'latency_ms', 'value': v, 'n': len(batch[0])}
+      for m, v in found.items()
+    ]
+    (new / 'timings.json').write_text(json.dumps(rows))
+
+  return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
+
+
+def report(workdir: Path, rows, timings, data: Data, scores, bins: int) -> None:
+  """Writes results, table and figures, and prints the table."""
+  lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
+  store.replace_text(workdir / 'results.jsonl', lines(rows))
+  store.replace_text(workdir / 'timings.jsonl', lines(timings))
+  table = tables.comparison(rows + timings, TASKS[data.task], outside_of(data))
+  store.replace_text(workdir / 'table.md', tables.markdown(table))
+  figures.draw_all(workdir / 'figures', data, scores, rows, bins)
+  tables.show(table)
+  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+
+
+def device() -> str:
+  """The device that does the work, in words."""
+  return f'{jax.devices()[0].device_kind} {platform.machine()}'

@@ -1,0 +1,226 @@
+"""How heads, steps and replicas are laid out changes no result."""
+
+import chex
+from hypothesis import given, strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hydra_jax import cut, feeds, gradients, losses, mapping, networks, rank_one, train
+from hydra_jax.data import Scaling
+from hydra_jax.stages import matmul, mlp
+from hydra_jax.uncertainty import classification
+
+H, B, C = 6, 9, 4
+RANDOM = np.random.default_rng(0)
+FLAT = jnp.asarray(RANDOM.normal(size=(B, 5)), jnp.float32)
+IMAGES = jnp.asarray(RANDOM.normal(size=(B, 6, 6, 3)), jnp.float32)
+TEACHER = jnp.asarray(RANDOM.normal(size=(H, B, C)), jnp.float32)
+LABELS = jnp.asarray(RANDOM.integers(C, size=B))
+AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
+
+NETWORKS = {
+  'mlp': (lambda: mlp(C, (8, 7)), FLAT),
+  'resnet': (lambda: networks.resnet(C, 8, 4), IMAGES),
+}
+
+
+def member_loss(outputs, batch):
+  heads = batch.get('heads', jnp.arange(H))
+  return losses.hydra(outputs, batch['teacher'][heads], 2.0)
+
+
+def gradient(network, x, heads_per_chunk=H, loss=member_loss, objective=jnp.mean, penalty=None):
+  params, state = network.init(jax.random.key(0), x)
+  batch = {'x': x, 'y': LABELS, 'teacher': TEACHER}
+  of = gradients.make(network, loss, objective, penalty, heads_per_chunk)
+  return jax.jit(of)(params, state, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize('how', ['unroll', 'loop'])
+@pytest.mark.parametrize('at', [0, 1, -1])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_mapping_of_heads_gives_the_same(name, at, how):
+  stages, x = NETWORKS[name]
+  build = lambda how: cut.hydra(stages(), at, H, mapping=how)
+  expected = gradient(build('vmap'), x)
+  assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(expected[0]))
+  chex.assert_trees_all_close(gradient(build(how), x), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('how', ['unroll', 'loop'])
+def test_every_mapping_of_a_batch_ensemble_gives_the_same(how):
+  build = lambda how: rank_one.batch_ensemble(mlp(C, (8,)), H, how)
+  chex.assert_trees_all_close(gradient(build(how), FLAT), gradient(build('vmap'), FLAT), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 3, 4])
+@pytest.mark.parametrize('at', [0, -1])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_chunks_of_heads_give_the_same(name, at, chunk):
+  stages, x = NETWORKS[name]
+  network = cut.hydra(stages(), at, H)
+  whole = gradient(network, x)
+  chex.assert_trees_all_close(gradient(network, x, chunk), whole, rtol=1e-3, atol=1e-5)
+
+
+def test_chunks_heed_the_objective_and_the_penalty():
+  network = cut.hydra(mlp(C, (8, 7)), 1, H)
+  label = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
+  penalty = lambda params: 0.3 * losses.similarity([params['heads'][0]['Dense_0']['kernel']])
+  given = dict(loss=label, objective=jnp.sum, penalty=penalty)
+  chex.assert_trees_all_close(gradient(network, FLAT, 2, **given), gradient(network, FLAT, **given), rtol=1e-4)
+  without = gradient(network, FLAT, 2, loss=label, objective=jnp.sum)
+  assert not np.allclose(
+    without[0]['heads'][0]['Dense_0']['kernel'], gradient(network, FLAT, **given)[0]['heads'][0]['Dense_0']['kernel']
+  )
+
+
+def test_chunks_of_heads_with_names_of_their_own_draw_the_same_noise():
+  """Dropout of a head depends on which head it is, not on its place."""
+  from hydra_jax.methods import with_dropout
+
+  network = cut.hydra(with_dropout(mlp(C, (8, 7)), 0.5), 0, [7, 3, 5, 11, 2, 13])
+  chex.assert_trees_all_close(gradient(network, FLAT, 2), gradient(network, FLAT), rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_take_an_eighth_of_the_memory():
+  heads, batch, classes, features = 48, 256, 100, 32
+  network = cut.hydra(mlp(classes, (features,)), 1, heads)
+  x = jnp.ones((batch, 7))
+  params, state = network.init(jax.random.key(0), x)
+  data = {'x': x, 'teacher': jnp.ones((heads, batch, classes))}
+
+  def temporary(chunk):
+    loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'][batch.get('heads', jnp.arange(heads))])
+    of = gradients.make(network, loss, jnp.mean, None, chunk)
+    return jax.jit(of).lower(params, state, data, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporary(2) < temporary(heads) / 8
+
+
+@given(st.integers(1, 300), st.integers(0, 400), st.integers(1, 2**34))
+def test_a_chunk_divides_the_heads(heads, wanted, size):
+  chunk = mapping.chunk_of(heads, wanted, size)
+  assert 1 <= chunk <= heads and heads % chunk == 0
+  if wanted:
+    assert chunk <= wanted
+  elif size <= mapping.LARGE_OUTPUTS:
+    assert chunk == heads
+  else:
+    assert chunk == 1 or size * chunk / heads <= mapping.CHUNK_OUTPUTS
+
+
+def test_convolutions_are_neither_looped_nor_grouped_on_cpu():
+  network = cut.hydra(networks.resnet(C, 8, 4), -2, 3)
+  step = train.make_step(network, lambda o, b: losses.cross_entropy(o, b['y']), jnp.sum, optax.sgd(0.1), 9, None, 0, 1)
+  program = train.make_program(step, network, batch_size=B, steps_per_call=1)
+  state = train.init(network, optax.sgd(0.1), jax.random.key(0), IMAGES[:2])
+  data, index = {'x': IMAGES, 'y': LABELS}, jnp.zeros((1, B), jnp.int32)
+  arguments = (state, data, AS_IT_IS, (), index, 1, jax.random.key(0))
+  text = program.lower(*arguments).compile().as_text()
+  assert text.count(' convolution(') >= 20
+  for slow in ('feature_group_count', 'batch_group_count', ' while('):
+    assert slow not in text
+
+
+def test_xla_knows_the_options():
+  """Else training is slower and nothing says so: look for their new names."""
+  for convolution, size in ((True, 1), (False, 1), (False, 1e9)):
+    assert len(mapping.compiler_options(convolution, size)) == 1 + convolution
+  assert not mapping._is_known('xla_cpu_no_such_option', '1')
+
+
+@pytest.mark.parametrize('outputs', [1, 2, 4, 5])
+def test_narrow_products_have_the_right_gradient(outputs):
+  x, kernel, dy = (jnp.asarray(RANDOM.normal(size=s), jnp.float32) for s in ((B, 7), (7, outputs), (B, outputs)))
+  dimensions = (((1,), (0,)), ((), ()))
+  expected = jax.vjp(lambda x, k: x @ k, x, kernel)
+  found = jax.vjp(lambda x, k: matmul(x, k, dimensions), x, kernel)
+  chex.assert_trees_all_close((found[0], found[1](dy)), (expected[0], expected[1](dy)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_convolutions_have_the_right_gradient(stride):
+  kernel = jnp.asarray(RANDOM.normal(size=(3, 3, 3, 5)), jnp.float32)
+  given = (stride, stride), ((1, 1), (1, 1))
+  names = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+  both = [
+    jax.vjp(lambda x, k, f=f: f(x, k, *given, **names), IMAGES, kernel)
+    for f in (networks.convolve, jax.lax.conv_general_dilated)
+  ]
+  (y, back), (expected, expected_back) = both
+  chex.assert_trees_all_close((y, back(y)), (expected, expected_back(expected)), rtol=1e-4, atol=1e-4)
+
+
+R, N = 3, 50
+
+
+def replica(r):
+  random = np.random.default_rng(r)
+  x = random.normal(size=(N, 5)).astype(np.float32)
+  return {'x': x, 'y': random.integers(C, size=N), 'teacher': random.normal(size=(H, N, C)).astype(np.float32)}
+
+
+def fit(data, replicas=0, which=slice(None), network=None, **kwargs):
+  """Trains on the data of one replica, or on those of several together."""
+  network = network or cut.hydra(mlp(C, (8, 7)), 1, H)
+  optimizer = optax.adam(1e-2)
+  keys, seeds = jax.random.split(jax.random.key(2), R), tuple((0, r) for r in range(R))
+  scales = Scaling(*(np.float32([[v + 0.1 * r] for r in range(R)])[which] for v in (0, 1, 0, 1)))
+  x = jnp.asarray(np.stack([d['x'][:2] for d in data])) if replicas else jnp.asarray(data[0]['x'][:2])
+  return train.fit(
+    train.make_step(network, member_loss, jnp.mean, optimizer, 30),
+    network,
+    train.init(network, optimizer, keys[which], x, replicas),
+    feeds.together(data) if replicas else feeds.resident(data[0]),
+    scales,
+    seed=seeds[which],
+    key=keys[which],
+    steps=30,
+    batch_size=8,
+    replicas=replicas,
+    **kwargs,
+  )
+
+
+def test_replicas_together_are_replicas_alone():
+  """Each with data, scaling, order, start and teacher of its own."""
+  data = [replica(r) for r in range(R)]
+  together = fit(data, R)
+  assert together.step == 30
+  for r in range(R):
+    alone = fit([data[r]], which=r)
+    mine = jax.tree.map(lambda leaf, r=r: leaf[r], together.params)
+    chex.assert_trees_all_close(mine, alone.params, rtol=2e-3, atol=2e-5)
+  assert not np.allclose(*jax.tree.leaves(together.params)[0][:2])
+
+
+def test_a_loss_that_is_not_finite_names_the_replica():
+  data = [replica(r) for r in range(R)]
+  data[2]['x'][:] = np.nan
+  with pytest.raises(train.UserError, match=r'step 0 \(head or member 0, of replica 2 in its group\)'):
+    fit(data, R)
+
+
+@pytest.mark.parametrize('steps_per_call', [1, 7])
+def test_steps_per_call_change_no_bit(steps_per_call):
+  data = [replica(0)]
+  chex.assert_trees_all_equal(fit(data, which=0, steps_per_call=steps_per_call), fit(data, which=0))
+
+
+def test_a_profile_is_written(tmp_path):
+  fit([replica(0)], which=0, profile=tmp_path / 'trace')
+  assert list((tmp_path / 'trace').rglob('*.trace.json.gz'))
+
+
+def test_uncertainty_survives_any_mapping():
+  """All the way to what is reported: the model uncertainty of the heads."""
+  outputs = {}
+  for how in mapping.MAPPINGS[1:]:
+    network = cut.hydra(mlp(C, (8, 7)), 1, H, mapping=how)
+    outputs[how] = classification(jax.nn.log_softmax(network.apply(*network.init(jax.random.key(0), FLAT), FLAT)[0]))
+  for how in ('unroll', 'loop'):
+    chex.assert_trees_all_close(outputs[how], outputs['vmap'], rtol=1e-5, atol=1e-6)
