@@ -1,0 +1,679 @@
+"""How fast this is here: against PyTorch, against the machine's matrix product, and against itself.
+
+    python -m experiments.bench [--output FILE] [--only ROW ...] [--rounds N] [--quick]
+
+Each row of the table is a function below. Its contenders do the same work in float32: the same shapes,
+the same batches in the same order, looked up in training data that lie in memory; the data are random.
+They take turns: in each round every contender runs once, for 0.3 s or more, and ratios are formed within
+the round, so that what else the machine does falls on all alike. Reported are the median over rounds, and
+the least and the greatest. Compilation is never counted.
+
+FILE is JSON with every timing; beside it come the tables as FILE.md and a figure as FILE-scaling.png.
+PyTorch: pip install -e ".[bench]".
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib import metadata
+import json
+import math
+import os
+from pathlib import Path
+import platform
+import re
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hydra_jax import cut, evaluate, feeds, losses, mapping, networks, train
+from hydra_jax.data import Scaling
+from hydra_jax.stages import chain, dense, linen, mlp
+
+Seconds = dict[str, list[float]]  # of one call of each contender, in each round
+Rates = dict[str, float]  # work in a second of each contender, in one round
+
+
+class Contender(NamedTuple):
+  """One way to do the work. `run()` returns when `work` is done, so many `unit`."""
+
+  name: str
+  run: Callable[[], Any]
+  work: float
+  unit: str
+
+
+class Line(NamedTuple):
+  """A number to report, from the rates of one round, with a bound if it has a target."""
+
+  name: str
+  value: Callable[[Rates], float]
+  at_least: float | None = None
+  at_most: float | None = None
+
+
+class Row(NamedTuple):
+  """What is measured together; `draw(seconds, file)` is given the timings."""
+
+  contenders: Sequence[Contender]
+  lines: Sequence[Line]
+  draw: Callable[[Seconds, Path], None] | None = None
+
+
+class Training(NamedTuple):
+  """A compiled program of training with what it is called with."""
+
+  program: Callable
+  state: train.State
+  arguments: tuple
+
+
+# ---------------------------------------------------------------- our side
+
+NO_SCALING = Scaling(*(np.float32([value]) for value in (0, 1, 0, 1)))
+
+LOSSES = {
+  'labels': lambda outputs, batch: losses.cross_entropy(outputs, batch['y']),
+  'targets': lambda outputs, batch: losses.gaussian_nll(outputs, batch['y']),
+  'mean': lambda outputs, batch: losses.distillation(outputs, batch['teacher']),
+  'members': lambda outputs, batch: losses.hydra(outputs, batch['teacher'][batch.get('heads', slice(None))]),
+}
+
+
+def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> Callable:
+  """`step(state, batch, key)`, of the sum over heads."""
+  return train.make_step(network, LOSSES[loss], jnp.sum, optimizer, steps)
+
+
+def compiled(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, replicas: int = 0) -> Callable:
+  """`program(state, data, scaling, teacher, index, n, key)` as `train.fit` makes it."""
+  one = network.convolution and mapping.on_cpu()
+  return train.make_program(
+    make_step(network, loss, optimizer, steps),
+    network,
+    batch_size=batch_size,
+    steps_per_call=1 if one else 0,
+    replicas=replicas,
+  )
+
+
+def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.ndarray, replicas: int = 0) -> Training:
+  """Training of a new network, as many steps a call as `index` has, `[K, B]`, or `[R, K, B]` for replicas."""
+  steps, batch_size = index.shape[-2:]
+  program = compiled(network, loss, optimizer, 1000 * steps, batch_size, replicas)
+  data, key, scaling, example = jax.tree.map(jnp.asarray, data), jax.random.key(0), NO_SCALING, data['x'][:2]
+  if replicas:
+    key, example = jax.random.split(key, replicas), data['x'][:, :2]
+    scaling = jax.tree.map(lambda leaf: np.tile(leaf, (replicas, 1)), scaling)
+  state = train.init(network, optimizer, key, example, replicas)
+  return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key))
+
+
+def lowered(network: cut.Network, step: Callable, state, batch) -> jax.stages.Compiled:
+  """One step of training on a batch, compiled with what a program is compiled with."""
+  size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / len(network.heads) * len(batch['x'])
+  options = mapping.compiler_options(network.convolution, size)
+  return jax.jit(step, compiler_options=options).lower(state, batch, jax.random.key(0)).compile()
+
+
+def trains(name: str, job: Training, work: float, unit: str) -> Contender:
+  """Goes on training, call after call."""
+  state = job.state
+
+  def run():
+    nonlocal state
+    state, total, _ = job.program(state, *job.arguments)
+    jax.block_until_ready(total)
+
+  return Contender(name, run, work, unit)
+
+
+def frozen(network: cut.Network) -> Callable:
+  """Prediction of MNIST digits by a new network, with its parameters compiled in."""
+  return evaluate.frozen(network, *jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 784))))
+
+
+def predicts(name: str, f: Callable, x: jax.Array) -> Contender:
+  """Predicts a batch, and waits for the outputs."""
+  return Contender(name, lambda: jax.block_until_ready(f(x)), len(x), 'inputs')
+
+
+def most_groups(program: jax.stages.Compiled) -> int:
+  """The most groups of any of its convolutions."""
+  found = re.findall(r'(?:feature|batch)_group_count=(\d+)', program.as_text())
+  return max(1, *map(int, found)) if found else 1
+
+
+def product(size: int) -> Callable[[], Any]:
+  """A product of two square matrices."""
+  a = jnp.ones((size, size))
+  f = jax.jit(lambda a: a @ a)
+  return lambda: f(a).block_until_ready()
+
+
+# ---------------------------------------------------------------- data, and what is needed to learn from them
+
+
+def classes(examples: int, shape: tuple[int, ...], outputs: int = 10, members: int = 0) -> dict[str, np.ndarray]:
+  """Random inputs with labels, and with the predictions of members if there are any."""
+  random = np.random.default_rng(0)
+  data = {
+    'x': random.standard_normal((examples, *shape), np.float32),
+    'y': random.integers(0, outputs, examples, np.int32),
+  }
+  if members:
+    data['teacher'] = random.standard_normal((members, examples, outputs), np.float32)
+  return data
+
+
+def order(examples: int, steps: int, batch_size: int) -> np.ndarray:
+  """Rows of the batches, `[steps, batch_size]`."""
+  return feeds.batch_indices((0,), 0, steps, examples, batch_size)
+
+
+Layer = tuple[int, int, int]  # positions in the image, inputs to a unit, units
+
+
+def mlp_layers(*widths: int) -> list[Layer]:
+  """Layers of an MLP, from the width of its inputs to that of its outputs."""
+  return [(1, inputs, units) for inputs, units in zip(widths, widths[1:])]
+
+
+def resnet_layers(depth: int) -> list[Layer]:
+  """Layers of a ResNet for CIFAR with 10 classes, 2 for each block, and the two at the ends."""
+  layers, inputs = [(32**2, 27, 16)], 16
+  for channels, size in ((16, 32), (32, 16), (64, 8)):
+    for _ in range((depth - 2) // 6):
+      layers += [(size**2, 9 * inputs, channels), (size**2, 9 * channels, channels)]
+      inputs = channels
+  return [*layers, (1, inputs, 10)]
+
+
+def step_flops(layers: Sequence[Layer], batch_size: int, shared: int = 0, heads: int = 1) -> int:
+  """Operations that a step cannot do without; `layers[shared:]` are there once for each head.
+
+  Forward, gradient of the weights, and gradient of the inputs but for the first layer. What is not a
+  matrix product is not counted.
+  """
+  shared %= len(layers)
+  products = [math.prod(layer) * (heads if i >= shared else 1) for i, layer in enumerate(layers)]
+  return 2 * batch_size * (3 * sum(products) - products[0])
+
+
+def over(a: str, b: str) -> Callable[[Rates], float]:
+  """How many times as fast a is as b."""
+  return lambda rates: rates[a] / rates[b]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def mnist(quick: bool) -> Row:
+  """An ensemble of MLPs on MNIST, batch 128, Adam."""
+  from experiments import bench_torch as pt
+
+  members, examples, steps = (5, 2000, 4) if quick else (50, 60000, 20)
+  data, index = classes(examples, (784,)), order(examples, steps, 128)
+  member_steps, unit = members * steps, 'member-steps'
+  needed = step_flops(mlp_layers(784, 100, 100, 10), 128)
+  network = cut.hydra(mlp(10), 0, members)
+  make = lambda: pt.mlp(784, 10, (100, 100))
+  work = pt.cross_entropy, data['x'], data['y'], index
+  loop = lambda **options: pt.one_by_one(make(), work[0], pt.adam(1e-3, **options), *work[1:])
+  vectorised = lambda **options: pt.vectorised(make, (members,), work[0], pt.adam(1e-3, **options), *work[1:])
+  sizes = (256,) if quick else (1024, 2048)
+  products = [
+    Contender(f'matrix product {size}, {library}', f(size), 2 * size**3, 'FLOP')
+    for size in sizes
+    for library, f in (('JAX', product), ('PyTorch', pt.matmul))
+  ]
+  contenders = [
+    trains('ours', training(network, 'labels', optax.adam(1e-3), data, index), member_steps, unit),
+    Contender('PyTorch, one by one', loop(), steps, unit),
+    Contender('PyTorch, one by one, fused', loop(fused=True), steps, unit),
+    Contender('PyTorch, vmap', vectorised(), member_steps, unit),
+    Contender('PyTorch, vmap, fused', vectorised(fused=True), member_steps, unit),
+  ]
+  targets = {'PyTorch, one by one': 2.0, 'PyTorch, vmap': 2.4}
+  peak = lambda rates: max(rates[c.name] for c in products)
+  lines = [Line(f'ours ÷ {c.name}', over('ours', c.name), targets.get(c.name)) for c in contenders[1:]]
+  share = Line('share of the matrix product, needed FLOPs', lambda rates: rates['ours'] * needed / peak(rates), 0.55)
+  return Row([*contenders, *products], [*lines, share])
+
+
+def uci(quick: bool) -> Row:
+  """Ensembles of small networks on splits of a UCI set, each with its own data: batch 32, Gaussian NLL, Adam."""
+  from experiments import bench_torch as pt
+
+  splits, members, examples, steps = (2, 5, 200, 10) if quick else (20, 50, 927, 50)
+  random = np.random.default_rng(0)
+  data = {name: random.standard_normal((splits, examples, n), np.float32) for name, n in (('x', 9), ('y', 1))}
+  index = np.stack([feeds.batch_indices((split,), 0, steps, examples, 32) for split in range(splits)])
+  networks_steps, unit = splits * members * steps, 'network-steps'
+  network = cut.hydra(mlp(2, (50,)), 0, members)
+  make = lambda: pt.mlp(9, 2, (50,))
+  first = data['x'][0], data['y'][0], index[0]
+  loop = lambda **options: pt.one_by_one(make(), pt.gaussian_nll, pt.adam(1e-2, **options), *first)
+  vectorised = lambda **options: pt.vectorised(
+    make, (splits, members), pt.gaussian_nll, pt.adam(1e-2, **options), data['x'], data['y'], index
+  )
+  contenders = [
+    trains('ours', training(network, 'targets', optax.adam(1e-2), data, index, splits), networks_steps, unit),
+    Contender('PyTorch, one by one', loop(), steps, unit),
+    Contender('PyTorch, one by one, fused', loop(fused=True), steps, unit),
+    Contender('PyTorch, vmap', vectorised(), networks_steps, unit),
+    Contender('PyTorch, vmap, fused', vectorised(fused=True), networks_steps, unit),
+  ]
+  targets = {'PyTorch, one by one': 60.0, 'PyTorch, vmap': 2.0}
+  return Row(contenders, [Line(f'ours ÷ {c.name}', over('ours', c.name), targets.get(c.name)) for c in contenders[1:]])
+
+
+def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int = 300) -> Callable[[], None]:
+  """Trains an ensemble, a network on its mean prediction for half as long, and that one with a head for each member."""
+  data, optimizer = classes(examples, (2,), 3), optax.adam(1e-3)
+  stages = mlp(3, (100,) * 4)
+  ensemble, single, student = (cut.hydra(stages, at, heads) for at, heads in ((0, members), (-1, 1), (-1, members)))
+  long, short = (train.steps_for(e, examples, batch_size) for e in (epochs, epochs / 2))
+  arrays, key = jax.tree.map(jnp.asarray, data), jax.random.key(0)
+  predict = jax.jit(lambda params, state, x: ensemble.apply(params, state, x)[0])
+
+  def learn(network, loss, steps):
+    program = compiled(network, loss, optimizer, steps, batch_size)
+    rows = jnp.asarray(order(examples, steps, batch_size))
+    return lambda state, data: program(state, data, NO_SCALING, (), rows, steps, key)[0]
+
+  fit_ensemble, fit_single, fit_student = (
+    learn(*each) for each in ((ensemble, 'labels', long), (single, 'mean', short), (student, 'members', long))
+  )
+
+  def run():
+    teacher = fit_ensemble(train.init(ensemble, optimizer, key, arrays['x'][:2]), arrays)
+    taught = {**arrays, 'teacher': predict(teacher.params, teacher.model_state, arrays['x'])}
+    found = fit_single(train.init(single, optimizer, key, arrays['x'][:2]), taught)
+    params, state = (cut.grow(tree, members) for tree in (found.params, found.model_state))
+    jax.block_until_ready(fit_student(train.fresh(optimizer, params, state), taught).params)
+
+  return run
+
+
+def spiral(quick: bool) -> Row:
+  """The whole job on the spiral: 20 members of 4 layers of 100 units, and a Hydra of them, 200 epochs of 300 points."""
+  epochs, batches = (4, (300,)) if quick else (200, (300, 32))
+  contenders = [Contender(f'batch {size}', spiral_job(epochs, size), 1, 'jobs') for size in batches]
+  targets = {'batch 300': 3.0}
+  return Row(
+    contenders,
+    [Line(f'seconds, {c.name}', lambda rates, c=c: 1 / rates[c.name], None, targets.get(c.name)) for c in contenders],
+  )
+
+
+SGD = optax.sgd(0.1, momentum=0.9, nesterov=True)
+
+
+def photo_sizes(quick: bool) -> tuple[int, int, int]:
+  """Layers of the ResNet, images in a batch, images to train on."""
+  return (8, 16, 64) if quick else (20, 128, 2048)
+
+
+def photos(quick: bool, loss: str = 'labels', cut_at: int = 0, heads: int = 1, members: int = 0) -> Training:
+  """One step of a ResNet on CIFAR-10, SGD with Nesterov's momentum."""
+  depth, batch_size, examples = photo_sizes(quick)
+  data = classes(examples, (32, 32, 3), members=members)
+  return training(cut.hydra(networks.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
+
+
+def resnet20(quick: bool) -> Row:
+  """A step of ResNet-20, batch 128."""
+  from experiments import bench_torch as pt
+
+  depth, batch_size, examples = photo_sizes(quick)
+  data, index = classes(examples, (32, 32, 3)), order(examples, 1, batch_size)
+
+  def plain(layout):
+    model, x = pt.resnet(10, depth).to(memory_format=layout), pt.images(data['x'], layout)
+    return pt.one_by_one(model, pt.cross_entropy, pt.sgd(0.1), x, data['y'], index)
+
+  contenders = [
+    trains('ours', photos(quick), batch_size, 'images'),
+    Contender('PyTorch', plain(pt.torch.contiguous_format), batch_size, 'images'),
+    Contender('PyTorch, channels last', plain(pt.torch.channels_last), batch_size, 'images'),
+  ]
+  targets = {'PyTorch': 1.3}
+  return Row(contenders, [Line(f'ours ÷ {c.name}', over('ours', c.name), targets.get(c.name)) for c in contenders[1:]])
+
+
+def resnet20_members(quick: bool) -> Row:
+  """Four ResNet-20 trained in one step, against one."""
+  batch_size, many = photo_sizes(quick)[1], 2 if quick else 4
+  names = {'1 member': 1, f'{many} members': many}
+  contenders = [
+    trains(name, photos(quick, heads=members), members * batch_size, 'member-images') for name, members in names.items()
+  ]
+  one, all_of_them = names
+  return Row(contenders, [Line(f'{all_of_them} ÷ {one}', over(all_of_them, one), 0.95)])
+
+
+def hydra20(quick: bool) -> Row:
+  """Hydra on ResNet-20 with 20 heads of the last block and the dense layer, from given predictions."""
+  depth, batch_size, _ = photo_sizes(quick)
+  heads, layers = 2 if quick else 20, resnet_layers(depth)
+  student = photos(quick, 'members', -2, heads, members=heads)
+  contenders = [
+    trains('ResNet-20', photos(quick), step_flops(layers, batch_size), 'needed FLOP'),
+    trains('Hydra', student, step_flops(layers, batch_size, -3, heads), 'needed FLOP'),
+  ]
+  network = cut.hydra(networks.resnet(10, depth), -2, heads)
+  batch = classes(batch_size, (32, 32, 3), members=heads)
+  groups = most_groups(lowered(network, make_step(network, 'members', SGD, 1), student.state, batch))
+  return Row(
+    contenders,
+    [
+      Line('FLOP/s, Hydra ÷ ResNet-20', over('Hydra', 'ResNet-20'), 0.8),
+      Line('most groups of a convolution in the program', lambda rates: groups, at_most=1),
+    ],
+  )
+
+
+def distil(quick: bool) -> Row:
+  """50 dense heads, against a network that learns the mean prediction, both from predictions kept for all members."""
+  heads, examples, steps = (5, 500, 10) if quick else (50, 60000, 100)
+  depth, batch_size, _ = photo_sizes(quick)
+  digits, index = classes(examples, (784,), members=heads), order(examples, steps, 128)
+  adam = optax.adam(1e-3)
+  jobs = {
+    'MLP, mean': (training(cut.hydra(mlp(10), -1, 1), 'mean', adam, digits, index), steps),
+    'MLP, heads': (training(cut.hydra(mlp(10), -1, heads), 'members', adam, digits, index), steps),
+    'ResNet-20, mean': (photos(quick, 'mean', -1, 1, heads), 1),
+    'ResNet-20, heads': (photos(quick, 'members', -1, heads, heads), 1),
+  }
+  lines = []
+  for name, layers, size in (
+    ('MLP', mlp_layers(784, 100, 100, 10), 128),
+    ('ResNet-20', resnet_layers(depth), batch_size),
+  ):
+    needed = step_flops(layers, size, -1, heads) / step_flops(layers, size)
+    lines += [
+      Line(f'{name}: time of a step, heads ÷ mean', over(f'{name}, mean', f'{name}, heads'), at_most=1.15),
+      Line(f'{name}: needed FLOPs, heads ÷ mean', lambda rates, needed=needed: needed),
+    ]
+  return Row([trains(name, job, steps, 'steps') for name, (job, steps) in jobs.items()], lines)
+
+
+def inference(quick: bool) -> Row:
+  """Predictions of MNIST MLPs: one, one with 50 dense heads, and an ensemble of 50."""
+  heads = 5 if quick else 50
+  models = {
+    name: frozen(cut.hydra(mlp(10), cut_at, count))
+    for name, cut_at, count in (('one', 0, 1), ('heads', -1, heads), ('ensemble', 0, heads))
+  }
+  contenders = [
+    predicts(f'{name}, batch {size}', f, jnp.ones((size, 784))) for size in (1, 1024) for name, f in models.items()
+  ]
+  lines = [
+    Line(f'batch {size}: time, heads ÷ one', over(f'one, batch {size}', f'heads, batch {size}'), at_most=1.2)
+    for size in (1, 1024)
+  ]
+  faster = over('heads, batch 1024', 'ensemble, batch 1024')
+  return Row(contenders, [*lines, Line('batch 1024: heads ÷ ensemble', faster, 20.0)])
+
+
+def chunks(quick: bool) -> Row:
+  """Loss and gradient of many heads with many classes, some heads at a time, against all at once."""
+  heads, outputs, batch_size, features, at_a_time = (10, 50, 64, 32, 2) if quick else (100, 1000, 1024, 2048, 5)
+  network = cut.hydra([chain([]), linen(dense(outputs))], -1, heads)
+  # The gradient comes out as the state of the rule, so that none of its memory is temporary.
+  rule = optax.GradientTransformation(
+    lambda params: (), lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads)
+  )
+  data = jax.tree.map(jnp.asarray, classes(batch_size, (features,), outputs, members=heads))
+  key = jax.random.key(0)
+  state = train.init(network, rule, key, data['x'][:2])
+
+  def step(heads_per_chunk):
+    f = train.make_step(network, LOSSES['members'], jnp.sum, rule, 1, heads_per_chunk=heads_per_chunk)
+    return lowered(network, f, state, data)
+
+  steps = {'all at once': step(heads), 'in chunks': step(at_a_time)}
+  memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in steps.items()}
+  contenders = [
+    Contender(name, lambda f=f: jax.block_until_ready(f(state, data, key)), 1, 'steps') for name, f in steps.items()
+  ]
+  return Row(
+    contenders,
+    [
+      Line('temporary memory', lambda rates: memory['in chunks'] / memory['all at once'], at_most=1 / 8),
+      Line('time', over('all at once', 'in chunks'), at_most=1.2),
+      *(Line(f'temporary MiB, {name}', lambda rates, size=size: size / 2**20) for name, size in memory.items()),
+    ],
+  )
+
+
+def imports(quick: bool) -> Row:
+  """How long the package takes to import, as a process, against the libraries that it stands on."""
+  codes = {'ours': 'import hydra_jax', 'libraries': 'import jax, flax.linen, optax'}
+  contenders = [
+    Contender(name, lambda code=code: subprocess.run([sys.executable, '-c', code], check=True), 1, 'processes')
+    for name, code in codes.items()
+  ]
+  return Row(contenders, [Line('time, ours ÷ libraries', over('libraries', 'ours'), at_most=1.1)])
+
+
+def scaling(quick: bool) -> Row:
+  """Training of MNIST MLPs, batch 128, as there are more members and more examples."""
+  members, examples = ((2, 4), (256, 512)) if quick else ((10, 20, 50, 100, 200), (6000, 19000, 60000))
+  steps = 2 if quick else 20
+  data = classes(examples[-1], (784,))
+
+  def grown(name, members, examples, steps, work, unit):
+    some = {k: v[:examples] for k, v in data.items()}
+    network = cut.hydra(mlp(10), 0, members)
+    return trains(name, training(network, 'labels', optax.adam(1e-3), some, order(examples, steps, 128)), work, unit)
+
+  names = {'members': [f'{m} members' for m in members], 'examples': [f'{n} examples' for n in examples]}
+  contenders = [
+    *(grown(name, m, examples[-1], steps, m * steps, 'member-steps') for name, m in zip(names['members'], members)),
+    *(grown(name, members[0], n, n // 128, n // 128 * 128, 'examples') for name, n in zip(names['examples'], examples)),
+  ]
+  lines = [Line(f'time of each, {of[-1]} ÷ {of[0]}', over(of[0], of[-1]), at_most=1.05) for of in names.values()]
+
+  def draw(seconds, file):
+    took = lambda of, share: [np.median(seconds[name]) / share for name in of]
+    draw_scaling(
+      {
+        'Members': (members, took(names['members'], steps), 'Seconds for a step'),
+        'Examples': (examples, took(names['examples'], 1), f'Seconds for an epoch, {members[0]} members'),
+      },
+      file,
+    )
+
+  return Row(contenders, lines, draw)
+
+
+def draw_scaling(panels: dict[str, tuple[Sequence[int], Sequence[float], str]], file: Path) -> None:
+  """Measured times, and the straight line through the first of them, on logarithmic axes."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  import matplotlib.pyplot as plt
+
+  figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), layout='constrained')
+  for ax, (xlabel, (sizes, times, ylabel)) in zip(axes, panels.items()):
+    ax.loglog(sizes, [times[0] * size / sizes[0] for size in sizes], '--', color='0.6', label='linear')
+    ax.loglog(sizes, times, 'o-', color='C0', label='measured')
+    ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.set_yticks(times, [f'{t:.2g}' for t in times])
+    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(frameon=False)
+  figure.savefig(file, dpi=150)
+  plt.close(figure)
+
+
+ROWS = {
+  'mnist': mnist,
+  'uci': uci,
+  'spiral': spiral,
+  'resnet20': resnet20,
+  'resnet20_members': resnet20_members,
+  'hydra20': hydra20,
+  'distil': distil,
+  'inference': inference,
+  'chunks': chunks,
+  'import': imports,
+  'scaling': scaling,
+}
+
+
+# ---------------------------------------------------------------- measuring and reporting
+
+
+def measure(contenders: Sequence[Contender], rounds: int, stretch: float) -> Seconds:
+  """Seconds of one call of each contender in each round, from as many calls as fill the stretch."""
+  calls = {}
+  for name, run, *_ in contenders:
+    run()  # compiles
+    calls[name] = max(1, math.ceil(stretch / timed(run, 1)))
+  seconds = {name: [] for name in calls}
+  for _ in range(rounds):
+    for name, run, *_ in contenders:
+      if calls[name] > 1:
+        run()  # caches and threads are as another contender left them; one long call does not mind
+      seconds[name].append(timed(run, calls[name]))
+  return seconds
+
+
+def timed(run: Callable[[], Any], calls: int) -> float:
+  """Mean seconds of a call."""
+  start = time.perf_counter()
+  for _ in range(calls):
+    run()
+  return (time.perf_counter() - start) / calls
+
+
+def report(name: str, row: Row, seconds: Seconds, judge: bool) -> list[dict]:
+  """Lines of a row with their medians and spreads, and with verdicts."""
+  rounds = len(next(iter(seconds.values())))
+  rates = [{c.name: c.work / seconds[c.name][i] for c in row.contenders} for i in range(rounds)]
+  found = []
+  for line in row.lines:
+    values = [float(line.value(each)) for each in rates]
+    median, target, met = float(np.median(values)), '', None
+    if line.at_least is not None:
+      target, met = f'≥ {line.at_least:.4g}', median >= line.at_least
+    if line.at_most is not None:
+      target, met = f'≤ {line.at_most:.4g}', median <= line.at_most
+    verdict = '' if met is None or not judge else 'met' if met else 'missed'
+    spread = {'median': median, 'least': min(values), 'greatest': max(values)}
+    found.append({'row': name, 'line': line.name, **spread, 'target': target, 'verdict': verdict, 'rounds': values})
+  return found
+
+
+def machine() -> dict[str, Any]:
+  """What the numbers depend on."""
+  cpu = Path('/proc/cpuinfo')
+  models = re.findall(r'model name\s*: (.*)', cpu.read_text()) if cpu.exists() else []
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch', 'hydra_jax')
+  return {
+    'processor': models[0] if models else platform.machine(),
+    'cores': os.cpu_count(),
+    'load': os.getloadavg()[0],
+    'device': jax.devices()[0].device_kind,
+    'system': platform.system(),
+    'versions': {'python': platform.python_version(), **{name: version(name) for name in packages}},
+  }
+
+
+def version(package: str) -> str | None:
+  """Of an installed package."""
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table, in columns also where it is read as text."""
+  rows = [header, *rows]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+  lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
+  lines.insert(1, '|' + '|'.join('-' * (width + 2) for width in widths) + '|')
+  return '\n'.join(lines)
+
+
+def lines_table(lines: Sequence[dict]) -> str:
+  """The numbers with their targets."""
+  short = lambda x: f'{x:.3g}' if abs(x) < 1000 else f'{x:.0f}'
+  return table(
+    ('row', 'measured', 'median', 'least to greatest', 'target', ''),
+    [
+      (each['row'], each['line'], short(each['median']), f'{short(each["least"])} to {short(each["greatest"])}')
+      + (each['target'], each['verdict'])
+      for each in lines
+    ],
+  )
+
+
+def rates_table(timings: dict[str, dict]) -> str:
+  """What each contender does in a second."""
+  return table(
+    ('row', 'contender', 'median in a second'),
+    [
+      (row, name, f'{each["work"] / np.median(each["seconds"]):,.4g} {each["unit"]}')
+      for row, contenders in timings.items()
+      for name, each in contenders.items()
+    ],
+  )
+
+
+def arguments() -> argparse.Namespace:
+  """Of the command line."""
+  parser = argparse.ArgumentParser('python -m experiments.bench', description=__doc__.split('\n')[0])
+  parser.add_argument('--output', type=Path, help='JSON to write; tables and a figure come beside it')
+  parser.add_argument('--only', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=', '.join(ROWS))
+  parser.add_argument('--quick', action='store_true', help='small work, to see that everything runs; no verdicts')
+  parser.add_argument('--rounds', type=int, help='turns of each contender; 7, or 2 if quick')
+  return parser.parse_args()
+
+
+def main() -> int:
+  """Measures, prints, writes."""
+  args = arguments()
+  rounds, stretch = (2, 0.02) if args.quick else (7, 0.3)
+  rounds = args.rounds or rounds
+  if args.quick:
+    jax.config.update('jax_disable_most_optimizations', True)  # compiling would be most of the time
+  here, lines, timings = machine(), [], {}
+  if here['load'] > 0.5:
+    print(f'other programs are at work here (load {here["load"]:.1f}): expect worse numbers', file=sys.stderr)
+  for name in args.only:
+    try:
+      row = ROWS[name](args.quick)
+    except ModuleNotFoundError as e:
+      if e.name != 'torch':
+        raise
+      print(f'{name} compares with PyTorch, which is not installed: pip install -e ".[bench]"', file=sys.stderr)
+      return 2
+    seconds = measure(row.contenders, rounds, stretch)
+    timings[name] = {c.name: {'work': c.work, 'unit': c.unit, 'seconds': seconds[c.name]} for c in row.contenders}
+    lines += report(name, row, seconds, judge=not args.quick)
+    if row.draw and args.output:
+      row.draw(seconds, args.output.with_name(f'{args.output.stem}-{name}.png'))
+    print(lines_table([each for each in lines if each['row'] == name]), flush=True)
+  both = f'{lines_table(lines)}\n\n{rates_table(timings)}\n'
+  if args.output:
+    about = f'{here["processor"]}, {here["cores"]} cores, {here["device"]}; load {here["load"]:.1f}; {rounds} rounds; '
+    about += ', '.join(f'{k} {v}' for k, v in here['versions'].items() if v)
+    found = {'quick': args.quick, 'rounds': rounds, 'machine': here, 'lines': lines, 'timings': timings}
+    args.output.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    args.output.with_suffix('.md').write_text(f'{both}\n{about}\n')
+  print(f'\n{both}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
