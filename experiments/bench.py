@@ -33,7 +33,7 @@ import optax
 
 from hydra_jax import cut, evaluate, feeds, losses, mapping, networks, train
 from hydra_jax.data import Scaling
-from hydra_jax.stages import chain, dense, linen, mlp
+from hydra_jax.stages import chain, dense, mlp
 
 Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
@@ -425,7 +425,7 @@ def inference(quick: bool) -> Row:
 def chunks(quick: bool) -> Row:
   """Loss and gradient of many heads with many classes, some heads at a time, against all at once."""
   heads, outputs, batch_size, features, at_a_time = (10, 50, 64, 32, 2) if quick else (100, 1000, 1024, 2048, 5)
-  network = cut.hydra([chain([]), linen(dense(outputs))], -1, heads)
+  network = cut.hydra([chain([]), dense(outputs)], -1, heads)
   # The gradient comes out as the state of the rule, so that none of its memory is temporary.
   rule = optax.GradientTransformation(
     lambda params: (), lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads)

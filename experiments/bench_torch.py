@@ -1,15 +1,12 @@
 """What `bench` compares with: the same training in PyTorch, as public code writes it.
 
-Every function sets up and returns `run()`, which makes one step for each row of `index`.
+Every function sets up and returns `run()`, which makes one step for each row of `index`. PyTorch's threads
+spin while they wait for one another, which is fast on an idle machine and up to 100 times slower on a
+busy one: set OMP_WAIT_POLICY=PASSIVE there.
 """
 
 from collections.abc import Callable
 import math
-import os
-
-# Or else its threads spin while they wait for one another, and where anything else runs on the machine,
-# a step takes up to 100 times as long. Read when PyTorch is loaded.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import numpy as np
 import torch

@@ -82,7 +82,7 @@ def hydra(
   if not -depth <= cut < depth:
     raise UserError(f'cut={cut} is outside this network of {depth} stages: choose {-depth} to {depth - 1}')
   cut %= depth
-  below, above = chain(stages[:cut]), chain(stages[cut:], first=cut)
+  below, above = chain(stages[:cut]), chain(stages[cut:], first=cut, tiled=True)
   mapping = chosen(mapping, above.convolution)
   tiled, ids = tile(above, mapping), np.asarray(heads, np.uint32)
 

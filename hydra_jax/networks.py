@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.mapping import on_cpu
-from hydra_jax.stages import Stage, chain, linen, mlp
+from hydra_jax.stages import Stage, chain, dense, linen, mlp
 
 convolution = partial(linen, convolution=True)
 
@@ -228,7 +228,7 @@ def _assemble(
     for i in range(count)
   ]
   last = chain([blocks.pop(), linen(pool)])
-  return [_reads_images(convolution(stem)), *blocks, last, linen(nn.Dense(outputs))]
+  return [_reads_images(convolution(stem)), *blocks, last, dense(outputs)]
 
 
 def _reads_images(stage: Stage, at_least: int = 1) -> Stage:

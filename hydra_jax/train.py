@@ -165,8 +165,9 @@ def make_program(
     return jax.jit(training, donate_argnums=0, compiler_options=options)
 
   def compiled(state):
-    size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return with_options(batch_size * size / (max(replicas, 1) * len(network.heads)))
+    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / max(replicas, 1)
+    one = size(state.params['body']) + size(state.params['heads']) / len(network.heads)
+    return with_options(batch_size * one)
 
   program = lambda state, *rest: compiled(state)(state, *rest)
   program.lower = lambda state, *rest: compiled(state).lower(state, *rest)
