@@ -90,7 +90,7 @@ def default_config() -> ConfigDict:
         mapping='auto',  # of members and heads: auto | vmap | unroll | loop
         heads_per_chunk=0,  # heads computed at a time in training; 0: all, unless their outputs are large
         steps_per_call=0,  # steps in one call of a program; 0: as many as take half a second; convolutions on CPU: 1
-        replicas_together=0,  # trained in one program; 0: all, if they are small
+        replicas_together=0,  # trained in one program, and saved as one part; 0: all, if they are small
       ),
       checkpoint_seconds=30.0,  # training that lasts longer is saved this often
     )

@@ -117,15 +117,20 @@ def network_of(place: str) -> tuple[Path, dict[str, Any], Network, Predictive]:
   return folder, saved, phases_of(recipe)[saved['phase']].network, predictive_of(recipe)
 
 
-def load(place: str, data: Data) -> tuple[Model, str]:
-  """A trained model, to be a teacher for these data, and a key that says all it depends on."""
+def load(place: str, data: Data, replica: int = 0) -> tuple[Model, str]:
+  """A trained model, to be a teacher for these data, and a key that says all it depends on.
+
+  Of replicas trained together it is the one with these data, or if there are several, such as other
+  seeds, the one of the same place as `replica`.
+  """
   folder, saved, network, predictive = network_of(place)
   if data.fingerprint not in saved['data']:
     raise UserError(f'{folder} was trained on other data than config.data: give members of the same training set')
   if predictive is not TASKS[data.task].predictives['members']:
     raise UserError(f'{folder} predicts one distribution and has no members to learn from: leave it out')
   store.verify(folder)
-  index, replicas = saved['data'].index(data.fingerprint), len(saved['data'])
+  fitting = [i for i, fingerprint in enumerate(saved['data']) if fingerprint == data.fingerprint]
+  index, replicas = fitting[replica % len(fitting)], len(saved['data'])
   replicas = replicas if replicas > 1 else 0
   trees = of_replica(restored(folder, network, data, replicas), index, replicas)
   return Model(network, *trees, data.scaling, predictive.read), f'{store.digest(folder)}{index}'

@@ -166,7 +166,7 @@ def teacher_of(replica: Replica, ensemble: Trained) -> tuple[Teacher, Trained]:
 
 def loaded_teacher(replica: Replica) -> Trained:
   """Members that other runs have trained, as one ensemble."""
-  loaded = [parts.load(folder, replica.data) for folder in replica.config.teacher.checkpoints]
+  loaded = [parts.load(folder, replica.data, replica.index) for folder in replica.config.teacher.checkpoints]
   model = evaluate.beside([model for model, _ in loaded])
   return trained(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
 

@@ -325,3 +325,6 @@ def test_each_phase_compiles_once(tmp_path, caplog):
   assert len(compiled) == len(list(tmp_path.glob('run/parts/labels-*'))) + len(
     [p for name in ('mean-prediction', 'members') for p in tmp_path.glob(f'run/parts/{name}-*')]
   )
+  seeds = [parts.load(str(tmp_path / 'run'), datasets.load(config.data, DATA_DIR, r), r) for r in range(2)]
+  assert seeds[0][1] != seeds[1][1]
+  assert not np.allclose(*(jax.tree.leaves(model.params)[1] for model, _ in seeds))
