@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import metrics
+from hydra_jax import mapping, metrics
 from hydra_jax.cut import Network
 from hydra_jax.data import Data, Scaling, Split, scale_inputs
 from hydra_jax.stages import Tree
@@ -67,7 +67,13 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
 @functools.lru_cache(maxsize=64)
 def _predicting(network: Network) -> Callable:
-  return jax.jit(lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, None), x))
+  f = lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, None), x)
+  return jax.jit(f, compiler_options=_options(network))
+
+
+def _options(network: Network) -> dict[str, str]:
+  """As for large training steps. XLA's default for CPU makes all layers one slow call of YNNPACK."""
+  return mapping.compiler_options(network.convolution, float('inf'))
 
 
 @functools.lru_cache(maxsize=64)
@@ -77,7 +83,7 @@ def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...])
     found = TASKS[task].scores(read(outputs, scaling.y_shift, scaling.y_scale), y)
     return {name: score for name, score in found.items() if not only or name in only}
 
-  return jax.jit(scores)
+  return jax.jit(scores, compiler_options=_options(network))
 
 
 def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
