@@ -327,6 +327,37 @@ def photos(quick: bool, loss: str = 'labels', cut_at: int = 0, heads: int = 1, m
   return training(cut.hydra(networks.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
 
 
+def convolutions_of(depth: int, batch_size: int) -> Callable[[], None]:
+  """All convolutions of a step of a ResNet for CIFAR, forward and back, each by itself: what XLA's take at least."""
+  blocks = (depth - 2) // 6
+  shapes = {(32, 3, 16, 1): 1, (32, 16, 16, 1): 2 * blocks}
+  for size, channels in ((32, 16), (16, 32)):
+    shapes |= {(size, channels, 2 * channels, 2): 1, (size // 2, 2 * channels, 2 * channels, 1): 2 * blocks - 1}
+
+  def prepared(size, inputs, channels, stride):
+    f = lambda x, kernel: networks.convolve(
+      x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+    def both(x, kernel, dy):
+      y, back = jax.vjp(f, x, kernel)
+      d_x, d_kernel = back(dy)
+      return (y, d_kernel) if inputs == 3 else (y, d_x, d_kernel)
+
+    arrays = [jnp.ones(s) for s in ((batch_size, size, size, inputs), (3, 3, inputs, channels))]
+    dy = jnp.ones((batch_size, size // stride, size // stride, channels))
+    return jax.jit(both, compiler_options=mapping.compiler_options(True, 0)), *arrays, dy
+
+  calls = [(*prepared(*shape), count) for shape, count in shapes.items()]
+
+  def run():
+    for f, *arrays, count in calls:
+      for _ in range(count):
+        jax.block_until_ready(f(*arrays))
+
+  return run
+
+
 def resnet20(quick: bool) -> Row:
   """A step of ResNet-20, batch 128."""
   from experiments import bench_torch as pt
@@ -342,9 +373,12 @@ def resnet20(quick: bool) -> Row:
     trains('ours', photos(quick), batch_size, 'images'),
     Contender('PyTorch', plain(pt.torch.contiguous_format), batch_size, 'images'),
     Contender('PyTorch, channels last', plain(pt.torch.channels_last), batch_size, 'images'),
+    Contender("XLA's convolutions alone", convolutions_of(depth, batch_size), batch_size, 'images'),
   ]
-  targets = {'PyTorch': 1.3}
-  return Row(contenders, [Line(f'ours ÷ {c.name}', over('ours', c.name), targets.get(c.name)) for c in contenders[1:]])
+  others = [c.name for c in contenders[1:3]]
+  lines = [Line(f'ours ÷ {name}', over('ours', name), {'PyTorch': 1.3}.get(name)) for name in others]
+  alone = contenders[3].name
+  return Row(contenders, [*lines, *(Line(f'{alone} ÷ {name}', over(alone, name)) for name in others)])
 
 
 def resnet20_members(quick: bool) -> Row:
