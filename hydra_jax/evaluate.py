@@ -86,13 +86,23 @@ def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...])
   return jax.jit(scores, compiler_options=_options(network))
 
 
+# Up to so many inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
+FEW = 32
+
+
 def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
   """Compiled `x -> [H, B, C]` for inputs as the network reads them, with the parameters compiled in.
 
-  XLA lays dense heads out as one matrix then, which it would otherwise do in every call: 50 heads cost
-  as little as one, also at batch 1. For small networks whose parameters stay as they are.
+  XLA lays dense heads out as one matrix then, which it would otherwise do in every call: at batch 1, 50
+  heads cost little more than one. For small networks whose parameters stay as they are.
   """
-  return jax.jit(lambda x: network.apply(params, model_state, x)[0])
+
+  @functools.cache
+  def compiled(few):
+    options = mapping.compiler_options(network.convolution, float('inf') if few else 0.0)
+    return jax.jit(lambda x: network.apply(params, model_state, x)[0], compiler_options=options)
+
+  return lambda x: compiled(len(x) <= FEW)(x)
 
 
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:

@@ -78,14 +78,15 @@ def compiler_options(convolution: bool, step_size: float) -> dict[str, str]:
   if not on_cpu():
     return {}
   if convolution:
-    # Without its last pass over barriers, those of `networks.convolve` hold until loops are fused.
-    wanted = {'xla_cpu_experimental_ynn_fusion_type': 'REDUCE', 'xla_disable_hlo_passes': 'cse_barrier_expander'}
+    kind = 'REDUCE'
   else:
     # Individual convolutions, which there are none of, leave nothing to YNNPACK.
     kind = 'INDIVIDUAL_CONVOLUTION' if step_size >= LARGE_STEP else 'DOT'
-    wanted = {'xla_cpu_experimental_ynn_fusion_type': kind}
-  prefix = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_'}
-  options = {name: prefix.get(name, '') + value for name, value in wanted.items()}
+  options = {
+    'xla_cpu_experimental_ynn_fusion_type': f'LIBRARY_FUSION_TYPE_{kind}',
+    # Barriers would be gone before loops are fused; ours are there to keep them apart.
+    'xla_disable_hlo_passes': 'cse_barrier_expander',
+  }
   return {name: value for name, value in options.items() if _is_known(name, value)}
 
 

@@ -25,7 +25,8 @@ class Stage(NamedTuple):
     init: `(key, x) -> (params, state)`; `x` is an example input `[B, ...]`.
     apply: `(params, state, x, key, train) -> (y, state)`; `key` may be None where nothing is random.
     convolution: Whether it convolves, which decides how many of it are mapped, see `mapping.chosen`.
-    own: Does the same as `apply`, faster where it is mapped over heads and each reads an x of its own.
+    own: Does the same as `apply`, faster where it is mapped over heads and each reads an x of its own, or
+      where x are data, which need no gradient.
   """
 
   init: Callable[..., tuple[Tree, Tree]]
@@ -65,7 +66,8 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
     stages: The stages, in order.
     first: Position of `stages[0]` in the whole network. Stage i draws its key from its position, so
       that where a network is cut does not change how it is initialised.
-    tiled: Whether it will be mapped over heads: all but its first stage then read what is each head's own.
+    tiled: Whether it will be mapped over heads: all stages then read what is each head's own, or data, but
+      for the first one above a body.
   """
 
   def keys(key):
@@ -83,7 +85,7 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
   def apply(params, state, x, key, train):
     new = []
     for i, (stage, p, s, k) in enumerate(zip(stages, params, state, keys(key), strict=True)):
-      f = (stage.own or stage.apply) if tiled and i else stage.apply
+      f = (stage.own or stage.apply) if tiled and (i or not first) else stage.apply
       x, s = f(p, s, x, k, train)
       new.append(s)
     return x, tuple(new)
@@ -111,7 +113,9 @@ def _own_product_backward(given, dy):
     return dy @ kernel.T, x.T @ dy
   columns = range(kernel.shape[1])
   dx = sum(dy[:, o : o + 1] * kernel[None, :, o] for o in columns)
-  return dx, jnp.stack([jnp.sum(x * dy[:, o : o + 1], axis=0) for o in columns], axis=-1)
+  # Fused into what stacks them, sums would be made element by element.
+  sums = [jnp.sum(x * dy[:, o : o + 1], axis=0) for o in columns]
+  return dx, jnp.stack(jax.lax.optimization_barrier(sums), axis=-1)
 
 
 own_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _own_product_backward)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import cut, feeds, gradients, losses, mapping, networks, rank_one, train
+from hydra_jax import cut, evaluate, feeds, gradients, losses, mapping, networks, rank_one, train
 from hydra_jax.data import Scaling
 from hydra_jax.stages import mlp, own_product
 from hydra_jax.uncertainty import classification
@@ -129,7 +129,7 @@ def test_convolutions_are_neither_looped_nor_grouped_on_cpu():
 def test_xla_knows_the_options():
   """Else training is slower and nothing says so: look for their new names."""
   for convolution, size in ((True, 1), (False, 1), (False, 1e9)):
-    assert len(mapping.compiler_options(convolution, size)) == 1 + convolution
+    assert len(mapping.compiler_options(convolution, size)) == 2
   assert not mapping._is_known('xla_cpu_no_such_option', '1')
 
 
@@ -213,6 +213,16 @@ def test_steps_per_call_change_no_bit(steps_per_call):
 def test_a_profile_is_written(tmp_path):
   fit([replica(0)], which=0, profile=tmp_path / 'trace')
   assert list((tmp_path / 'trace').rglob('*.trace.json.gz'))
+
+
+@pytest.mark.parametrize('rows', [1, 40])
+@pytest.mark.parametrize('at', [0, -1])
+def test_frozen_parameters_predict_the_same(at, rows):
+  network = cut.hydra(mlp(C, (8, 7)), at, H)
+  params, state = network.init(jax.random.key(0), FLAT)
+  x = jnp.asarray(RANDOM.normal(size=(rows, 5)), jnp.float32)
+  expected = network.apply(params, state, x)[0]
+  np.testing.assert_allclose(evaluate.frozen(network, params, state)(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_uncertainty_survives_any_mapping():
