@@ -85,8 +85,8 @@ LOSSES = {
 }
 
 
-def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> Callable:
-  """`step(state, batch, key)`, of the sum over heads."""
+def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> train.Step:
+  """A step of the sum over heads."""
   return train.make_step(network, LOSSES[loss], jnp.sum, optimizer, steps)
 
 
@@ -95,7 +95,6 @@ def compiled(network: cut.Network, loss: str, optimizer, steps: int, batch_size:
   one = network.convolution and mapping.on_cpu()
   return train.make_program(
     make_step(network, loss, optimizer, steps),
-    network,
     batch_size=batch_size,
     steps_per_call=1 if one else 0,
     replicas=replicas,
@@ -114,11 +113,11 @@ def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.n
   return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key))
 
 
-def lowered(network: cut.Network, step: Callable, state, batch) -> jax.stages.Compiled:
+def lowered(network: cut.Network, step: train.Step, state, batch) -> jax.stages.Compiled:
   """One step of training on a batch, compiled with what a program is compiled with."""
   size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / len(network.heads) * len(batch['x'])
   options = mapping.compiler_options(network.convolution, size)
-  return jax.jit(step, compiler_options=options).lower(state, batch, jax.random.key(0)).compile()
+  return jax.jit(step.update, compiler_options=options).lower(state, batch, jax.random.key(0)).compile()
 
 
 def trains(name: str, job: Training, work: float, unit: str) -> Contender:

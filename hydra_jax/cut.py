@@ -22,8 +22,8 @@ class Network(NamedTuple):
 
   Attributes:
     init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
-    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Those of
-      `hydra` also take `only`, indices `[K]` of some heads, for the outputs of these, `[K, B, C]`.
+    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Those of networks
+      with `parts` also take `places`, the places `[K]` of some heads, where they are given no others.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
     convolution: Whether it convolves, see `Stage`.
@@ -102,15 +102,10 @@ def hydra(
     head_params, head_state = tiled.init(key, features, ids)
     return {'body': params, 'heads': head_params}, {'body': state, 'heads': head_state}
 
-  def apply(params, state, x, key=None, train=False, only=None):
+  def apply(params, state, x, key=None, train=False, places=None):
     x, body_state = body.apply(params['body'], state['body'], x, key, train)
-    some = params['heads'], state['heads']
-    if only is None:
-      x, head_state = tiled.apply(*some, x, key, train, ids)
-    else:
-      some = jax.tree.map(lambda leaf: leaf[only], some)
-      x, new = tiled.apply(*some, x, key, train, jnp.asarray(ids)[only])
-      head_state = jax.tree.map(lambda old, leaf: old.at[only].set(leaf), state['heads'], new)
+    ids_K = ids if places is None else jnp.asarray(ids)[places]
+    x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train, ids_K)
     return x, {'body': body_state, 'heads': head_state}
 
   return Network(init, apply, heads, cut, below.convolution or above.convolution, mapping, (body, tiled))

@@ -8,34 +8,39 @@ import numpy as np
 
 from hydra_jax import mapping
 from hydra_jax.cut import Network
+from hydra_jax.stages import Tree
 
 
-def make(network: Network, loss: Callable, objective: Callable, penalty: Callable | None, heads_per_chunk: int):
-  """Returns `gradient(params, model_state, batch, key, **some)`, see `train.make_step` for the arguments.
+def make(network: Network, loss: Callable, penalty: Callable | None, heads_per_chunk: int):
+  """Returns `gradient(params, model_state, batch, key, weights_K, places_K=None)`, see `train.make_step`.
 
-  It gives the gradient of the objective, the loss of each head `[H]`, and the new state of the network.
-  `some` is passed on to `network.apply`.
+  It gives the gradient of `Σ weights · losses + penalty`, the loss of each head `[K]`, and the new state of
+  the network. Where parameters are those of some heads only, `places_K` says of which.
   """
 
-  def gradient(params, model_state, batch, key, **some):
-    chunk = len(network.heads) if some else _chunk(network, params, model_state, batch, key, heads_per_chunk)
-    if chunk < len(network.heads):
-      return _by_chunks(network, loss, objective, penalty, chunk)(params, model_state, batch, key)
+  def gradient(params, model_state, batch, key, weights_K, places_K=None):
+    given = (params, model_state, batch, key, weights_K)
+    chunk = _chunk(network, heads_per_chunk, *given)
+    if chunk < len(weights_K):
+      places = jnp.arange(len(weights_K)) if places_K is None else places_K
+      return _by_chunks(network, loss, penalty, chunk)(*given, places)
+    some = {} if places_K is None else {'places': places_K}
+    batch = batch if places_K is None else {**batch, 'heads': places_K}
 
     def value(params):
       outputs, new = network.apply(params, model_state, batch['x'], key, True, **some)
-      losses_H = jnp.mean(loss(outputs, batch), axis=-1)
-      total = objective(losses_H) if penalty is None else objective(losses_H) + penalty(params)
-      return total, (losses_H, new)
+      losses_K = jnp.mean(loss(outputs, batch), axis=-1)
+      total = jnp.sum(weights_K * losses_K)
+      return total if penalty is None else total + penalty(params), (losses_K, new)
 
-    grads, (losses_H, new) = jax.grad(value, has_aux=True)(params)
-    return grads, losses_H, new
+    grads, (losses_K, new) = jax.grad(value, has_aux=True)(params)
+    return grads, losses_K, new
 
   return gradient
 
 
-def _chunk(network, params, model_state, batch, key, heads_per_chunk: int) -> int:
-  heads = len(network.heads)
+def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weights_K) -> int:
+  heads = len(weights_K)
   if heads == 1 or network.parts is None:
     return heads
   first = jax.tree.map(lambda leaf: leaf[:1], (params['heads'], model_state['heads']))
@@ -49,25 +54,23 @@ def _chunk(network, params, model_state, batch, key, heads_per_chunk: int) -> in
   return mapping.chunk_of(heads, heads_per_chunk, heads * output.size * output.dtype.itemsize)
 
 
-def _by_chunks(network: Network, loss: Callable, objective: Callable, penalty: Callable | None, chunk: int):
+def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk: int):
   """The same, where only one chunk's outputs exist at a time.
 
   Each chunk of heads goes forward and back before the next one does; the gradient with respect to the
   features is added up, and goes back through the body once. Nothing is computed twice.
   """
   body, tiled = network.parts
-  heads = len(network.heads)
-  split = lambda tree: jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, chunk, *leaf.shape[1:])), tree)
-  join = lambda tree: jax.tree.map(lambda leaf: jnp.reshape(leaf, (heads, *leaf.shape[2:])), tree)
 
-  def gradient(params, model_state, batch, key):
+  def gradient(params, model_state, batch, key, weights_K, places_K):
     below = lambda p: body.apply(p, model_state['body'], batch['x'], key, True)
     features, back, body_state = jax.vjp(below, params['body'], has_aux=True)
 
     def of_chunk(d_features, given):
-      head_params, head_state, ids, places, weights = given
+      head_params, head_state, weights, places = given
 
       def value(head_params, features):
+        ids = jnp.asarray(network.heads, jnp.uint32)[places]
         outputs, new = tiled.apply(head_params, head_state, features, key, True, ids)
         losses = jnp.mean(loss(outputs, {**batch, 'heads': places}), axis=-1)
         return jnp.sum(weights * losses), (losses, new)
@@ -75,16 +78,23 @@ def _by_chunks(network: Network, loss: Callable, objective: Callable, penalty: C
       (d_params, d_more), found = jax.grad(value, (0, 1), has_aux=True)(head_params, features)
       return d_features + d_more, (d_params, *found)
 
-    # The objective is linear, so each head has a weight in it.
-    weights_H = jax.grad(objective)(jnp.zeros(heads))
-    ids = jnp.asarray(network.heads, jnp.uint32)
-    given = split((params['heads'], model_state['heads'], ids, jnp.arange(heads), weights_H))
+    given = split((params['heads'], model_state['heads'], weights_K, places_K), chunk)
     unroll = network.mapping == 'unroll'
     d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), given, unroll=unroll)
-    d_heads, losses_H, head_state = join(found)
+    d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
     if penalty is not None:
       grads = jax.tree.map(jnp.add, grads, jax.grad(penalty)(params))
-    return grads, losses_H, {'body': body_state, 'heads': head_state}
+    return grads, losses_K, {'body': body_state, 'heads': head_state}
 
   return gradient
+
+
+def split(tree: Tree, size: int) -> Tree:
+  """Leaves `[H, …]` as `[H / size, size, …]`."""
+  return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, size, *leaf.shape[1:])), tree)
+
+
+def join(tree: Tree) -> Tree:
+  """The reverse of `split`."""
+  return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[2:])), tree)

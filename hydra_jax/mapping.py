@@ -19,6 +19,10 @@ CHUNK_OUTPUTS = 32 * 2**20
 # Parameters of a network times examples in a batch, above which Eigen's matrix products beat YNNPACK's. On two
 # cores Eigen was 13% faster at 11e6 (MNIST) and 8% at 9e6 (spiral, batch 300), and YNNPACK 19% at 4e6 (batch 128).
 LARGE_STEP = 8e6
+# Parameters of the networks that are trained together on CPU, where they share nothing. With gradients and Adam's two
+# moments these are 16 MB, half of the last cache of the machine on which 200 MNIST networks then cost 20 times what
+# 10 cost, and 24 times with twice as many.
+CACHED_PARAMETERS = 1e6
 
 
 def on_cpu() -> bool:
@@ -66,7 +70,26 @@ def chunk_of(heads: int, heads_per_chunk: int, output_bytes: int) -> int:
   if not heads_per_chunk:
     large = output_bytes > LARGE_OUTPUTS
     heads_per_chunk = max(1, math.floor(heads * CHUNK_OUTPUTS / output_bytes)) if large else heads
-  return max(k for k in range(1, heads + 1) if heads % k == 0 and k <= max(1, heads_per_chunk))
+  return max(k for k in _divisors(heads) if k <= max(1, heads_per_chunk))
+
+
+def group_of(heads: int, heads_per_chunk: int, parameters: float) -> int:
+  """How many networks that share nothing are trained together, a divisor of `heads`.
+
+  Args:
+    heads: Their number.
+    heads_per_chunk: At most so many; if 0, all, unless on CPU they do not fit the cache together.
+    parameters: Of one.
+  """
+  if heads_per_chunk or not on_cpu():
+    return chunk_of(heads, heads_per_chunk or heads, 0)
+  most = max(1, CACHED_PARAMETERS / parameters)
+  group = max(k for k in _divisors(heads) if k <= most)
+  return group if group > most / 3 else heads  # few divisors: one by one would be worse
+
+
+def _divisors(number: int) -> list[int]:
+  return [k for k in range(1, number + 1) if number % k == 0]
 
 
 def compiler_options(convolution: bool, step_size: float) -> dict[str, str]:

@@ -288,7 +288,6 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     with bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance:
       state = train.fit(
         step,
-        phase.network,
         state,
         feed,
         stack([replica.data.scaling for replica in group]),

@@ -21,7 +21,7 @@ from hydra_jax.feeds import Feed
 from hydra_jax.stages import Tree
 
 MAX_STEPS_PER_CALL = 1000
-SECONDS_PER_CALL = 0.5
+SECONDS_PER_CALL = 1.0
 
 
 class State(NamedTuple):
@@ -51,6 +51,24 @@ def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tr
   return State(jnp.zeros((), jnp.int32), params, model_state, jax.jit(make)(params))
 
 
+class Step(NamedTuple):
+  """A training step and what `make_program` has to know of it.
+
+  Attributes:
+    network: What it trains.
+    update: `(state, batch, key, places=None) -> (state, losses [H])`, pure. `batch` holds `x` as the network
+      reads it; `key` is that of the phase, and step s uses `fold_in(key, s)`, so that nothing random needs
+      saving. Where the state is that of some heads, `places` `[K]` says of which.
+    independent: Whether heads share nothing, so that they may be trained one group after another.
+    heads_per_chunk: How many heads at a time, see `make_step`.
+  """
+
+  network: Network
+  update: Callable
+  independent: bool
+  heads_per_chunk: int
+
+
 def make_step(
   network: Network,
   loss: Callable,
@@ -60,44 +78,54 @@ def make_step(
   penalty: Callable[[Tree], jax.Array] | None = None,
   heads_per_step: int = 0,
   heads_per_chunk: int = 0,
-):
-  """Returns `step(state, batch, key) -> (state, losses [H])`, pure.
-
-  `batch` holds `x` as the network reads it; `key` is that of the phase, and step s uses
-  `fold_in(key, s)`, so that nothing random needs saving. The loss reads the batch, and in
-  `batch['done']` the share of all `steps` that is over.
+) -> Step:
+  """A step of training.
 
   Args:
     network: What is trained.
-    loss: `(outputs [H, B, C], batch) -> [H, B]`.
+    loss: `(outputs [H, B, C], batch) -> [H, B]`. It reads the batch, and in `batch['done']` the share of all
+      `steps` that is over. Outputs of some heads only are those of the places in `batch['heads']` `[K]`.
     objective: Reduces the loss of each head `[H]` to the number that is minimised; linear.
     optimizer: Rule of the update.
     steps: Of the whole phase.
     penalty: Added to the objective, `params -> ()`.
-    heads_per_step: Trains so many heads at each step, drawn anew, if not 0. The loss finds which in
-      `batch['heads']` `[K]`; those left out report a loss of 0, and the others H/K times theirs.
-    heads_per_chunk: Computes outputs and losses of at most so many heads at a time, for less memory, and
-      of all if 0, unless they are large. Needs `network.parts`, and losses that heed `batch['heads']`.
+    heads_per_step: Trains so many heads at each step, drawn anew, if not 0. Those left out report a loss of
+      0, and the others H/K times theirs.
+    heads_per_chunk: Computes outputs and losses of at most so many heads at a time. 0: of all, unless they
+      are large, or share nothing and fit a cache together no more. Needs `network.parts`.
   """
   heads = len(network.heads)
-  gradient = gradients.make(network, loss, objective, penalty, heads_per_chunk)
+  gradient = gradients.make(network, loss, penalty, heads_per_chunk)
+  weights = lambda count: jax.grad(objective)(jnp.zeros(count))  # as it is linear, each head has one in it
 
-  def step(state: State, batch, key):
+  def of_some(state: State, batch, key):
+    """Draws heads, and takes the gradient of these."""
+    drawn = jax.random.permutation(jax.random.fold_in(key, heads), heads)[:heads_per_step]
+    some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[drawn], tree['heads'])}
+    back = lambda tree, onto: {
+      **tree,
+      'heads': jax.tree.map(lambda leaf, old: old.at[drawn].set(leaf), tree['heads'], onto['heads']),
+    }
+    given = some(state.params), some(state.model_state)
+    grads, losses_K, model_state = gradient(*given, batch, key, weights(heads_per_step), drawn)
+    losses_H = jnp.zeros(heads).at[drawn].set(losses_K * (heads / heads_per_step))
+    return back(grads, jax.tree.map(jnp.zeros_like, state.params)), losses_H, back(model_state, state.model_state)
+
+  def update(state: State, batch, key, places=None):
     batch = {**batch, 'done': state.step.astype(jnp.float32) / steps}
     key = jax.random.fold_in(key, state.step)
-    some = {}
     if heads_per_step:
-      some = {'only': jax.random.permutation(jax.random.fold_in(key, heads), heads)[:heads_per_step]}
-      batch['heads'] = some['only']
-    grads, losses_H, model_state = gradient(state.params, state.model_state, batch, key, **some)
-    if heads_per_step:
-      losses_H = jnp.zeros(heads).at[batch['heads']].set(losses_H * (heads / heads_per_step))
+      grads, losses_H, model_state = of_some(state, batch, key)
+    else:
+      weights_K = weights(heads) if places is None else weights(heads)[places]
+      grads, losses_H, model_state = gradient(state.params, state.model_state, batch, key, weights_K, places)
     with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, model_state, opt_state), losses_H
 
-  return step
+  shared = network.cut > 0 or network.parts is None or heads_per_step or penalty
+  return Step(network, update, not shared and objective is jnp.sum, heads_per_chunk)
 
 
 def take(data, index_B: jax.Array):
@@ -107,8 +135,7 @@ def take(data, index_B: jax.Array):
 
 
 def make_program(
-  step: Callable,
-  network: Network,
+  step: Step,
   *,
   batch_size: int,
   augment: Augmentation = lambda key, batch: batch,
@@ -124,7 +151,6 @@ def make_program(
 
   Args:
     step: From `make_step`.
-    network: What it trains.
     batch_size: Examples in a step.
     augment: See `fit`.
     teach: See `fit`.
@@ -136,42 +162,81 @@ def make_program(
     The new state; the sum over steps of the loss of each head `[H]`; and for each head the step at
     which its loss first was not finite, or −1.
   """
-  lead = (replicas,) * bool(replicas)
+  network = step.network
+  loops = steps_per_call != 1
 
-  def one(state, data, scaling, teacher, index_B, key):
+  def one(state, data, scaling, teacher, index_B, key, places):
     """A step on a batch as the network reads it; a teacher at hand predicts on just what its student sees."""
     augment_key, step_key = jax.random.split(key)
     batch = take(data, index_B)
     view = {**batch, 'x': scale_inputs(scaling, batch['x'])}
     batch = augment(jax.random.fold_in(augment_key, state.step), view)
     batch = batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
-    return step(state, batch, step_key)
+    return step.update(state, batch, step_key, places)
 
-  each = jax.vmap(one, (STACKED, 0, 0, 0, 0, 0), (STACKED, 0)) if replicas else one
+  each = jax.vmap(one, (STACKED, 0, 0, 0, 0, 0, None), (STACKED, 0)) if replicas else one
 
-  def training(state, data, scaling, teacher, index, n, key):
-    def body(i, carry):
-      state, total, bad = carry
-      new, losses = each(state, data, scaling, teacher, index[..., i, :], key)
-      return new, total + losses, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
+  def training(group, state, data, scaling, teacher, index, n, key):
+    def of_heads(state, heads, places=None):
+      def body(i, carry):
+        state, total, bad = carry
+        new, losses = each(state, data, scaling, teacher, index[..., i, :], key, places)
+        return new, total + losses, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
 
-    shape = (*lead, len(network.heads))
-    start = (state, jnp.zeros(shape), jnp.full(shape, -1))
-    return body(0, start) if steps_per_call == 1 else jax.lax.fori_loop(0, n, body, start)
+      shape = (*(replicas,) * bool(replicas), heads)
+      start = (state, jnp.zeros(shape), jnp.full(shape, -1))
+      return jax.lax.fori_loop(0, n, body, start) if loops else body(0, start)
+
+    heads = len(network.heads)
+    return of_heads(state, heads) if group == heads else by_groups(of_heads, state, heads, group)
 
   @functools.cache
-  def with_options(step_size):
+  def with_options(group, step_size):
     options = mapping.compiler_options(network.convolution, step_size)
-    return jax.jit(training, donate_argnums=0, compiler_options=options)
+    return jax.jit(functools.partial(training, group), donate_argnums=0, compiler_options=options)
 
   def compiled(state):
+    heads = len(network.heads)
     size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / max(replicas, 1)
-    one = size(state.params['body']) + size(state.params['heads']) / len(network.heads)
-    return with_options(batch_size * one)
+    one = size(state.params['body']) + size(state.params['heads']) / heads
+    apart = step.independent and loops and not replicas and teach is None
+    group = mapping.group_of(heads, step.heads_per_chunk, one) if apart else heads
+    return with_options(group, batch_size * one)
 
   program = lambda state, *rest: compiled(state)(state, *rest)
   program.lower = lambda state, *rest: compiled(state).lower(state, *rest)
   return program
+
+
+def belongs_to_heads(path) -> bool:
+  """Whether a leaf of a `State` has the head axis, by its path: what optimizers keep is built like parameters."""
+  return jax.tree_util.DictKey('heads') in path
+
+
+def by_groups(train: Callable, state: State, heads: int, size: int):
+  """Trains heads that share nothing group by group, so that what a group needs stays in cache.
+
+  Args:
+    train: `(state, size, places) -> (state, total [size], bad [size])`, many steps of some heads.
+    state: Of all heads; its step and the counts of the optimizer are the same for each group.
+    heads: Their number.
+    size: Of a group, a divisor of it.
+  """
+  at, tree = jax.tree_util.tree_flatten_with_path(state)
+  tiled, before = [belongs_to_heads(path) for path, _ in at], [leaf for _, leaf in at]
+
+  def body(g, carry):
+    leaves, *found = carry
+    take = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, g * size, size)
+    put = lambda onto, leaf: jax.lax.dynamic_update_slice_in_dim(onto, leaf, g * size, 0)
+    some = [take(leaf) if own else old for own, leaf, old in zip(tiled, leaves, before, strict=True)]
+    new, *more = train(tree.unflatten(some), size, g * size + jnp.arange(size))
+    joined = [put(leaf, n) if own else n for own, leaf, n in zip(tiled, leaves, jax.tree.leaves(new), strict=True)]
+    return joined, *map(put, found, more)
+
+  start = (before, jnp.zeros(heads), jnp.full(heads, -1))
+  leaves, *found = jax.lax.fori_loop(0, heads // size, body, start)
+  return tree.unflatten(leaves), *found
 
 
 def steps_for(epochs: float, examples: int, batch_size: int) -> int:
@@ -180,8 +245,7 @@ def steps_for(epochs: float, examples: int, batch_size: int) -> int:
 
 
 def fit(
-  step: Callable,
-  network: Network,
+  step: Step,
   state: State,
   feed: Feed,
   scaling: Scaling,
@@ -202,12 +266,11 @@ def fit(
 ) -> State:
   """Trains from `state.step` to `steps`. The loop of every teacher and every student.
 
-  One call of the compiled program makes as many steps as fit in half a second; what a call found is
+  One call of the compiled program makes as many steps as fit in a second; what a call found is
   read while the next one runs. How steps are grouped into calls changes no result.
 
   Args:
     step: From `make_step`.
-    network: What it trains.
     state: Where to start; donated.
     feed: The examples.
     scaling: Of x.
@@ -229,11 +292,10 @@ def fit(
   Raises:
     UserError: Where a loss is not finite, naming the step and the head.
   """
-  if network.convolution and mapping.on_cpu():
+  if step.network.convolution and mapping.on_cpu():
     steps_per_call = 1
   program = make_program(
     step,
-    network,
     batch_size=batch_size,
     augment=augment,
     teach=teach,

@@ -184,7 +184,6 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path):
 
   state = train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, 3),
-    network,
     train.fresh(optimizer, *jax.tree.map(jnp.array, grown)),
     feeds.resident(data),
     scaling,

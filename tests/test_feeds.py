@@ -55,7 +55,6 @@ def fit(feed, state=None, steps=STEPS, **kwargs):
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
   return train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, STEPS),
-    network,
     state or train.init(network, optimizer, jax.random.key(3), X[:2]),
     feed,
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),

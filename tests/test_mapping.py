@@ -35,8 +35,8 @@ def member_loss(outputs, batch):
 def gradient(network, x, heads_per_chunk=H, loss=member_loss, objective=jnp.mean, penalty=None):
   params, state = network.init(jax.random.key(0), x)
   batch = {'x': x, 'y': LABELS, 'teacher': TEACHER}
-  of = gradients.make(network, loss, objective, penalty, heads_per_chunk)
-  return jax.jit(of)(params, state, batch, jax.random.key(1))
+  of = gradients.make(network, loss, penalty, heads_per_chunk)
+  return jax.jit(of)(params, state, batch, jax.random.key(1), jax.grad(objective)(jnp.zeros(H)))
 
 
 @pytest.mark.parametrize('how', ['unroll', 'loop'])
@@ -92,8 +92,9 @@ def test_chunks_take_an_eighth_of_the_memory():
 
   def temporary(chunk):
     loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'][batch.get('heads', jnp.arange(heads))])
-    of = gradients.make(network, loss, jnp.mean, None, chunk)
-    return jax.jit(of).lower(params, state, data, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+    of = jax.jit(gradients.make(network, loss, None, chunk))
+    given = params, state, data, jax.random.key(0), jnp.ones(heads)
+    return of.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
   assert temporary(2) < temporary(heads) / 8
 
@@ -110,10 +111,23 @@ def test_a_chunk_divides_the_heads(heads, wanted, size):
     assert chunk == 1 or size * chunk / heads <= mapping.CHUNK_OUTPUTS
 
 
+@given(st.integers(1, 400), st.integers(0, 400), st.floats(1, 1e8))
+def test_a_group_divides_the_heads(heads, wanted, parameters):
+  group = mapping.group_of(heads, wanted, parameters)
+  assert 1 <= group <= heads and heads % group == 0
+  assert group == heads or group * parameters <= mapping.CACHED_PARAMETERS or wanted >= group
+
+
+def test_networks_that_fill_the_cache_are_trained_in_groups():
+  assert mapping.group_of(200, 0, 89610) == 10
+  assert mapping.group_of(11, 0, 89610) == 11
+  assert mapping.group_of(211, 0, 89610) == 211  # a prime: one by one would be worse
+
+
 def test_convolutions_are_neither_looped_nor_grouped_on_cpu():
   network = cut.hydra(networks.resnet(C, 8, 4), -2, 3)
   step = train.make_step(network, lambda o, b: losses.cross_entropy(o, b['y']), jnp.sum, optax.sgd(0.1), 9, None, 0, 1)
-  program = train.make_program(step, network, batch_size=B, steps_per_call=1)
+  program = train.make_program(step, batch_size=B, steps_per_call=1)
   state = train.init(network, optax.sgd(0.1), jax.random.key(0), IMAGES[:2])
   data, index = {'x': IMAGES, 'y': LABELS}, jnp.zeros((1, B), jnp.int32)
   arguments = (state, data, AS_IT_IS, (), index, 1, jax.random.key(0))
@@ -160,16 +174,15 @@ def replica(r):
   return {'x': x, 'y': random.integers(C, size=N), 'teacher': random.normal(size=(H, N, C)).astype(np.float32)}
 
 
-def fit(data, replicas=0, which=slice(None), network=None, **kwargs):
+def fit(data, replicas=0, which=slice(None), network=None, objective=jnp.mean, optimizer=None, chunk=0, **kwargs):
   """Trains on the data of one replica, or on those of several together."""
   network = network or cut.hydra(mlp(C, (8, 7)), 1, H)
-  optimizer = optax.adam(1e-2)
+  optimizer = optimizer or optax.adam(1e-2)
   keys, seeds = jax.random.split(jax.random.key(2), R), tuple((0, r) for r in range(R))
   scales = Scaling(*(np.float32([[v + 0.1 * r] for r in range(R)])[which] for v in (0, 1, 0, 1)))
   x = jnp.asarray(np.stack([d['x'][:2] for d in data])) if replicas else jnp.asarray(data[0]['x'][:2])
   return train.fit(
-    train.make_step(network, member_loss, jnp.mean, optimizer, 30),
-    network,
+    train.make_step(network, member_loss, objective, optimizer, 30, heads_per_chunk=chunk),
     train.init(network, optimizer, keys[which], x, replicas),
     feeds.together(data) if replicas else feeds.resident(data[0]),
     scales,
@@ -199,6 +212,25 @@ def test_a_loss_that_is_not_finite_names_the_replica():
   data[2]['x'][:] = np.nan
   with pytest.raises(train.UserError, match=r'step 0 \(head or member 0, of replica 2 in its group\)'):
     fit(data, R)
+
+
+@pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
+def test_groups_of_members_train_the_same(optimizer):
+  """With noise of their own, which goes by who they are and not by their place in a group."""
+  from hydra_jax.methods import with_dropout
+
+  network = cut.hydra(with_dropout(mlp(C, (8, 7)), 0.2), 0, [7, 3, 5, 11, 2, 13])
+  settings = dict(which=0, network=network, objective=jnp.sum, optimizer=optimizer)
+  chex.assert_trees_all_close(
+    fit([replica(0)], chunk=2, **settings), fit([replica(0)], **settings), rtol=1e-3, atol=1e-5
+  )
+
+
+def test_a_loss_that_is_not_finite_names_the_member_in_any_group():
+  data = replica(0)
+  data['teacher'][4] = np.nan
+  with pytest.raises(train.UserError, match=r'step 0 \(head or member 4\)'):
+    fit([data], which=0, network=cut.hydra(mlp(C, (8, 7)), 0, H), objective=jnp.sum, chunk=3)
 
 
 @pytest.mark.parametrize('steps_per_call', [1, 7])

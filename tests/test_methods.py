@@ -38,7 +38,6 @@ def trained(phase, steps=30, before=None):
   state = train.fresh(optimizer, *jax.tree.map(jnp.copy, (state.params, state.model_state)))
   return train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step),
-    phase.network,
     state,
     feeds.resident(DATA),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
@@ -76,7 +75,6 @@ def test_every_method_learns(name, task):
   optimizer = optax.adam(1e-2)
   state = train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
-    phase.network,
     train.init(phase.network, optimizer, jax.random.key(0), X[:2]),
     feeds.resident(data),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),

@@ -24,7 +24,6 @@ def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None,
   state = state or train.init(network, optimizer, jax.random.key(3), data['x'][:2])
   return train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, steps),
-    network,
     state,
     feeds.resident(data),
     AS_IT_IS,
