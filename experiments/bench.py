@@ -91,7 +91,7 @@ def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> train.S
 
 
 def compiled(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, replicas: int = 0) -> Callable:
-  """`program(state, data, scaling, teacher, index, n, key)` as `train.fit` makes it."""
+  """`program(state, data, scaling, teacher, index, n, key, vote)` as `train.fit` makes it."""
   one = network.convolution and mapping.on_cpu()
   return train.make_program(
     make_step(network, loss, optimizer, steps),
@@ -110,7 +110,7 @@ def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.n
     key, example = jax.random.split(key, replicas), data['x'][:, :2]
     scaling = jax.tree.map(lambda leaf: np.tile(leaf, (replicas, 1)), scaling)
   state = train.init(network, optimizer, key, example, replicas)
-  return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key))
+  return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key, np.int32([0])))
 
 
 def lowered(network: cut.Network, step: train.Step, state, batch) -> jax.stages.Compiled:
@@ -126,8 +126,8 @@ def trains(name: str, job: Training, work: float, unit: str) -> Contender:
 
   def run():
     nonlocal state
-    state, total, _ = job.program(state, *job.arguments)
-    jax.block_until_ready(total)
+    state, found = job.program(state, *job.arguments)
+    jax.block_until_ready(found)
 
   return Contender(name, run, work, unit)
 
@@ -284,7 +284,7 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
   def learn(network, loss, steps):
     program = compiled(network, loss, optimizer, steps, batch_size)
     rows = jnp.asarray(order(examples, steps, batch_size))
-    return lambda state, data: program(state, data, NO_SCALING, (), rows, steps, key)[0]
+    return lambda state, data: program(state, data, NO_SCALING, (), rows, steps, key, np.int32([0]))[0]
 
   fit_ensemble, fit_single, fit_student = (
     learn(*each) for each in ((ensemble, 'labels', long), (single, 'mean', short), (student, 'members', long))

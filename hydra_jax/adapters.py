@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from hydra_jax import axes
 from hydra_jax.errors import UserError
 from hydra_jax.stages import Stage, Tree
 
@@ -44,7 +45,7 @@ def nnx(make: Callable[..., Any], convolution: bool = False) -> Stage:
 
   def apply(params, state, x, key, train):
     graph, *parts = abstract()
-    values = params, _streams(parts[1], key), state
+    values = params, _streams(parts[1], None if key is None else axes.own_key(key)), state
     module = nnx.merge(graph, *map(_filled, parts, values))
     module.train() if train else module.eval()
     y = module(x)
@@ -145,6 +146,6 @@ def _each(module: Callable, memory: Tree, x: jax.Array, key: jax.Array | None) -
     more = {'key': key} if takes_key else {}
     return module(x, memory, **more) if jax.tree.leaves(memory) else (module(x, **more), memory)
 
-  keys = None if key is None else jax.random.split(key, len(x))
+  keys = None if key is None else axes.example_keys(key, len(x))
   with jax.numpy_dtype_promotion('standard'):  # BatchNorm mixes its count of batches and its momentum
     return jax.vmap(one, out_axes=(0, None), axis_name='batch')(x, keys)

@@ -2,7 +2,8 @@
 
 All change `batch['x']` alone, what the network reads: scaled, so that 0 is the mean of the training
 set; `mixup` also says whose labels it mixed. A student that is trained on augmented inputs has its
-teacher predict on the same ones, in the same step.
+teacher predict on the same ones, in the same step. What happens to an example depends on its place in
+the batch and on no other example (but for mixup), so it is the same on any number of devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from hydra_jax import axes
 from hydra_jax.errors import UserError, look_up
 
 Batch = dict[str, jax.Array]
@@ -20,40 +22,44 @@ HOLE = 0.5
 NOISE = 0.3
 
 
-def flip(key: jax.Array, x_BxHxWxC: jax.Array) -> jax.Array:
-  """Mirrors each image left to right with probability one half."""
-  mirrored = jax.random.bernoulli(key, 0.5, (len(x_BxHxWxC), 1, 1, 1))
-  return jnp.where(mirrored, x_BxHxWxC[:, :, ::-1], x_BxHxWxC)
+def flip(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
+  """Mirrors an image left to right with probability one half."""
+  return jnp.where(jax.random.bernoulli(key), x_HxWxC[:, ::-1], x_HxWxC)
 
 
-def crop(key: jax.Array, x_BxHxWxC: jax.Array) -> jax.Array:
+def crop(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
   """Pads each side by 4 and cuts out a window of the old size at random (He et al. 2015)."""
-  batch, height, width, _ = x_BxHxWxC.shape
-  padded = jnp.pad(x_BxHxWxC, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
-  corners = jax.random.randint(key, (batch, 2), 0, 2 * PAD + 1)
+  height, width, _ = x_HxWxC.shape
+  padded = jnp.pad(x_HxWxC, ((PAD, PAD), (PAD, PAD), (0, 0)))
+  corner = jax.random.randint(key, (2,), 0, 2 * PAD + 1)
 
-  def rows(corner, size):
+  def rows(start, size):
     """Picks `size` of `size + 8` rows, as a matrix of 0 and 1: a gather would take longer than the network."""
-    return jax.nn.one_hot(corner[:, None] + jnp.arange(size)[None], size + 2 * PAD)
+    return jax.nn.one_hot(start + jnp.arange(size), size + 2 * PAD)
 
   exactly = jax.lax.Precision.HIGHEST
-  cut = jnp.einsum('bhi,biwc->bhwc', rows(corners[:, 0], height), padded, precision=exactly)
-  return jnp.einsum('bwj,bhjc->bhwc', rows(corners[:, 1], width), cut, precision=exactly)
+  cut = jnp.einsum('hi,iwc->hwc', rows(corner[0], height), padded, precision=exactly)
+  return jnp.einsum('wj,hjc->hwc', rows(corner[1], width), cut, precision=exactly)
 
 
-def cutout(key: jax.Array, x_BxHxWxC: jax.Array) -> jax.Array:
+def cutout(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
   """Blanks a square of half the side, centred anywhere (DeVries and Taylor 2017)."""
-  batch, height, width, _ = x_BxHxWxC.shape
+  height, width, _ = x_HxWxC.shape
   side = int(HOLE * height)
 
   def outside(key, size):
-    centre = jax.random.randint(key, (batch, 1), 0, size)
-    start = centre - side // 2
-    at = jnp.arange(size)[None]
+    start = jax.random.randint(key, (), 0, size) - side // 2
+    at = jnp.arange(size)
     return (at < start) | (at >= start + side)
 
   rows, columns = outside(jax.random.fold_in(key, 0), height), outside(jax.random.fold_in(key, 1), width)
-  return jnp.where((rows[:, :, None] | columns[:, None, :])[..., None], x_BxHxWxC, 0)
+  return jnp.where((rows[:, None] | columns[None])[..., None], x_HxWxC, 0)
+
+
+def noise(key: jax.Array, x: jax.Array) -> jax.Array:
+  """Adds Gaussian noise of a strength that is uniform on 0 to 0.3 standard deviations, input by input."""
+  strength = NOISE * jax.random.uniform(jax.random.fold_in(key, 0))
+  return x + strength * jax.random.normal(jax.random.fold_in(key, 1), x.shape)
 
 
 def mixup(key: jax.Array, batch: Batch) -> Batch:
@@ -62,22 +68,22 @@ def mixup(key: jax.Array, batch: Batch) -> Batch:
   Labels are not mixed but kept: with `share` [B] of its own, `y`, an input has that of the other,
   `other_y`, for the label loss; a teacher at hand says itself what a mixture is.
   """
-  x = batch['x']
-  share_B = jax.random.uniform(jax.random.fold_in(key, 0), (len(x),))
-  other_B = jax.random.permutation(jax.random.fold_in(key, 1), len(x))
+  x, examples = batch['x'], len(batch['x'])
+  share_B = jax.vmap(jax.random.uniform)(axes.example_keys(jax.random.fold_in(key, 0), examples))
+  order = jax.random.permutation(jax.random.fold_in(key, 1), examples * axes.size('data'))
+  other = lambda part: axes.gathered('data', batch[part])[order[axes.positions('data', examples)]]
   share = jnp.expand_dims(share_B, range(1, x.ndim))
-  mixed = share * x + (1 - share) * x[other_B]
-  return {**batch, 'x': mixed, 'other_y': batch['y'][other_B], 'share': share_B}
-
-
-def noise(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Adds Gaussian noise of a strength that is uniform on 0 to 0.3 standard deviations, input by input."""
-  strength = NOISE * jax.random.uniform(jax.random.fold_in(key, 0), (len(x),) + (1,) * (x.ndim - 1))
-  return x + strength * jax.random.normal(jax.random.fold_in(key, 1), x.shape)
+  return {**batch, 'x': share * x + (1 - share) * other('x'), 'other_y': other('y'), 'share': share_B}
 
 
 def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
-  return lambda key, batch: {**batch, 'x': f(key, batch['x'])}
+  """Applies `(key, x) -> x` to each input, with a key of its own."""
+
+  def apply(key, batch):
+    keys_B = axes.example_keys(key, len(batch['x']))
+    return {**batch, 'x': jax.vmap(f)(keys_B, batch['x'])}
+
+  return apply
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {

@@ -1,21 +1,35 @@
-"""Saving and restoring trees of arrays with Orbax, and the checkpoints of a phase in progress."""
+"""Saving and restoring trees of arrays with Orbax, and the checkpoints of a phase in progress.
 
+Arrays may be spread over the devices of many processes: all take part. They may be restored to other devices than
+they were saved from.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 import re
 import shutil
+import threading
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from hydra_jax import store
+from hydra_jax import processes, store
 from hydra_jax.errors import UserError
+from hydra_jax.progress import say
 from hydra_jax.stages import Tree
 
 
 def save(folder: Path, tree: Tree) -> None:
   """Saves a tree under a folder that must not exist yet."""
+  _translating(lambda: ocp.save(folder.absolute(), tree))
+
+
+def _translating(write: Callable[[], object]) -> None:
   try:
-    ocp.save(folder.absolute(), tree)
+    write()
   except Exception as e:
     # tensorstore reports a full disk as a ValueError that quotes the error code.
     code = re.search(r"os_error_code='(\d+)'", str(e))
@@ -25,11 +39,19 @@ def save(folder: Path, tree: Tree) -> None:
 
 
 def restore(folder: Path, like: Tree) -> Tree:
-  """Restores a tree of the shapes and dtypes of `like`, which may be abstract."""
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like)
+  """Restores a tree of the shapes and dtypes of `like`, which may be abstract, onto each process's first device."""
+  many = jax.process_count() > 1
+  if many:
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ('all',)), PartitionSpec())
+  else:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  tree = _restore(folder, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like))
+  return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if many else tree
+
+
+def _restore(folder: Path, like: Tree) -> Tree:
   try:
-    return ocp.load(folder.absolute(), abstract)
+    return ocp.load(folder.absolute(), like)
   except Exception as e:
     raise UserError(f'cannot restore {folder} ({_first_line(e)}): delete that folder and run again') from e
 
@@ -38,29 +60,97 @@ def _first_line(e: Exception) -> str:
   return (str(e).splitlines() or [type(e).__name__])[0][:200]
 
 
-def save_progress(folder: Path, step: int, tree: Tree) -> None:
-  """Saves a phase in progress as `folder/<step>`, then drops older ones."""
-  with store.writing(folder / str(step)) as new:
-    save(new / 'state', tree)
-  for old in _steps(folder):
-    if old < step:
-      shutil.rmtree(folder / str(old))
+class Saver:
+  """Saves a phase in progress as `folder/<step>`, in the background.
+
+  Args:
+    folder: Of the phase.
+    keep: How many of the newest checkpoints stay.
+  """
+
+  def __init__(self, folder: Path, keep: int):
+    """Nothing is written yet."""
+    self.folder, self.keep = folder, keep
+    self._thread, self._failed = None, None
+
+  def save(self, step: int, tree: Tree) -> None:
+    """Returns when the tree may change; first waits for the checkpoint before."""
+    self.wait()
+    new, final = self.folder / f'.new-{step}', self.folder / str(step)
+    processes.on_main(lambda: _fresh(new))
+    tree = jax.tree.map(jnp.copy, tree)  # on CPU what Orbax reads is the array itself, which training reuses
+    response = None
+
+    def begin():
+      nonlocal response
+      response = ocp.save_async((new / 'state').absolute(), tree)
+
+    def finish():
+      try:
+        _translating(response.result)
+        if processes.is_main():
+          store.complete(new, final)
+          self._drop_old(step)
+      except Exception as e:  # shown by the thread that trains
+        self._failed = e
+
+    _translating(begin)
+    self._thread = threading.Thread(target=finish)
+    self._thread.start()
+
+  def wait(self) -> None:
+    """Returns when what was saved is complete; raises what went wrong."""
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+    if self._failed is not None:
+      failed, self._failed = self._failed, None
+      raise failed
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.wait()
+
+  def _drop_old(self, step: int) -> None:
+    for old in [s for s in steps(self.folder) if s <= step][: -self.keep]:
+      shutil.rmtree(self.folder / str(old))
 
 
-def latest_progress(folder: Path, like: Tree) -> Tree | None:
-  """The newest checkpoint of a phase in progress, if there is one."""
-  steps = _steps(folder)
-  if not steps:
+def _fresh(folder: Path) -> None:
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+
+
+def latest(folder: Path, like: Tree) -> Tree | None:
+  """The newest whole checkpoint of a phase in progress, if there is one; damaged ones are removed, with a line each.
+
+  `like` is a state as it is trained, whose shapes, dtypes and places on devices the result has.
+  """
+  found = processes.on_main(lambda: _newest_whole(folder))
+  if not found:
     return None
-  newest = folder / str(steps[-1])
-  store.verify(newest)
-  return restore(newest / 'state', like)
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
+  return _restore(folder / found / 'state', abstract)
 
 
-def _steps(folder: Path) -> list[int]:
+def _newest_whole(folder: Path) -> str:
+  for step in reversed(steps(folder)):
+    try:
+      store.verify(folder / str(step))
+      return str(step)
+    except UserError:
+      say(f'the checkpoint at step {step} in {folder} is damaged: left out')
+      shutil.rmtree(folder / str(step))
+  return ''
+
+
+def steps(folder: Path) -> list[int]:
+  """Steps at which there are checkpoints, in order."""
   return sorted(int(p.name) for p in folder.glob('*') if p.name.isdigit())
 
 
-def drop_progress(folder: Path) -> None:
+def drop(folder: Path) -> None:
   """Removes the checkpoints of a phase that has ended."""
-  shutil.rmtree(folder, ignore_errors=True)
+  processes.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import re
 import sys
 
-from hydra_jax.errors import UserError
+from hydra_jax.errors import Preempted, UserError
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -26,6 +26,11 @@ def parser() -> argparse.ArgumentParser:
   run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
   run.add_argument('--workdir', help='where everything is written (default: runs/<config name>)')
   run.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  run.add_argument(
+    '--distributed',
+    action='store_true',
+    help='join the other processes; on TPU pods and under Slurm it does so by itself',
+  )
   run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
@@ -77,10 +82,14 @@ def set_up() -> None:
 
 def run(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides)
-  from hydra_jax import pipeline
+  from hydra_jax import pipeline, processes, progress
   from hydra_jax.data import sources
 
   set_up()
+  if options.distributed or processes.are_many():
+    processes.join()
+    progress.console.quiet = not processes.is_main()
+  processes.listen()
   sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
@@ -112,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     # NumPy reports a short write without an error code.
     code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
     return _fail(f'{DISK.get(code, _one_line(e))}{where}')
+  except Preempted as e:
+    print(f'hydra-jax: {e}: the same command continues', file=sys.stderr)
+    return 75
   except KeyboardInterrupt:
     print('\ninterrupted: the same command continues', file=sys.stderr)
     return 130

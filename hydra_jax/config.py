@@ -13,6 +13,7 @@ from hydra_jax.mapping import MAPPINGS
 from hydra_jax.methods import GROUPINGS, METHODS, Ground
 from hydra_jax.networks import NETWORKS
 from hydra_jax.optimizers import OPTIMIZERS, SCHEDULES
+from hydra_jax.parallel import MODES
 from hydra_jax.stages import Stage
 from hydra_jax.tasks import TASKS
 
@@ -92,7 +93,14 @@ def default_config() -> ConfigDict:
         steps_per_call=0,  # steps in one call of a program; 0: as many as take half a second; convolutions on CPU: 1
         replicas_together=0,  # trained in one program, and saved as one part; 0: all, if they are small
       ),
+      # How the devices of all processes are laid out: batches are spread over `data`, members and heads over `head`.
+      parallel=dict(
+        mode='shard_map',  # shard_map | pmap (batches only)
+        mesh=dict(data=-1, head=1),  # numbers of devices; -1 is the rest
+      ),
+      on_nan='stop',  # a loss that is not finite: stop | skip-member (an ensemble goes on without that member)
       checkpoint_seconds=30.0,  # training that lasts longer is saved this often
+      checkpoints_kept=2,  # of a phase in progress, the newest
     )
   )
   config.student.hydra.heads = config.teacher.get_oneway_ref('members')
@@ -194,7 +202,7 @@ def identity(network: ConfigDict) -> dict[str, Any]:
 # What a value must be, by the last part of its key.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
   **dict.fromkeys(
-    ('replicas', 'members', 'heads', 'samples', 'factors', 'batch_size', 'ece_bins', 'image_size'),
+    ('checkpoints_kept', 'replicas', 'members', 'heads', 'samples', 'factors', 'batch_size', 'ece_bins', 'image_size'),
     ('at least 1', lambda v: v >= 1),
   ),
   **dict.fromkeys(
@@ -219,6 +227,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
   'start_temperature': ('at least 1', lambda v: 1 <= v < float('inf')),
   'label_weight': ('from 0 to 1', lambda v: 0 <= v <= 1),
   'rate': ('more than 0 and less than 1', lambda v: 0 < v < 1),
+  'data': ('at least 1, or -1 for the rest', lambda v: v == -1 or v >= 1),
+  'head': ('at least 1, or -1 for the rest', lambda v: v == -1 or v >= 1),
   'width': ('at least 1', lambda v: v >= 1),
   'dropout': ('at least 0 and less than 1', lambda v: 0 <= v < 1),
   'widths': ('whole numbers of at least 1', lambda v: all(isinstance(w, int) and w >= 1 for w in v)),
@@ -230,6 +240,8 @@ WORDS = {
   'schedule': SCHEDULES,
   'grouping': GROUPINGS,
   'mapping': MAPPINGS,
+  'mode': MODES,
+  'on_nan': ('stop', 'skip-member'),
   'keep_as': ('float16', 'float32'),
   'method': {name: row for name, row in METHODS.items() if name != 'ensemble'},
 }

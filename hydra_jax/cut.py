@@ -129,6 +129,11 @@ def sampled(network: Network, samples: int) -> Network:
   return network._replace(apply=apply, parts=None)
 
 
+def belongs_to_heads(path) -> bool:
+  """Whether a leaf has the head axis, by its path in params, state, or what an optimizer keeps of them."""
+  return jax.tree_util.DictKey('heads') in path
+
+
 def grow(tree: Tree, heads: int) -> Tree:
   """Turns the params or state of a one-headed network into those of `heads` identical heads."""
   copies = lambda leaf: jnp.broadcast_to(leaf[:1], (heads, *leaf.shape[1:]))

@@ -11,8 +11,9 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from hydra_jax.parallel import ALONE
 
 BATCHES_AHEAD = 2
 
@@ -22,17 +23,20 @@ class Feed(NamedTuple):
 
   Attributes:
     examples: How many there are; an epoch shows each of them once.
-    begin: `(seed, start, stop, batch_size) -> batches`, for the steps from `start` to `stop`. Called for
-      one step after the other, `batches(step, n)` gives what n of them read: arrays
+    begin: `(seed, start, stop, batch_size, layout=ALONE) -> batches`, for the steps from `start` to `stop`.
+      Called for one step after the other, `batches(step, n)` gives what n of them read: arrays
       `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students, of the same shapes each time,
       and the rows of each step, `[n, batch_size]` int32. x as stored, y as the network learns it.
     at_once: The most steps that `batches` can be asked for.
+    streams: Whether arrays are those of one batch, of which each device holds its rows, and `[n, batch_size]`
+      says where there. Else each device holds all of them.
     note: What there is to tell the user meanwhile.
   """
 
   examples: int
   begin: Callable[..., Callable[[int, int], tuple[dict[str, Any], np.ndarray]]]
   at_once: float = math.inf
+  streams: bool = False
   note: Callable[[], str] = lambda: ''
 
 
@@ -58,9 +62,10 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
 
 def resident(data: dict[str, Any]) -> Feed:
   """All examples are on the device, `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`, and looked up there."""
-  arrays, examples = jax.tree.map(jnp.asarray, data), len(data['x'])
+  examples = len(data['x'])
 
-  def begin(seed, start, stop, batch_size):
+  def begin(seed, start, stop, batch_size, layout=ALONE):
+    arrays = layout.whole(data)
     return lambda step, n: (arrays, batch_indices(seed, step, n, examples, batch_size))
 
   return Feed(examples, begin)
@@ -68,10 +73,10 @@ def resident(data: dict[str, Any]) -> Feed:
 
 def together(replicas: Sequence[dict[str, Any]]) -> Feed:
   """The same for replicas that are trained together: everything is stacked, and each has a seed of its own."""
-  arrays = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *replicas)
-  examples = arrays['x'].shape[1]
+  examples = len(replicas[0]['x'])
 
-  def begin(seeds, start, stop, batch_size):
+  def begin(seeds, start, stop, batch_size, layout=ALONE):
+    arrays = layout.whole(jax.tree.map(lambda *leaves: np.stack(leaves), *replicas))
     each = lambda step, n: [batch_indices(seed, step, n, examples, batch_size) for seed in seeds]
     return lambda step, n: (arrays, np.stack(each(step, n)))
 
@@ -79,7 +84,7 @@ def together(replicas: Sequence[dict[str, Any]]) -> Feed:
 
 
 def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str, np.ndarray]]) -> Feed:
-  """Each step is shown arrays of its own, that threads have read ahead of it.
+  """Each step is shown arrays of its own, that threads have read ahead of it; each process reads its rows only.
 
   Args:
     examples: How many there are.
@@ -87,29 +92,30 @@ def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str,
   """
   waited, opened = 0.0, 0.0
 
-  def begin(seed, start, stop, batch_size):
+  def begin(seed, start, stop, batch_size, layout=ALONE):
     nonlocal waited, opened
     waited, opened = 0.0, time.monotonic()
+    mine, rows = layout.rows(batch_size), layout.own_rows(batch_size)
 
-    def shown(place):
+    def shown(at):
+      place = start * batch_size + at // len(mine) * batch_size + int(mine[at % len(mine)])
       row = batch_indices(seed, place, 1, examples, 1).item()
       # The 1 sets what is drawn here apart from what shuffles an epoch.
       return read(row, np.random.default_rng((*seed, place, 1)))
 
-    places = range(start * batch_size, stop * batch_size)
-    stream = iter(ahead(shown, places, BATCHES_AHEAD * batch_size).batch(batch_size))
-    rows = np.arange(batch_size, dtype=np.int32)[None]
+    places = range((stop - start) * len(mine))
+    stream = iter(ahead(shown, places, BATCHES_AHEAD * len(mine)).batch(len(mine)))
 
     def batches(step, n):
       nonlocal waited
       asked = time.monotonic()
       batch = next(stream)
       waited += time.monotonic() - asked
-      return batch, rows
+      return layout.join(batch, mine, batch_size), rows
 
     return batches
 
-  return Feed(examples, begin, 1, lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}')
+  return Feed(examples, begin, 1, True, lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}')
 
 
 def ahead(read: Callable[[int], Any], places: range, most: int) -> Iterable:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import mapping
+from hydra_jax import axes, mapping
 from hydra_jax.cut import Network
 from hydra_jax.stages import Tree
 
@@ -31,7 +31,9 @@ def make(network: Network, loss: Callable, penalty: Callable | None, heads_per_c
       outputs, new = network.apply(params, model_state, batch['x'], key, True, **some)
       losses_K = jnp.mean(loss(outputs, batch), axis=-1)
       total = jnp.sum(weights_K * losses_K)
-      return total if penalty is None else total + penalty(params), (losses_K, new)
+      if penalty is not None:
+        total += share(penalty)(params)
+      return total, (losses_K, new)
 
     grads, (losses_K, new) = jax.grad(value, has_aux=True)(params)
     return grads, losses_K, new
@@ -84,10 +86,15 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
     if penalty is not None:
-      grads = jax.tree.map(jnp.add, grads, jax.grad(penalty)(params))
+      grads = jax.tree.map(jnp.add, grads, jax.grad(share(penalty))(params))
     return grads, losses_K, {'body': body_state, 'heads': head_state}
 
   return gradient
+
+
+def share(penalty: Callable) -> Callable:
+  """A device's share of a penalty; its gradient adds those of all, as a sum over devices is its own transpose."""
+  return lambda params: penalty(params) / axes.size('head')
 
 
 def split(tree: Tree, size: int) -> Tree:

@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hydra_jax import cut
+from hydra_jax import axes, cut
 from hydra_jax.stages import Stage
 
 # A noise of 0 is an infinite likelihood, and as many factors as members reach it.
@@ -52,9 +52,9 @@ class Posterior(NamedTuple):
 def posterior(model: Factors, members_MxBxC: jax.Array) -> Posterior:
   """E-step: covariance (I + Σ_bc φ_bc φ_bcᵀ / σ²_bc)⁻¹, and with it mean Σ_bc φ_bc (f_bc − μ_bc) / σ²_bc."""
   scaled = model.loadings / model.noise[..., None]
-  precision = jnp.eye(scaled.shape[-1]) + jnp.einsum('bcq,bcr->qr', scaled, model.loadings)
-  covariance = jnp.linalg.inv(precision)
-  return Posterior(jnp.einsum('bcq,mbc->mq', scaled, members_MxBxC - model.mean[None]) @ covariance, covariance)
+  over_all = lambda subscripts, *factors: axes.sum_over('data', jnp.einsum(subscripts, *factors))
+  covariance = jnp.linalg.inv(jnp.eye(scaled.shape[-1]) + over_all('bcq,bcr->qr', scaled, model.loadings))
+  return Posterior(over_all('bcq,mbc->mq', scaled, members_MxBxC - model.mean[None]) @ covariance, covariance)
 
 
 def standardised(z: Posterior) -> Posterior:

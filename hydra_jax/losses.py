@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hydra_jax import axes
+
 Gaussian = tuple[jax.Array, jax.Array]
 
 MIN_VARIANCE = 1e-6
@@ -58,13 +60,13 @@ def similarity(stacked: Sequence[jax.Array]) -> jax.Array:
   """How alike heads are in their weights, 0 to 1: 1 where all are the same.
 
   (1 + cos) / 2 between the weights of a head into one unit and their mean over heads, averaged over
-  heads and units, then over kernels `[H, …, inputs, units]` (Hydra+, Ferianc and Rodrigues 2022,
+  heads (those of this device) and units, then over kernels `[H, …, inputs, units]` (Hydra+, Ferianc and Rodrigues 2022,
   arXiv 2205.09526, who add up instead).
   """
 
   def of_kernel(kernel):
     weights = jnp.reshape(kernel, (len(kernel), -1, kernel.shape[-1]))
-    mean = jnp.mean(weights, axis=0, keepdims=True)
+    mean = axes.mean_over('head', jnp.mean(weights, axis=0, keepdims=True))
     squares = jnp.sum(jnp.square(weights), axis=1) * jnp.sum(jnp.square(mean), axis=1)
     cosine = jnp.sum(weights * mean, axis=1) * jax.lax.rsqrt(squares + jnp.finfo(squares.dtype).tiny)
     return jnp.mean((1 + cosine) / 2)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import cut, latent, losses, priors, rank_one
+from hydra_jax import axes, cut, latent, losses, priors, rank_one
 from hydra_jax.errors import UserError
 from hydra_jax.stages import Stage
 from hydra_jax.tasks import Task
@@ -119,7 +119,8 @@ def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:
   def apply(params, state, x, key, train):
     if not train:
       return x, state
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    draw = lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+    kept = jax.vmap(draw)(axes.example_keys(key, len(x)))
     return jnp.where(kept, x / (1 - rate), 0), state
 
   drop = Stage(lambda key, x: ((), ()), apply)

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hydra_jax import axes
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.mapping import on_cpu
 from hydra_jax.stages import Stage, chain, dense, linen, mlp
@@ -27,7 +28,10 @@ convolution = partial(linen, convolution=True)
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 NORMS = {
-  'batch': lambda channels, train: nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5),
+  # Statistics are those of the whole batch, however many devices share it.
+  'batch': lambda channels, train: nn.BatchNorm(
+    use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name='data' if axes.size('data') > 1 else None
+  ),
   # 32 groups as in the paper, or fewer, so that each has at least 4 channels where that divides them.
   'group': lambda channels, train: nn.GroupNorm(max(1, math.gcd(channels, 4 * 32) // 4), epsilon=1e-5),
 }

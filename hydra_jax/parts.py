@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from hydra_jax import checkpoints, config as configs, store
+from hydra_jax import checkpoints, config as configs, processes, store
 from hydra_jax.cut import Network
 from hydra_jax.data import Data, scale_inputs
 from hydra_jax.errors import UserError
@@ -71,6 +71,10 @@ def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data
   Of several replicas, each with data of its own, arrays are stacked along a first axis.
   """
   checkpoints.save(folder / MODEL, (params, state))
+  processes.on_main(lambda: _describe(folder, recipe, phase, data))
+
+
+def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
   plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
   about = {**plain, 'phase': phase, 'data': [each.fingerprint for each in data]}
   (folder / RECIPE).write_text(json.dumps(about, indent=2))

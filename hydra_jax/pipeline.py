@@ -18,6 +18,7 @@ import numpy as np
 
 from hydra_jax import (
   augment,
+  axes,
   checkpoints,
   config as configs,
   cut,
@@ -26,7 +27,9 @@ from hydra_jax import (
   given,
   mapping,
   optimizers,
+  parallel,
   parts,
+  processes,
   results,
   store,
   train,
@@ -82,9 +85,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
   convolution = check_models(first)
-  (workdir / 'parts').mkdir(parents=True, exist_ok=True)
-  with store.locked(workdir):
-    record(workdir, config)
+  processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
+  with processes.entered(lambda: store.locked(workdir)):
+    processes.on_main(lambda: record(workdir, config))
     rows, timings, shown = [], [], None
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
       if config.replicas > 1:
@@ -100,7 +103,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
           shown = (replica.data, scores)
-    results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins)
+    processes.on_main(lambda: results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins))
 
 
 def check_models(replica: Replica) -> bool:
@@ -219,8 +222,8 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
     job = Job(what, recipe, number, phase, trees, teachers if phase.distils else ())
     make = functools.partial(train_phase, group, job)
-    folder = part(group[0], phase.name.replace(' ', '-'), key, what, make)
-    checkpoints.drop_progress(_progress(folder))  # only now is there nothing left to lose
+    folder = part(group[0], phase.name.replace(' ', '-'), key, what, make, together=True)
+    checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
     trees = parts.restored(folder, phase.network, group[0].data, stacked(group))
   read = parts.predictive_of(recipe).read
   found = []
@@ -266,8 +269,10 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     grow = lambda trees: [cut.grow(tree, len(phase.network.heads)) for tree in trees]
     state = train.fresh(optimizer, *(jax.vmap(grow) if replicas else grow)(job.before), replicas)
 
-  progress = _progress(folder)
-  saved = checkpoints.latest_progress(progress, state)
+  layout = laid_out(config, job, settings)
+  state = layout.put(state, replicas)
+  saver = checkpoints.Saver(_progress(folder), config.checkpoints_kept)
+  saved = checkpoints.latest(saver.folder, layout.plain(state))
   if saved is not None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')
@@ -285,7 +290,11 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     execution.heads_per_chunk,
   )
   try:
-    with bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance:
+    with (
+      bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance,
+      processes.deferring() as stopping,
+      saver,
+    ):
       state = train.fit(
         step,
         state,
@@ -296,13 +305,16 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
         steps=steps,
         batch_size=settings.batch_size,
         augment=augment.build(settings.augment, train_set.example.ndim),
-        **(predicting([teacher.model for teacher in job.teachers]) if online else {}),
+        **(predicting([teacher.model for teacher in job.teachers], layout) if online else {}),
         replicas=replicas,
         steps_per_call=execution.steps_per_call,
+        layout=layout,
+        skip=config.on_nan == 'skip-member' and step.independent,
+        stopping=stopping,
         progress=lambda step, loss: advance(step, loss, feed.note()),
-        save=lambda state: checkpoints.save_progress(progress, int(state.step), state),
+        save=lambda state: saver.save(int(state.step), state),
         save_every=config.checkpoint_seconds,
-        profile=group[0].profile and group[0].profile / folder.name,
+        profile=group[0].profile and processes.rank_folder(group[0].profile / folder.name),
       )
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
@@ -326,11 +338,25 @@ def sees_views(data: Data, settings: ConfigDict) -> bool:
   return data.train.varies or bool(settings.augment)
 
 
-def predicting(models: Sequence[Model]) -> dict[str, Any]:
+def laid_out(config: ConfigDict, job: Job, settings: ConfigDict) -> parallel.Layout:
+  """How a phase is spread over devices. Heads that are drawn anew at each step stay together."""
+  phase = job.phase
+  return parallel.layout(config.parallel, phase.network, settings.batch_size, job.what, not phase.heads_per_step)
+
+
+def predicting(models: Sequence[Model], layout: parallel.Layout) -> dict[str, Any]:
   """Teachers that predict in the step of their students, as `train.fit` takes them."""
   network = models[0].network
-  teach = lambda teacher, x: jax.lax.stop_gradient(network.apply(*teacher, x)[0])
-  return {'teach': teach, 'teacher': stack([(model.params, model.model_state) for model in models])}
+  spread = len(models) == 1 and layout.splits(network)
+
+  def teach(teacher, x):
+    devices = axes.size('head')
+    places = axes.positions('head', len(network.heads) // devices) if spread and devices > 1 else None
+    some = {} if places is None else {'places': places}
+    return jax.lax.stop_gradient(network.apply(*teacher, x, **some)[0])
+
+  teacher = stack([(model.params, model.model_state) for model in models])
+  return {'teach': teach, 'teacher': teacher, 'spread_teacher': spread}
 
 
 def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from hydra_jax import store
+from hydra_jax import processes, store
 from hydra_jax.data import Data, Split, load
 from hydra_jax.evaluate import Model
 from hydra_jax.progress import say
@@ -44,15 +44,29 @@ class Trained(NamedTuple):
   scores: Callable[[Callable], dict[str, Scores]]
 
 
-def part(replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None]) -> Path:
-  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not."""
+def part(
+  replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None], together: bool = False
+) -> Path:
+  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not.
+
+  It is made by process 0 while others wait, or, with `together`, by all processes.
+  """
   folder = replica.parts / f'{name}-{key}'
-  if folder.exists():
-    store.verify(folder)
-    say(f'{what}: reused from {folder.name}')
-    return folder
-  with store.writing(folder) as new:
-    make(new, folder)
+
+  def write():
+    with store.writing(folder) as new:
+      make(new, folder)
+
+  def take() -> str:
+    if folder.exists():
+      store.verify(folder)
+      say(f'{what}: reused from {folder.name}')
+      return 'taken'
+    return '' if together else write() or ''
+
+  if not processes.on_main(take) and together:
+    with processes.entered(lambda: store.writing(folder)) as new:
+      make(Path(new), folder)
   return folder
 
 

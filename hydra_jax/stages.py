@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hydra_jax import axes
 from hydra_jax.mapping import on_cpu
 
 Tree = Any
@@ -48,7 +49,7 @@ def linen(module: nn.Module, convolution: bool = False, own: nn.Module | None = 
 
   def applying(module):
     def apply(params, state, x, key, train):
-      rngs = None if key is None else {'dropout': key}
+      rngs = None if key is None else {'dropout': axes.own_key(key)}
       y, new_state = module.apply(
         {'params': params, **state}, x, **flags(train), rngs=rngs, mutable=list(state) if train else []
       )

@@ -45,6 +45,14 @@ def writing(folder: Path) -> Iterator[Path]:
   new = Path(tempfile.mkdtemp(prefix='.new-', dir=folder.parent))
   try:
     yield new
+    complete(new, folder)
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def complete(new: Path, folder: Path) -> None:
+  """Makes a folder that is written `folder`, at once and with a manifest."""
+  try:
     (new / MANIFEST).write_text(json.dumps(_digests(new), indent=1))
     _sync(new)
     new.chmod(0o755)
@@ -53,8 +61,7 @@ def writing(folder: Path) -> Iterator[Path]:
     # Another process may have made the same folder meanwhile: its content is the same.
     if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.exists():
       raise
-  finally:
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new)
 
 
 def _sync(folder: Path) -> None:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hydra_jax import gradients, mapping
+from hydra_jax import axes, gradients, mapping
 from hydra_jax.augment import Augmentation
-from hydra_jax.cut import Network
+from hydra_jax.cut import Network, belongs_to_heads
 from hydra_jax.data import Scaling, scale_inputs
-from hydra_jax.errors import UserError
+from hydra_jax.errors import Preempted, UserError
 from hydra_jax.feeds import Feed
+from hydra_jax.parallel import ALONE, Layout
 from hydra_jax.stages import Tree
 
 MAX_STEPS_PER_CALL = 1000
@@ -119,6 +120,8 @@ def make_step(
     else:
       weights_K = weights(heads) if places is None else weights(heads)[places]
       grads, losses_H, model_state = gradient(state.params, state.model_state, batch, key, weights_K, places)
+    grads, losses_H, model_state = axes.mean_over('data', (grads, losses_H, model_state))
+    grads = {**grads, 'body': axes.sum_over('head', grads['body'])}
     with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -134,6 +137,20 @@ def take(data, index_B: jax.Array):
   return {k: v.astype(jnp.float32) if k == 'teacher' else v for k, v in rows.items()}
 
 
+class Found(NamedTuple):
+  """What a call tells, the same in all processes.
+
+  Attributes:
+    total: Sum over steps of the loss of each head, `[H]`.
+    bad: The step at which the loss of each head first was not finite, or −1, `[H]`.
+    vote: For each of the things that are agreed upon, the greatest that any process has said.
+  """
+
+  total: jax.Array
+  bad: jax.Array
+  vote: jax.Array
+
+
 def make_program(
   step: Step,
   *,
@@ -142,12 +159,15 @@ def make_program(
   teach: Callable | None = None,
   steps_per_call: int = 0,
   replicas: int = 0,
+  layout: Layout = ALONE,
+  streams: bool = False,
+  spread_teacher: bool = False,
 ) -> Callable:
-  """Returns a compiled `program(state, data, scaling, teacher, index [K, B], n, key)` of n ≤ K steps.
+  """Returns a compiled `program(state, data, scaling, teacher, index [K, B], n, key, vote)` of n ≤ K steps.
 
   n is not a compile-time constant, so one compilation serves calls of every length; nor are the
   data, their scaling and the teacher's parameters, so it serves every replica. The state is donated.
-  As what `jax.jit` returns, it has a method `lower`.
+  As what `jax.jit` returns, it has a method `lower` (but under pmap).
 
   Args:
     step: From `make_step`.
@@ -157,10 +177,12 @@ def make_program(
     steps_per_call: 1 makes a program of one step, without a loop.
     replicas: Trains so many at once, if not 0, whose arrays are stacked along a new first axis: all of
       the state but its step, data, scaling, teacher, index `[R, K, B]`, key and what is returned.
+    layout: The devices, and how the work is spread over them.
+    streams: See `feeds.Feed`.
+    spread_teacher: Whether the members of the teacher are spread as heads are.
 
   Returns:
-    The new state; the sum over steps of the loss of each head `[H]`; and for each head the step at
-    which its loss first was not finite, or −1.
+    The new state, and what was `Found`.
   """
   network = step.network
   loops = steps_per_call != 1
@@ -171,12 +193,14 @@ def make_program(
     batch = take(data, index_B)
     view = {**batch, 'x': scale_inputs(scaling, batch['x'])}
     batch = augment(jax.random.fold_in(augment_key, state.step), view)
-    batch = batch if teach is None else {**batch, 'teacher': teach(teacher, batch['x'])}
+    if teach is not None:
+      predicted = teach(teacher, batch['x'])
+      batch = {**batch, 'teacher': axes.gathered('head', predicted) if spread_teacher else predicted}
     return step.update(state, batch, step_key, places)
 
   each = jax.vmap(one, (STACKED, 0, 0, 0, 0, 0, None), (STACKED, 0)) if replicas else one
 
-  def training(group, state, data, scaling, teacher, index, n, key):
+  def training(group, state, data, scaling, teacher, index, n, key, vote):
     def of_heads(state, heads, places=None):
       def body(i, carry):
         state, total, bad = carry
@@ -187,33 +211,44 @@ def make_program(
       start = (state, jnp.zeros(shape), jnp.full(shape, -1))
       return jax.lax.fori_loop(0, n, body, start) if loops else body(0, start)
 
-    heads = len(network.heads)
-    return of_heads(state, heads) if group == heads else by_groups(of_heads, state, heads, group)
+    heads = len(network.heads) // axes.size('head')
+    places = axes.positions('head', heads) if axes.size('head') > 1 else None
+    if group < heads:
+      state, total, bad = by_groups(of_heads, state, heads, group, places)
+    else:
+      state, total, bad = of_heads(state, heads, places)
+    total, bad = (axes.placed('head', part, bool(replicas)) for part in (total, bad))
+    return state, Found(total, bad, axes.greatest(vote))
 
-  @functools.cache
-  def with_options(group, step_size):
-    options = mapping.compiler_options(network.convolution, step_size)
-    return jax.jit(functools.partial(training, group), donate_argnums=0, compiler_options=options)
-
-  def compiled(state):
+  def compile(state, teacher):
     heads = len(network.heads)
-    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / max(replicas, 1)
+    size = lambda tree: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) / max(replicas, 1)
     one = size(state.params['body']) + size(state.params['heads']) / heads
     apart = step.independent and loops and not replicas and teach is None
-    group = mapping.group_of(heads, step.heads_per_chunk, one) if apart else heads
-    return with_options(group, batch_size * one)
+    mine = heads // (1 if layout.mesh is None else layout.mesh.shape['head'])
+    return layout.compile(
+      functools.partial(training, mapping.group_of(mine, step.heads_per_chunk, one) if apart else mine),
+      state,
+      replicas=replicas,
+      streams=streams,
+      teacher=teacher,
+      spread_teacher=spread_teacher,
+      options=mapping.compiler_options(network.convolution, batch_size * one),
+    )
 
-  program = lambda state, *rest: compiled(state)(state, *rest)
-  program.lower = lambda state, *rest: compiled(state).lower(state, *rest)
+  compiled = []  # once the shapes are known, which stay the same
+
+  def of(state, teacher):
+    if not compiled:
+      compiled.append(compile(state, teacher))
+    return compiled[0]
+
+  program = lambda *given: of(given[0], given[3])(*given)
+  program.lower = lambda *given: of(given[0], given[3]).lower(*given)
   return program
 
 
-def belongs_to_heads(path) -> bool:
-  """Whether a leaf of a `State` has the head axis, by its path: what optimizers keep is built like parameters."""
-  return jax.tree_util.DictKey('heads') in path
-
-
-def by_groups(train: Callable, state: State, heads: int, size: int):
+def by_groups(train: Callable, state: State, heads: int, size: int, places: jax.Array | None = None):
   """Trains heads that share nothing group by group, so that what a group needs stays in cache.
 
   Args:
@@ -221,7 +256,9 @@ def by_groups(train: Callable, state: State, heads: int, size: int):
     state: Of all heads; its step and the counts of the optimizer are the same for each group.
     heads: Their number.
     size: Of a group, a divisor of it.
+    places: Of these heads, if they are not all.
   """
+  places = jnp.arange(heads) if places is None else places
   at, tree = jax.tree_util.tree_flatten_with_path(state)
   tiled, before = [belongs_to_heads(path) for path, _ in at], [leaf for _, leaf in at]
 
@@ -230,7 +267,7 @@ def by_groups(train: Callable, state: State, heads: int, size: int):
     take = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, g * size, size)
     put = lambda onto, leaf: jax.lax.dynamic_update_slice_in_dim(onto, leaf, g * size, 0)
     some = [take(leaf) if own else old for own, leaf, old in zip(tiled, leaves, before, strict=True)]
-    new, *more = train(tree.unflatten(some), size, g * size + jnp.arange(size))
+    new, *more = train(tree.unflatten(some), size, take(places))
     joined = [put(leaf, n) if own else n for own, leaf, n in zip(tiled, leaves, jax.tree.leaves(new), strict=True)]
     return joined, *map(put, found, more)
 
@@ -259,6 +296,10 @@ def fit(
   teacher: Tree = (),
   replicas: int = 0,
   steps_per_call: int = 0,
+  layout: Layout = ALONE,
+  spread_teacher: bool = False,
+  skip: bool = False,
+  stopping: Callable[[], bool] = lambda: False,
   progress: Callable[[int, float], None] = lambda step, loss: None,
   save: Callable[[State], None] = lambda state: None,
   save_every: float = float('inf'),
@@ -269,6 +310,9 @@ def fit(
   One call of the compiled program makes as many steps as fit in a second; what a call found is
   read while the next one runs. How steps are grouped into calls changes no result.
 
+  What all processes have to do at the same step (how long the next call is, whether to save, whether to stop)
+  each says in a call, and reads the outcome from what that call found, which costs nothing.
+
   Args:
     step: From `make_step`.
     state: Where to start; donated.
@@ -277,13 +321,17 @@ def fit(
     seed: Decides the order of the examples.
     key: Decides everything else that is random.
     steps: Step to end at.
-    batch_size: Examples in a step.
+    batch_size: Examples in a step, on all devices together.
     augment: `(key, batch) -> batch` on scaled inputs, with another key at each step.
     teach: `(teacher, x) -> [M, B, C]`, for students whose teacher predicts in the same step.
     teacher: What `teach` reads, such as the members' parameters.
     replicas: If not 0, so many are trained together: state, feed, scaling, teacher and key are stacked
       as for `make_program`, and seed is a tuple of theirs.
     steps_per_call: At most so many, or if 0 as many as are fastest; convolutions on CPU make one.
+    layout: The devices, and how the work is spread over them.
+    spread_teacher: See `make_program`.
+    skip: Goes on without heads whose loss is not finite, as long as there are others.
+    stopping: Whether this process was asked to stop: then all save and stop at the same step.
     progress: Called now and then with the step and the mean loss.
     save: Called with the state about every `save_every` seconds, never with one that is not finite.
     save_every: Seconds between saves.
@@ -291,6 +339,7 @@ def fit(
 
   Raises:
     UserError: Where a loss is not finite, naming the step and the head.
+    Preempted: Where a process was asked to stop; the state is saved.
   """
   if step.network.convolution and mapping.on_cpu():
     steps_per_call = 1
@@ -301,40 +350,53 @@ def fit(
     teach=teach,
     steps_per_call=steps_per_call,
     replicas=replicas,
+    layout=layout,
+    streams=feed.streams,
+    spread_teacher=spread_teacher,
   )
-  at_once = min(steps, steps_per_call or MAX_STEPS_PER_CALL, feed.at_once)
+  at_once = int(min(steps, steps_per_call or MAX_STEPS_PER_CALL, feed.at_once))
   index = np.zeros((*(replicas,) * bool(replicas), at_once, batch_size), np.int32)
-  # Parameters that were restored are committed to the device, and what a program returns is so if any of its
-  # arguments is: all of it from the start, or the second call compiles once more.
-  state = jax.device_put(state, jax.local_devices()[0])
-  now, n, pending = int(state.step), 1, None
-  batches = feed.begin(seed, now, steps, batch_size)
-  saved = read = time.monotonic()
-
-  def finish(pending):
-    at, count, total, bad = pending
-    check_finite(np.asarray(bad))
-    progress(at, float(np.mean(total)) / count)
+  now = int(state.step)
+  state, scaling = layout.put(state, replicas), layout.whole(scaling)
+  teacher = layout.spread(teacher) if spread_teacher else layout.whole(teacher)
+  batches = feed.begin(seed, now, steps, batch_size, layout)
+  pending, n, wanted, saved = None, 1, 1, time.monotonic()
+  read = saved
 
   while now < steps:
     n = min(n, steps - now)
     data, index[..., :n, :] = batches(now, n)
+    due = time.monotonic() - saved > save_every
+    vote = np.int32([stopping(), due, -wanted])
+    saved = time.monotonic() if due else saved  # asks once
     with _traced(profile if pending else None) as wait:
-      state, total, bad = wait(program(state, data, scaling, teacher, jnp.array(index), n, key))
+      state, found = wait(program(state, data, scaling, teacher, index.copy(), n, key, layout.votes(vote)))
     profile = None if pending else profile
     now += n
-    if pending:
-      finish(pending)
-    pending = (now, n, total, bad)
+    last, pending = pending, (now, n, found)
+    if last:
+      stop, due, n = _read(*last, skip, progress)
+      if stop or due:
+        check_finite(np.asarray(found.bad), skip)
+        save(layout.plain(state))
+        saved = time.monotonic()
+      if stop and now < steps:
+        raise Preempted(f'stopped at step {now} of {steps}')
     elapsed, read = time.monotonic() - read, time.monotonic()
-    n = min(max(1, min(int(n * SECONDS_PER_CALL / elapsed), 4 * n)), at_once)
-    if read - saved > save_every:
-      check_finite(np.asarray(bad))
-      save(state)
-      saved = time.monotonic()
+    count = (last or pending)[1]  # what that time went into
+    wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
   if pending:
-    finish(pending)
-  return state
+    _read(*pending, skip, progress)
+  return layout.plain(state)
+
+
+def _read(at: int, count: int, found: Found, skip: bool, progress: Callable) -> tuple[bool, bool, int]:
+  """Waits for what a call has found; whether to stop, whether to save, and how many steps the next call makes."""
+  bad = np.asarray(found.bad)
+  check_finite(bad, skip)
+  progress(at, float(np.mean(np.asarray(found.total)[bad < 0])) / count)
+  stop, due, wanted = np.asarray(found.vote)
+  return bool(stop), bool(due), -int(wanted)
 
 
 @contextlib.contextmanager
@@ -347,9 +409,12 @@ def _traced(folder: Path | None):
     yield jax.block_until_ready
 
 
-def check_finite(bad: np.ndarray) -> None:
-  """Raises a `UserError` if any loss was not finite; `bad`, `[H]` or `[R, H]`, has the first such step or −1."""
-  if np.any(bad >= 0):
+def check_finite(bad: np.ndarray, skip: bool = False) -> None:
+  """Raises a `UserError` if any loss was not finite, or with `skip` only if of every head of a network.
+
+  `bad`, `[H]` or `[R, H]`, has the first such step or −1.
+  """
+  if np.any(np.all(bad >= 0, axis=-1) if skip else bad >= 0):
     place = np.unravel_index(np.argmin(np.where(bad >= 0, bad, np.iinfo(bad.dtype).max)), bad.shape)
     of = f', of replica {place[0]} in its group' if len(place) > 1 else ''
     raise UserError(
