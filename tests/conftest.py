@@ -11,9 +11,13 @@ os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
 # Small things are compiled and run once: compilation is nearly all the time that tests take.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
+
+# For what spreads over devices. Processes that tests start have one each, unless they say otherwise.
+jax.config.update('jax_num_cpu_devices', 8)
 
 ROOT = Path(__file__).parents[1]
 # Prepared data sets beside the project, or wherever TFDS_DATA_DIR says.
