@@ -36,7 +36,7 @@ def sum_over(axis: str, tree: Tree) -> Tree:
 
 def greatest(x: jax.Array) -> jax.Array:
   """Greatest value on any device, element by element."""
-  axes = tuple(axis for axis in ('data', 'head') if size(axis) > 1)
+  axes = tuple(axis for axis in ('data', 'head', 'copy') if size(axis) > 1)
   return jax.lax.pmax(x, axes) if axes else x
 
 

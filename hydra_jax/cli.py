@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run` and `hydra-jax prepare`."""
+"""The command line: `hydra-jax run`, `hydra-jax check` and `hydra-jax prepare`."""
 
 import argparse
 import errno
@@ -8,6 +8,9 @@ import re
 import sys
 
 from hydra_jax.errors import Preempted, UserError
+
+# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
+PREEMPTED, LOST = 75, 76
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -33,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
   )
   run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
+  check = commands.add_parser(
+    'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
+  )
+  check.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+  check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
@@ -95,6 +103,19 @@ def run(options, overrides: list[str]) -> None:
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
 
 
+def check(options, overrides: list[str]) -> None:
+  config = read_config(options.config, overrides)
+  import jax
+
+  from hydra_jax import check
+
+  set_up()
+  sys.path.append(os.getcwd())
+  if options.devices is not None and options.devices < 1:
+    raise UserError(f'--devices={options.devices} must be at least 1')
+  check.show(config, options.devices or jax.device_count())
+
+
 def prepare(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources, uci
 
@@ -113,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
   """Runs a command. Returns 0, or 2 where the user has to change something."""
   options, overrides = parser().parse_known_args(arguments)
   try:
-    {'run': run, 'prepare': prepare}[options.command](options, overrides)
+    {'run': run, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
   except OSError as e:
@@ -123,16 +144,29 @@ def main(arguments: list[str] | None = None) -> int:
     return _fail(f'{DISK.get(code, _one_line(e))}{where}')
   except Preempted as e:
     print(f'hydra-jax: {e}: the same command continues', file=sys.stderr)
-    return 75
+    return PREEMPTED
   except KeyboardInterrupt:
     print('\ninterrupted: the same command continues', file=sys.stderr)
     return 130
+  except RuntimeError as e:
+    if not _are_many():
+      raise
+    return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
   return 0
 
 
-def _fail(message: str) -> int:
+def _are_many() -> bool:
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _fail(message: str, code: int = 2) -> int:
   print(f'hydra-jax: {message}', file=sys.stderr)
-  return 2
+  if _are_many():
+    from hydra_jax import processes
+
+    processes.leave(code)
+  return code
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ The same step runs on one device, under `jax.shard_map` over a mesh with the axe
 
 from collections.abc import Callable, Mapping
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 
 from hydra_jax.cut import Network, belongs_to_heads
 from hydra_jax.errors import UserError
+from hydra_jax.methods import Phase
 from hydra_jax.stages import Tree
 
 MODES = ('shard_map', 'pmap')
@@ -26,7 +28,7 @@ class Layout(NamedTuple):
 
   Attributes:
     mode: One of `MODES`; makes no difference to one device.
-    mesh: Axes `data` and `head`; None on one device.
+    mesh: Axes `data`, `head` and `copy`, see `Shape`; None on one device.
   """
 
   mode: str = 'shard_map'
@@ -115,7 +117,7 @@ class Layout(NamedTuple):
       return vote
     if self.is_pmap:
       return np.tile(vote, (self.mesh.local_mesh.size, 1))
-    sharding = NamedSharding(self.mesh, P(('data', 'head')))
+    sharding = NamedSharding(self.mesh, P(Shape._fields))
     shape = (self.mesh.size * len(vote),)
     return jax.make_array_from_callback(shape, sharding, lambda _: vote)
 
@@ -158,7 +160,7 @@ class Layout(NamedTuple):
       P(*(None,) * at, 'data'),
       P(),
       P(),
-      P(('data', 'head')),
+      P(Shape._fields),
     )
     unwrapped = lambda state, data, scaling, teacher, index, n, key, vote: training(
       state, data, scaling, teacher, index, n, jax.random.wrap_key_data(key), vote
@@ -206,37 +208,48 @@ def shape(settings, devices: int) -> tuple[int, int]:
   return data, head
 
 
-def arranged(settings, devices: int, network: Network, batch_size: int, what: str, split: bool = True):
-  """The shape `(data, head)` of the mesh for one phase: where heads cannot be spread, all devices lie along `data`.
+class Shape(NamedTuple):
+  """Devices along each axis of a mesh; those along `copy` do the same."""
+
+  data: int
+  head: int
+  copy: int
+
+
+def arranged(settings, devices: int, phase: Phase, batch_size: int, what: str) -> Shape:
+  """The mesh of one phase.
+
+  One network, members that share kernels, and heads that are drawn anew at each step are not spread over `head`: as
+  many devices as divide the batch lie along `data`.
 
   Raises:
     UserError: Where a batch or heads do not divide, with the legal numbers.
   """
   data, head = shape(settings, devices)
-  if not (split and can_split(network)):
-    data, head = data * head, 1
-  heads = len(network.heads)
-  if heads % head:
-    raise UserError(
-      f'{what}: {heads} heads do not divide over config.parallel.mesh.head={head}: set that to one of '
-      f'{[k for k in _divisors(heads) if devices % k == 0]}, or their number to a multiple of {head}'
-    )
   if batch_size % data:
     near = [data * k for k in (batch_size // data, batch_size // data + 1) if k]
     raise UserError(
-      f'{what}: batch_size={batch_size} does not divide over {data} devices along data: '
+      f"'{what}': batch_size={batch_size} does not divide over {data} devices along data: "
       f'set it to {" or ".join(map(str, near))}'
     )
-  return data, head
+  if phase.heads_per_step or not can_split(phase.network):
+    shared = math.gcd(batch_size, devices)
+    return Shape(shared, 1, devices // shared)
+  heads = len(phase.network.heads)
+  if heads % head:
+    legal = [k for k in _divisors(heads) if devices % k == 0]
+    raise UserError(
+      f"'{what}': {heads} heads or members do not divide over config.parallel.mesh.head={head}: "
+      f'set that to one of {legal}, or their number to a multiple of {head}'
+    )
+  return Shape(data, head, 1)
 
 
-def layout(settings, network: Network, batch_size: int, what: str, split: bool = True) -> Layout:
-  """How a phase is spread over the devices of all processes; see `arranged`."""
-  devices = jax.device_count()
-  mesh_shape = arranged(settings, devices, network, batch_size, what, split)
-  if devices == 1:
+def layout(mode: str, mesh: Shape) -> Layout:
+  """The layout on the devices of all processes, of which the mesh has as many."""
+  if jax.device_count() == 1:
     return ALONE
-  return Layout(settings.mode, Mesh(mesh_utils.create_device_mesh(mesh_shape), ('data', 'head')))
+  return Layout(mode, Mesh(mesh_utils.create_device_mesh(mesh), Shape._fields))
 
 
 def _divisors(number: int) -> list[int]:

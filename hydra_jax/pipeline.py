@@ -114,15 +114,18 @@ def check_models(replica: Replica) -> bool:
   """
   config, convolution = replica.config, False
   made = config.teacher.predictions or config.teacher.checkpoints
-  teacher = [] if made else [('teacher', config.teacher)]
+  teacher = [] if made else [('teacher', 'ensemble', config.teacher)]
   if config.teacher.predictions:
     given_teacher(replica)
   for place in config.teacher.checkpoints:
     parts.load(place, replica.data)
-  for role, settings in (*teacher, *(('student', config.student[name]) for name in config.students)):
-    network = parts.phases_of(recipe_of(replica, role, settings))[0].network
-    jax.eval_shape(network.init, jax.random.key(0), parts.example(replica.data))
-    convolution |= network.convolution
+  students = [('student', name, config.student[name]) for name in config.students]
+  for role, name, settings in (*teacher, *students):
+    phases = parts.phases_of(recipe_of(replica, role, settings))
+    jax.eval_shape(phases[0].network.init, jax.random.key(0), parts.example(replica.data))
+    convolution |= phases[0].network.convolution
+    for phase in phases:
+      laid_out(config, phase, settings, f'{name}: {phase.name}')
   return convolution
 
 
@@ -269,7 +272,7 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     grow = lambda trees: [cut.grow(tree, len(phase.network.heads)) for tree in trees]
     state = train.fresh(optimizer, *(jax.vmap(grow) if replicas else grow)(job.before), replicas)
 
-  layout = laid_out(config, job, settings)
+  layout = laid_out(config, phase, settings, job.what)
   state = layout.put(state, replicas)
   saver = checkpoints.Saver(_progress(folder), config.checkpoints_kept)
   saved = checkpoints.latest(saver.folder, layout.plain(state))
@@ -289,6 +292,7 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     phase.heads_per_step,
     execution.heads_per_chunk,
   )
+  processes.meet()
   try:
     with (
       bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance,
@@ -338,10 +342,10 @@ def sees_views(data: Data, settings: ConfigDict) -> bool:
   return data.train.varies or bool(settings.augment)
 
 
-def laid_out(config: ConfigDict, job: Job, settings: ConfigDict) -> parallel.Layout:
-  """How a phase is spread over devices. Heads that are drawn anew at each step stay together."""
-  phase = job.phase
-  return parallel.layout(config.parallel, phase.network, settings.batch_size, job.what, not phase.heads_per_step)
+def laid_out(config: ConfigDict, phase: Phase, settings: ConfigDict, what: str) -> parallel.Layout:
+  """How a phase is spread over the devices there are."""
+  mesh = parallel.arranged(config.parallel, jax.device_count(), phase, settings.batch_size, what)
+  return parallel.layout(config.parallel.mode, mesh)
 
 
 def predicting(models: Sequence[Model], layout: parallel.Layout) -> dict[str, Any]:

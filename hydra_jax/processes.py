@@ -3,23 +3,22 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 import signal
+import sys
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+from orbax.checkpoint import multihost
 
 from hydra_jax.errors import Preempted, UserError
 
-# Exit codes, beside 0 and 2 (the user must change something): stopped on request, and another process was lost.
-# After either the same command continues.
-PREEMPTED = 75
-LOST = 76
-
 HEARTBEAT_SECONDS = 30
 LONGEST_MESSAGE = 2048
+LONGEST_WAIT_MS = 7 * 24 * 3600 * 1000
 ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
@@ -68,6 +67,15 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
+_meetings = itertools.count()
+
+
+def meet() -> None:
+  """Waits until all processes are here, however long that takes; collectives of devices give up after a while."""
+  if jax.process_count() > 1:
+    multihost.get_barrier_sync_fn()(key=f'hydra_jax {next(_meetings)}', timeout_ms=LONGEST_WAIT_MS)
+
+
 def on_main(f: Callable[[], object]) -> str:
   """Does something in process 0 alone, and returns what it returned, as text, in all; raises in all what it raised."""
   if jax.process_count() == 1:
@@ -78,6 +86,7 @@ def on_main(f: Callable[[], object]) -> str:
       text = '+' + str(f() or '')
     except (UserError, OSError) as e:
       failed, text = e, f'-{e}'
+  meet()
   message = np.zeros(LONGEST_MESSAGE, np.uint8)
   encoded = np.frombuffer(text.encode()[:LONGEST_MESSAGE], np.uint8)
   message[: len(encoded)] = encoded
@@ -126,6 +135,14 @@ def deferring() -> Iterator[Callable[[], bool]]:
     _deferring = False
   if _asked:
     raise Preempted('stopped at the end of a phase')
+
+
+def leave(code: int) -> None:
+  """Ends this process at once where there are others, who might wait for it or it for them; they notice."""
+  if jax.process_count() > 1:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def rank_folder(folder: Path) -> Path:

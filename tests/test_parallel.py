@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, augment, axes, cut, feeds, latent, losses, networks, parallel, train
+from hydra_jax import augment, cut, feeds, latent, losses, networks, parallel, train
 from hydra_jax.data import Scaling
-from hydra_jax.methods import with_dropout
+from hydra_jax.methods import Phase, with_dropout
 from hydra_jax.stages import mlp
 
+DEVICES = 8
 H, N, B, C, STEPS = 8, 60, 16, 3, 12
 RANDOM = np.random.default_rng(0)
 FLAT, IMAGES = (RANDOM.normal(size=(N, *s)).astype(np.float32) for s in ((5,), (8, 8, 3)))
@@ -26,11 +27,15 @@ def settings(data=-1, head=1, mode='shard_map'):
   return ConfigDict(dict(mode=mode, mesh=dict(data=data, head=head)))
 
 
+def phase(network, heads_per_step=0):
+  return Phase('it', network, None, None, 1, {}, heads_per_step=heads_per_step)
+
+
 def layout(name, network, **options):
   if name == 'alone':
     return parallel.ALONE
   chosen = settings(*LAYOUTS[name], 'pmap' if name == 'pmap' else 'shard_map')
-  return parallel.layout(chosen, network, B, 'it', **options)
+  return parallel.layout(chosen.mode, parallel.arranged(chosen, DEVICES, phase(network, **options), B, 'it'))
 
 
 def label(outputs, batch):
@@ -72,7 +77,7 @@ CASES = {
 def fit(name, layout_name, feed=None, steps=STEPS, state=None, **kwargs):
   stages, at, heads, loss, objective, x, optimizer, views, options = CASES[name]
   network = cut.hydra(stages(), at, heads)
-  spread = layout(layout_name, network, split=not options.get('heads_per_step'))
+  spread = layout(layout_name, network, heads_per_step=options.get('heads_per_step', 0))
   shown = []
   state = train.fit(
     train.make_step(network, loss, objective, optimizer, STEPS, **options),
@@ -107,7 +112,7 @@ def combinations():
       yield name, where
 
 
-@pytest.mark.parametrize('name, where', combinations())
+@pytest.mark.parametrize('name, where', list(combinations()))
 def test_any_layout_trains_the_same(name, where, alone):
   expected, told = alone[name]
   found, shown = fit(name, where)

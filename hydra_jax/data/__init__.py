@@ -116,6 +116,7 @@ class Source(NamedTuple):
   Attributes:
     load: `(split, form) -> (x, y)`.
     classes: Their number, in classification.
+    shape: `form -> shape` of an input, known without the data.
     stream: `(split, form) -> Stream`, to train on what may be larger than memory.
     scaling: Where it is not taken from the training split.
     outside: Out-of-domain sets of its own, made like those in `UNLABELLED`.
@@ -123,23 +124,26 @@ class Source(NamedTuple):
 
   load: Callable[[str, Form], tuple[np.ndarray, np.ndarray]]
   classes: int | None
+  shape: Callable[[Form], tuple[int, ...]]
   stream: Callable[[str, Form], photos.Stream] | None = None
   scaling: Scaling | None = None
   outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
 
 
-def _tfds(name: str, classes: int) -> Source:
-  return Source(lambda split, form: sources.tfds_images(name, split, form.data_dir), classes)
+def _tfds(name: str, classes: int, *shape: int) -> Source:
+  return Source(lambda split, form: sources.tfds_images(name, split, form.data_dir), classes, lambda form: shape)
 
 
 def _uci(name: str) -> Source:
-  return Source(lambda split, form: uci.split(name, split, form.data_dir, form.replica), None)
+  load = lambda split, form: uci.split(name, split, form.data_dir, form.replica)
+  return Source(load, None, lambda form: (uci.SETS[name].features,))
 
 
 def _photos(name: str, classes: int) -> Source:
   return Source(
     lambda split, form: photos.images(name, split, form.data_dir, form.image_size),
     classes,
+    lambda form: (form.image_size, form.image_size, 3),
     lambda split, form: photos.stream(name, split, form.data_dir, form.image_size),
     IMAGENET,
   )
@@ -154,17 +158,18 @@ IMAGENET = Scaling(
 def _file(path: str) -> Source:
   """The user's own file, with the out-of-domain sets that are in it."""
   outside = {name: lambda test, name=name: files.load(path, name)[0] for name in files.sets(path)}
-  return Source(lambda split, form: files.load(path, split), files.classes(path), outside=outside)
+  load = lambda split, form: files.load(path, split)
+  return Source(load, files.classes(path), lambda form: load('train', form)[0].shape[1:], outside=outside)
 
 
 SOURCES: dict[str, Source] = {
-  'digits': Source(lambda split, form: toy.digits(split), 10),
-  'spiral': Source(lambda split, form: toy.spiral(split), 3),
-  'mnist': _tfds('mnist', 10),
-  'fashion_mnist': _tfds('fashion_mnist', 10),
-  'cifar10': _tfds('cifar10', 10),
-  'cifar100': _tfds('cifar100', 100),
-  'svhn_cropped': _tfds('svhn_cropped', 10),
+  'digits': Source(lambda split, form: toy.digits(split), 10, lambda form: (8, 8, 1)),
+  'spiral': Source(lambda split, form: toy.spiral(split), 3, lambda form: (2,)),
+  'mnist': _tfds('mnist', 10, 28, 28, 1),
+  'fashion_mnist': _tfds('fashion_mnist', 10, 28, 28, 1),
+  'cifar10': _tfds('cifar10', 10, 32, 32, 3),
+  'cifar100': _tfds('cifar100', 100, 32, 32, 3),
+  'svhn_cropped': _tfds('svhn_cropped', 10, 32, 32, 3),
   'imagenet2012': _photos('imagenet2012', 1000),
   **{f'uci/{name}': _uci(name) for name in uci.SETS},
 }
@@ -232,9 +237,31 @@ def fingerprint(*arrays: np.ndarray) -> str:
   return digest.hexdigest()[:16]
 
 
+def _source(config) -> Source:
+  return _file(config.name) if config.name.endswith('.npz') else look_up(SOURCES, config.name, 'data set')
+
+
+class About(NamedTuple):
+  """What is known of a data set without its files: the task, the shape of an input, and the number of outputs."""
+
+  task: str
+  shape: tuple[int, ...]
+  outputs: int
+
+
+def about(config) -> About:
+  """What networks for a data set must fit; of a file of the user's own, it is read."""
+  source = _source(config)
+  shape = source.shape(Form('', 0, config.image_size))
+  if source.classes:
+    return About('classification', shape, source.classes)
+  outputs = source.load('train', Form('', 0, 0))[1].shape[-1] if config.name.endswith('.npz') else 1
+  return About('regression', shape, outputs)
+
+
 def load(config, data_dir: str, replica: int) -> Data:
   """Loads what `config` (the `data` part of an experiment) names, for one replica."""
-  source = _file(config.name) if config.name.endswith('.npz') else look_up(SOURCES, config.name, 'data set')
+  source = _source(config)
   form = Form(data_dir, replica, config.image_size)
 
   def split(which) -> Split:

@@ -8,6 +8,7 @@ arrays must have the known checksum.
 import hashlib
 import io
 from pathlib import Path
+from typing import NamedTuple
 import urllib.error
 import urllib.request
 
@@ -22,15 +23,23 @@ SOURCE = (
   '6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets'
 )
 
-# Name: (number of splits, SHA-256 of features, target, train and test indices).
+
+class Set(NamedTuple):
+  """Number of standard splits and of features, and the SHA-256 of features, target, train and test indices."""
+
+  splits: int
+  features: int
+  digest: str
+
+
 SETS = {
-  'bostonHousing': (20, '0b1b69d9f1b7644bacc24d7f52459f602b6aed96315a1df021da727e99ff8ebc'),
-  'concrete': (20, 'fddca7732c6989c943a84165b2d88c49fa50d4f8a3038548663184df998c2a1a'),
-  'energy': (20, 'bce704115d39e9b6922e5344628da9d82ebb430e6c7737d9cb0af3e902ef7ed6'),
-  'kin8nm': (20, 'c13134f9d41676d6ebf8aede6bd038736ab8332788a4d871b42078271d2a9ad2'),
-  'power-plant': (20, '72f9a33afc3b9114e61156cf11a402f89b1f295a72a91ff2475481bb023672c5'),
-  'protein-tertiary-structure': (5, 'fba5153ffca699d6f9609217237e639e2ccd212fc0657cea85dd29f8e62f9f23'),
-  'wine-quality-red': (20, 'f375b50111c7dc6a5b9000c38f1484de93f844cef4cd654c796a3658ed9d0558'),
+  'bostonHousing': Set(20, 13, '0b1b69d9f1b7644bacc24d7f52459f602b6aed96315a1df021da727e99ff8ebc'),
+  'concrete': Set(20, 8, 'fddca7732c6989c943a84165b2d88c49fa50d4f8a3038548663184df998c2a1a'),
+  'energy': Set(20, 8, 'bce704115d39e9b6922e5344628da9d82ebb430e6c7737d9cb0af3e902ef7ed6'),
+  'kin8nm': Set(20, 8, 'c13134f9d41676d6ebf8aede6bd038736ab8332788a4d871b42078271d2a9ad2'),
+  'power-plant': Set(20, 4, '72f9a33afc3b9114e61156cf11a402f89b1f295a72a91ff2475481bb023672c5'),
+  'protein-tertiary-structure': Set(5, 9, 'fba5153ffca699d6f9609217237e639e2ccd212fc0657cea85dd29f8e62f9f23'),
+  'wine-quality-red': Set(20, 11, 'f375b50111c7dc6a5b9000c38f1484de93f844cef4cd654c796a3658ed9d0558'),
 }
 
 
@@ -48,7 +57,7 @@ def download(name: str, source: str = SOURCE) -> dict[str, np.ndarray]:
     with urllib.request.urlopen(f'{source}/{name}/data/{file}', timeout=60) as reply:
       return io.StringIO(reply.read().decode())
 
-  splits, _ = SETS[name]
+  splits = SETS[name].splits
   try:
     table = np.loadtxt(text('data.txt'))
     rows = lambda part: np.stack([np.loadtxt(text(f'index_{part}_{k}.txt')) for k in range(splits)]).astype(np.int32)
@@ -66,7 +75,7 @@ def download(name: str, source: str = SOURCE) -> dict[str, np.ndarray]:
 
 def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   """A whole set with all its splits, from `data_dir`, the cache, or the network."""
-  _, digest = look_up(SETS, name, 'UCI set')
+  digest = look_up(SETS, name, 'UCI set').digest
   cached = sources.cache_dir() / 'data' / f'uci-{name}'
   given = [Path(data_dir) / 'uci' / f'{name}.npz', Path(data_dir) / f'{name}.npz', cached / f'{name}.npz']
   path = next((p for p in given if p.exists()), None)
