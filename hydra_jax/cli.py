@@ -7,7 +7,8 @@ from pathlib import Path
 import re
 import sys
 
-from hydra_jax.errors import Preempted, UserError
+from hydra_jax import preemption
+from hydra_jax.errors import UserError
 
 # Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
 PREEMPTED, LOST = 75, 76
@@ -97,7 +98,6 @@ def run(options, overrides: list[str]) -> None:
   if options.distributed or processes.are_many():
     processes.join()
     progress.console.quiet = not processes.is_main()
-  processes.listen()
   sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
@@ -134,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
   """Runs a command. Returns 0, or 2 where the user has to change something."""
   options, overrides = parser().parse_known_args(arguments)
   try:
+    preemption.listen()
     {'run': run, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     # NumPy reports a short write without an error code.
     code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
     return _fail(f'{DISK.get(code, _one_line(e))}{where}')
-  except Preempted as e:
+  except preemption.Preempted as e:
     print(f'hydra-jax: {e}: the same command continues', file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:

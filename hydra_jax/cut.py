@@ -129,6 +129,15 @@ def sampled(network: Network, samples: int) -> Network:
   return network._replace(apply=apply, parts=None)
 
 
+def without(network: Network, params: Tree, state: Tree, lost: Sequence[int]) -> tuple[Network, Tree, Tree]:
+  """A network, its params and its state without the heads in some places."""
+  places = np.asarray([h for h in range(len(network.heads)) if h not in lost])
+  apply = lambda *args, **kwargs: network.apply(*args, **kwargs, places=places)
+  rest = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[places], tree['heads'])}
+  heads = tuple(network.heads[h] for h in places)
+  return network._replace(apply=apply, heads=heads, parts=None), rest(params), rest(state)
+
+
 def belongs_to_heads(path) -> bool:
   """Whether a leaf has the head axis, by its path in params, state, or what an optimizer keeps of them."""
   return jax.tree_util.DictKey('heads') in path

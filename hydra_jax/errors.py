@@ -9,10 +9,6 @@ class UserError(Exception):
   """Something the user can put right. The message is one line that says what to change."""
 
 
-class Preempted(Exception):
-  """The process was asked to stop, and what there is to continue from is saved."""
-
-
 def nearest(word: str, legal) -> str:
   """Returns "did you mean '…'?" or the legal words, for the end of an error message."""
   words = [str(w) for w in legal]

@@ -29,6 +29,7 @@ from hydra_jax import (
   optimizers,
   parallel,
   parts,
+  preemption,
   processes,
   results,
   store,
@@ -88,7 +89,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
   with processes.entered(lambda: store.locked(workdir)):
     processes.on_main(lambda: record(workdir, config))
-    rows, timings, shown = [], [], None
+    rows, timings, shown, notes = [], [], None, {}
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
       if config.replicas > 1:
         first_of, last_of = group[0].index + 1, group[-1].index + 1
@@ -96,6 +97,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
         say(f'--- {which} of {config.replicas}')
       for replica, models in zip(group, train_all(group), strict=True):
         scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
+        notes |= {name: note for name, trained in models.items() if (note := lost_of(name, trained, config))}
         for name, found in scores.items():
           rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
         if replica.index == 0:
@@ -103,7 +105,16 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
           shown = (replica.data, scores)
-    processes.on_main(lambda: results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins))
+    processes.on_main(lambda: results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins, notes))
+
+
+def lost_of(name: str, trained: Trained, config: ConfigDict) -> str:
+  """What the reader of the table has to know of a row."""
+  wanted, model = config.teacher.members, trained.model
+  members = name == 'ensemble' or config.student[name].method == 'small_ensemble'
+  if not members or model is None or len(model.network.heads) == wanted:
+    return ''
+  return f'{name}: {len(model.network.heads)} of {wanted} members, the others have diverged (config.on_nan)'
 
 
 def check_models(replica: Replica) -> bool:
@@ -131,8 +142,10 @@ def check_models(replica: Replica) -> bool:
 
 def train_all(group: Group) -> list[dict[str, Trained]]:
   """For each replica, the ensemble and every student that the config lists, by name."""
-  config = group[0].config
   teachers, ensembles = zip(*teachers_of(group), strict=True)
+  if ensembles[0].model is not None:
+    group = for_members(group, len(ensembles[0].model.network.heads))
+  config = group[0].config
   models = {'ensemble': ensembles}
   for name in config.students:
     if (rule := config.student[name].get('grouping', 'one_each')) != 'one_each':
@@ -225,15 +238,43 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
     job = Job(what, recipe, number, phase, trees, teachers if phase.distils else ())
     make = functools.partial(train_phase, group, job)
-    folder = part(group[0], phase.name.replace(' ', '-'), key, what, make, together=True)
+    with preemption.deferring():
+      folder = part(group[0], phase.name.replace(' ', '-'), key, what, make, together=True)
     checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
     trees = parts.restored(folder, phase.network, group[0].data, stacked(group))
   read = parts.predictive_of(recipe).read
-  found = []
-  for i, replica in enumerate(group):
-    model = Model(phase.network, *parts.of_replica(trees, i, stacked(group)), replica.data.scaling, read)
-    found.append(trained(replica, model, f'{key}-{i}'))
-  return found
+  each = [parts.of_replica(trees, i, stacked(group)) for i in range(len(group))]
+  network, each = survivors(phase.network, each, name, config.on_nan)
+  models = [Model(network, *mine, replica.data.scaling, read) for mine, replica in zip(each, group, strict=True)]
+  return [trained(replica, model, f'{key}-{i}') for i, (replica, model) in enumerate(zip(group, models, strict=True))]
+
+
+def survivors(network: cut.Network, each: Sequence[tuple[Tree, Tree]], name: str, on_nan: str):
+  """A network, with the parameters and state of each replica, without members that have diverged in any of them."""
+  finite_H = lambda leaf: np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+  finite = [finite_H(np.asarray(leaf)) for params, _ in each for leaf in jax.tree.leaves(params['heads'])]
+  lost = np.flatnonzero(~np.all(finite, axis=0))
+  if not len(lost):
+    return network, each
+  which = ', '.join(map(str, lost))
+  if on_nan == 'stop':
+    raise UserError(f'{name}: members {which} have diverged: lower the learning rate, or set on_nan to skip-member')
+  say(f'{name}: goes on without members {which} of {len(network.heads)}, which have diverged')
+  without = [cut.without(network, *mine, lost) for mine in each]
+  return without[0][0], [mine for _, *mine in without]
+
+
+def for_members(group: Group, members: int) -> Group:
+  """Replicas whose students learn from so many members, where some were lost: no more heads than that."""
+  config = group[0].config
+  if members == config.teacher.members:
+    return group
+  fewer = config.copy_and_resolve_references()
+  for settings in fewer.student.values():
+    if settings.get('heads') == config.teacher.members:
+      settings.heads = members
+  fewer.teacher.members = members
+  return [replica._replace(config=fewer) for replica in group]
 
 
 def stacked(group: Group) -> int:
@@ -296,7 +337,6 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
   try:
     with (
       bar(job.what, steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance,
-      processes.deferring() as stopping,
       saver,
     ):
       state = train.fit(
@@ -314,7 +354,7 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
         steps_per_call=execution.steps_per_call,
         layout=layout,
         skip=config.on_nan == 'skip-member' and step.independent,
-        stopping=stopping,
+        stopping=preemption.asked,
         progress=lambda step, loss: advance(step, loss, feed.note()),
         save=lambda state: saver.save(int(state.step), state),
         save_every=config.checkpoint_seconds,

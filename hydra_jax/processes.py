@@ -1,4 +1,4 @@
-"""Many processes that act as one: how they find each other, who writes, and how they are stopped."""
+"""Many processes that act as one: how they find each other, what all agree on, and who writes."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import os
 from pathlib import Path
-import signal
 import sys
 
 import jax
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 from orbax.checkpoint import multihost
 
-from hydra_jax.errors import Preempted, UserError
+from hydra_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 30
 LONGEST_MESSAGE = 2048
@@ -105,36 +104,6 @@ def entered(context: Callable[[], contextlib.AbstractContextManager]) -> Iterato
     entering = on_main(lambda: stack.enter_context(context()))
     yield entering
     on_main(stack.pop_all().close)
-
-
-_asked, _deferring = False, False
-
-
-def _on_signal(*_) -> None:
-  global _asked
-  _asked = True
-  if not _deferring:
-    raise Preempted('stopped between two phases')
-
-
-def listen() -> None:
-  """From now on SIGTERM, which clouds send before they take a machine away, is a request to save and stop."""
-  global _asked
-  _asked = False
-  signal.signal(signal.SIGTERM, _on_signal)
-
-
-@contextlib.contextmanager
-def deferring() -> Iterator[Callable[[], bool]]:
-  """Gives a function that says whether this process was asked to stop, while it is in a state to be saved first."""
-  global _deferring
-  _deferring = True
-  try:
-    yield lambda: _asked
-  finally:
-    _deferring = False
-  if _asked:
-    raise Preempted('stopped at the end of a phase')
 
 
 def leave(code: int) -> None:

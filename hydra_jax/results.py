@@ -1,5 +1,6 @@
 """What comes out of a run: scores of every example, rows of results, the table and the figures."""
 
+from collections.abc import Mapping
 import json
 from pathlib import Path
 import platform
@@ -62,15 +63,17 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
 
 
-def report(workdir: Path, rows, timings, data: Data, scores, bins: int) -> None:
-  """Writes results, table and figures, and prints the table."""
+def report(workdir: Path, rows, timings, data: Data, scores, bins: int, notes: Mapping[str, str]) -> None:
+  """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
   table = tables.comparison(rows + timings, TASKS[data.task], outside_of(data))
-  store.replace_text(workdir / 'table.md', tables.markdown(table))
+  store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
   figures.draw_all(workdir / 'figures', data, scores, rows, bins)
   tables.show(table)
+  for note in notes.values():
+    say(note)
   say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
 
 

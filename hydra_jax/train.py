@@ -16,9 +16,10 @@ from hydra_jax import axes, gradients, mapping
 from hydra_jax.augment import Augmentation
 from hydra_jax.cut import Network, belongs_to_heads
 from hydra_jax.data import Scaling, scale_inputs
-from hydra_jax.errors import Preempted, UserError
+from hydra_jax.errors import UserError
 from hydra_jax.feeds import Feed
 from hydra_jax.parallel import ALONE, Layout
+from hydra_jax.preemption import Preempted
 from hydra_jax.stages import Tree
 
 MAX_STEPS_PER_CALL = 1000

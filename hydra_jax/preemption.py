@@ -1,0 +1,47 @@
+"""Being asked to stop: SIGTERM, which clouds send before they take a machine away."""
+
+from collections.abc import Iterator
+import contextlib
+import signal
+
+
+class Preempted(BaseException):
+  """The process was asked to stop, and what there is to continue from is saved.
+
+  As KeyboardInterrupt it is no `Exception`, so that nobody takes it for an error to recover from.
+  """
+
+
+_asked, _deferring = False, False
+
+
+def _on_signal(*_) -> None:
+  global _asked
+  _asked = True
+  if not _deferring:
+    raise Preempted('stopped between two phases')
+
+
+def listen() -> None:
+  """From now on SIGTERM, which clouds send before they take a machine away, is a request to save and stop."""
+  global _asked
+  _asked = False
+  signal.signal(signal.SIGTERM, _on_signal)
+
+
+def asked() -> bool:
+  """Whether this process was asked to stop."""
+  return _asked
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+  """Inside, a request to stop waits for who asks whether there is one, and for the end if nobody does."""
+  global _deferring
+  _deferring = True
+  try:
+    yield
+  finally:
+    _deferring = False
+  if _asked:
+    raise Preempted('stopped at the end of a phase')
