@@ -16,7 +16,7 @@ from hydra_jax.errors import look_up
 
 def get_config(argument=None):
   name, _, argument = (argument or 'concrete').partition(',')
-  splits, _ = look_up(SETS, name, 'UCI set')
+  splits = look_up(SETS, name, 'UCI set').splits
   config = default_config()
   config.name = f'uci-{name}'
   config.data.name = f'uci/{name}'

@@ -55,7 +55,7 @@ class Layout(NamedTuple):
       return jax.device_put(state, jax.local_devices()[0])
     if self.is_pmap:
       count = self.mesh.local_mesh.size
-      return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (count, *jnp.shape(leaf))), state)
+      return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *np.shape(leaf))), state)
     return jax.tree.map(self._put, state, self.specs(state, replicas))
 
   def plain(self, state: Tree) -> Tree:

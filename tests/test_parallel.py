@@ -1,16 +1,20 @@
 """The same numbers on any number of devices, and nothing moved that need not be."""
 
+import os
+
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
 
-from hydra_jax import augment, cut, feeds, latent, losses, networks, parallel, train
+from hydra_jax import UserError, augment, axes, checkpoints, cut, feeds, latent, losses, networks, parallel, train
 from hydra_jax.data import Scaling
 from hydra_jax.methods import Phase, with_dropout
+from hydra_jax.preemption import Preempted
 from hydra_jax.stages import mlp
 
 DEVICES = 8
@@ -50,10 +54,6 @@ def similarity(params):
   return 0.5 * losses.similarity([params['heads'][0]['Dense_0']['kernel']])
 
 
-def gaussian(outputs, batch):
-  return latent.expanded_nll(outputs, batch['teacher'], 2)
-
-
 def case(stages, at=0, heads=H, loss=label, objective=jnp.sum, x=FLAT, optimizer=None, views=(), **step):
   return stages, at, heads, loss, objective, x, optimizer or optax.adam(1e-2), views, step
 
@@ -69,7 +69,7 @@ CASES = {
   'one network': case(lambda: mlp(C, (8,)), heads=1),
   'mixed inputs': case(lambda: mlp(C, (8,)), heads=1, views=('mixup', 'noise')),
   'residual': case(
-    lambda: networks.resnet(C, 8, 4), -2, 8, x=IMAGES, optimizer=optax.sgd(0.02, 0.9), views=('crop', 'flip', 'cutout')
+    lambda: networks.resnet(C, 8, 4), -2, 4, x=IMAGES, optimizer=optax.sgd(0.02, 0.9), views=('crop', 'flip', 'cutout')
   ),
 }
 
@@ -102,13 +102,13 @@ def alone():
 
 
 # Compilation takes the time, so only what differs most is tried everywhere.
-EVERYWHERE = ('ensemble in groups', 'hydra', 'residual')
+EVERYWHERE = ('ensemble in groups', 'hydra')
 HEADS_STAY = ('some heads', 'one network', 'mixed inputs')
 
 
 def combinations():
   for name in CASES:
-    for where in LAYOUTS if name in EVERYWHERE else ('4x2', 'pmap') if name in HEADS_STAY else ('2x4',):
+    for where in LAYOUTS if name in EVERYWHERE else ('8x1',) if name in HEADS_STAY else ('2x4',):
       yield name, where
 
 
@@ -124,3 +124,121 @@ def mean_loss(shown):
   """Over all steps, from the means over those of each call."""
   steps, losses = zip(*shown)
   return np.sum(np.diff((0, *steps)) * losses) / steps[-1]
+
+
+def compiled(name, where, **options):
+  """The compiled training program of a case, as text."""
+  stages, at, heads, loss, objective, x, optimizer, _, step = CASES[name]
+  network = cut.hydra(stages(), at, heads)
+  spread = layout(where, network)
+  state = train.init(network, optimizer, jax.random.key(3), jnp.asarray(x[:2]))
+  program = train.make_program(
+    train.make_step(network, loss, objective, optimizer, STEPS, **step), batch_size=B, layout=spread, **options
+  )
+  data = spread.whole({'x': x, 'y': LABELS, 'teacher': TEACHER})
+  index, votes = np.zeros((STEPS, B), np.int32), spread.votes(np.zeros(3, np.int32))
+  given = spread.put(state), data, spread.whole(AS_IT_IS), (), index, 5, jax.random.key(0), votes
+  return program.lower(*given).compile().as_text()
+
+
+@pytest.mark.parametrize('name, where', [('hydra', '2x4'), ('ensemble', '1x8'), ('hydra kept apart', '4x2')])
+def test_heads_on_devices_of_their_own_gather_nothing(name, where):
+  text = compiled(name, where)
+  assert 'all-reduce' in text
+  for moved in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
+    assert moved not in text
+
+
+def test_a_teacher_is_spread_as_its_students_are():
+  """Members predict where they lie, what they say is gathered, and nothing else changes."""
+  teacher = cut.hydra(mlp(C, (6,)), 0, H)
+  held = teacher.init(jax.random.key(8), FLAT[:2])
+
+  def given(where):
+    spread = layout(where, teacher)
+    places = lambda: axes.positions('head', H // axes.size('head'))
+    teach = lambda held, x: teacher.apply(*held, x, **({'places': places()} if axes.size('head') > 1 else {}))[0]
+    return dict(teach=teach, teacher=held, spread_teacher=spread.splits(teacher))
+
+  alone, spread = (fit('hydra', where, **given(where))[0] for where in ('alone', '2x4'))
+  assert given('2x4')['spread_teacher'] and not given('alone')['spread_teacher']
+  chex.assert_trees_all_close(spread, alone, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize('where', ['4x2', 'pmap'])
+def test_each_device_reads_its_rows_of_a_stream(where, alone):
+  read = lambda row, random: {'x': FLAT[row], 'y': LABELS[row]}
+  found, _ = fit('ensemble', where, feed=feeds.streamed(N, read))
+  chex.assert_trees_all_close(found, alone['ensemble'][0], rtol=2e-3, atol=2e-4)
+
+
+def test_gaussian_distillation_sums_over_the_whole_batch():
+  outputs = jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(2))), jnp.float32)
+  teacher = jnp.asarray(TEACHER[:, :B])
+  loss = lambda outputs, teacher: axes.mean_over('data', jnp.mean(latent.expanded_nll(outputs, teacher, 2)))
+  mesh = layout('8x1', cut.hydra(mlp(C), 0, 1)).mesh
+  specs = P(None, 'data')
+  spread = jax.shard_map(loss, mesh=mesh, in_specs=(specs, specs), out_specs=P(), check_vma=False)
+  np.testing.assert_allclose(jax.jit(spread)(outputs, teacher), loss(outputs, teacher), rtol=1e-5)
+
+
+@pytest.mark.parametrize('where', ['4x2', '8x1', 'alone', 'pmap'])
+def test_a_checkpoint_continues_on_other_devices(where, tmp_path, alone):
+  saver = checkpoints.Saver(tmp_path, 2)
+  fit('hydra', '2x4', steps=7, save=lambda state: saver.save(int(state.step), state), save_every=0.0)
+  saver.wait()
+  steps = checkpoints.steps(tmp_path)
+  assert len(steps) == 2 and 0 < steps[-1] < STEPS
+  stages, at, heads, *_, optimizer, _, _ = CASES['hydra']
+  network = cut.hydra(stages(), at, heads)
+  spread = layout(where, network)
+  like = spread.put(train.init(network, optimizer, jax.random.key(3), jnp.asarray(FLAT[:2])))
+  found, _ = fit('hydra', where, state=checkpoints.latest(tmp_path, spread.plain(like)))
+  chex.assert_trees_all_close(found, alone['hydra'][0], rtol=2e-3, atol=2e-4)
+
+
+def test_a_damaged_checkpoint_is_left_out(tmp_path, capsys):
+  saver = checkpoints.Saver(tmp_path, 3)
+  for step in (1, 2, 3):
+    saver.save(step, {'a': jnp.full((50, 50), step)})
+  saver.wait()
+  victim = max((p for p in (tmp_path / '3' / 'state').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  os.truncate(victim, victim.stat().st_size // 2)
+  (tmp_path / '2' / 'MANIFEST.json').write_text('{')
+  found = checkpoints.latest(tmp_path, {'a': jnp.zeros((50, 50), jnp.int32)})
+  assert np.all(found['a'] == 1) and checkpoints.steps(tmp_path) == [1]
+  assert capsys.readouterr().out.count('is damaged: left out') == 2
+
+
+def test_asked_to_stop_it_saves_where_it_stops(alone):
+  saved, asked = [], iter([False, False, True])
+  keep = lambda state: saved.append(jax.tree.map(np.array, state))
+  with pytest.raises(Preempted, match='stopped at step'):
+    fit('hydra', '2x4', stopping=lambda: next(asked, True), save=keep, steps_per_call=1)
+  (state,) = saved
+  assert 2 <= state.step <= 4
+  chex.assert_trees_all_close(fit('hydra', '2x4', state=state)[0], alone['hydra'][0], rtol=2e-3, atol=2e-4)
+
+
+MESHES = {
+  'an axis of 3': (dict(data=-1, head=3), r'set it to one of \[1, 2, 4, 8\]'),
+  'data=2 by head=2': (dict(data=2, head=2), 'there are 8 devices'),
+  'can be -1': (dict(data=-1, head=-1), 'set the other'),
+  '6 heads or members': (dict(data=2, head=4), r'set that to one of \[1, 2\], or their number to a multiple of 4'),
+  'does not divide over 8': (dict(data=8, head=1), 'set it to 8 or 16'),
+}
+
+
+@pytest.mark.parametrize('what', MESHES)
+def test_what_does_not_divide_is_refused_with_what_does(what):
+  mesh, legal = MESHES[what]
+  with pytest.raises(UserError, match=f'(?s){what}.*{legal}'):
+    parallel.arranged(settings(**mesh), DEVICES, phase(cut.hydra(mlp(C), 0, 6)), 12, 'it')
+  with pytest.raises(UserError, match='head to 1'):
+    parallel.shape(settings(-1, 2, 'pmap'), DEVICES)
+
+
+def test_one_network_lies_along_data_as_far_as_its_batch_divides():
+  one = phase(cut.hydra(mlp(C), 0, 1))
+  assert parallel.arranged(settings(-1, 4), 8, one, 16, 'it') == (8, 1, 1)
+  assert parallel.arranged(settings(-1, 4), 8, one, 12, 'it') == (4, 1, 2)

@@ -1,0 +1,77 @@
+"""What `check` says beforehand is what a run then has."""
+
+import math
+
+from conftest import DATA_DIR, needs, needs_uci
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from hydra_jax import check, cli, cut, mlp, parallel, train
+from hydra_jax.cli import read_config
+from hydra_jax.data import about, load
+
+
+def config(*more, file='configs/digits.py:members=4'):
+  return read_config(file, list(more))
+
+
+def test_the_plan_is_what_devices_then_hold():
+  (plan, *_, last) = check.plans(config('--config.parallel.mesh.head=4'), 8)
+  assert plan.mesh == (2, 4, 1) and last.name == 'hydra: members' and last.mesh == (2, 4, 1)
+  network = cut.hydra(mlp(10), 0, 4)
+  spread = parallel.layout('shard_map', plan.mesh)
+  optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, 2))
+  state = spread.put(train.init(network, optimizer, jax.random.key(0), jnp.zeros((2, 8, 8, 1))))
+  held = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state))
+  assert plan.bytes_per_device == held
+  assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  assert sum(math.prod(shape) for name, shape, *_ in plan.leaves if name.startswith('params')) == plan.parameters
+
+
+def test_it_needs_neither_data_nor_devices(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  given = ['check', '--config=configs/cifar10.py:members=4', '--devices=256', '--config.parallel.mesh.head=4']
+  assert cli.main([*given, '--config.students=("hydra",)', '--config.network.teacher.depth=8']) == 0
+  said = capsys.readouterr().out
+  assert '64 × 4' in said and 'fits 256 devices' in said and 'params.heads' in said and 'copied' in said
+
+
+def test_what_cannot_be_is_refused(capsys):
+  for more, words in (
+    (['--devices=10', '--config.parallel.mesh.head=4'], 'set it to one of [1, 2, 5, 10]'),
+    (['--devices=3', '--config.parallel.mesh.head=3'], 'set that to one of [1]'),
+    (['--devices=0'], 'at least 1'),
+    (['--config.parallel.mode=pmapp'], "did you mean 'pmap'"),
+    (['--config.parallel.mesh.head=0'], 'or -1 for the rest'),
+  ):
+    assert cli.main(['check', '--config=configs/digits.py:members=4', *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def agrees(data):
+  loaded = load(data, DATA_DIR, 0)
+  found = about(data)
+  assert (found.task, found.shape, found.outputs) == (loaded.task, loaded.train.example.shape[1:], loaded.outputs)
+
+
+@pytest.mark.parametrize('name', ['digits', 'spiral'])
+def test_shapes_are_known_without_the_data(name):
+  agrees(config(f'--config.data.name={name}', '--config.data.ood=()', '--config.data.shifts=()').data)
+
+
+@needs_uci('concrete')
+@pytest.mark.parametrize('name', ['concrete', 'energy'])
+def test_shapes_of_uci_sets_are_known(name):
+  agrees(config(file=f'configs/uci.py:{name}').data)
+
+
+@needs('mnist')
+def test_shapes_of_image_sets_are_known():
+  agrees(config('--config.data.ood=()', file='configs/mnist.py').data)
+
+
+def test_shapes_of_miniatures_are_known(miniatures):
+  data = config('--config.data.name=cifar100', '--config.data.ood=()', '--config.data.shifts=()').data
+  assert about(data).shape == load(data, miniatures, 0).train.example.shape[1:]
