@@ -123,7 +123,7 @@ class Layout(NamedTuple):
 
   def compile(
     self,
-    training: Callable,
+    train: Callable,
     state: Tree,
     *,
     replicas: int,
@@ -132,13 +132,13 @@ class Layout(NamedTuple):
     spread_teacher: bool,
     options: Mapping[str, str],
   ) -> Callable:
-    """Compiles `training(state, data, scaling, teacher, index, n, key, vote) -> (state, found)`, for these devices.
+    """Compiles `train(state, data, scaling, teacher, index, n, key, vote) -> (state, found)`, for these devices.
 
     What is found is the same on all of them. The state is donated.
     """
     jitted = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     if self.mesh is None:
-      return jitted(training)
+      return jitted(train)
     at = 1 + bool(replicas)  # axis of the batch, or of the devices that share it
     data = 'data' if streams else None
     if self.is_pmap:
@@ -146,7 +146,7 @@ class Layout(NamedTuple):
       mine = [i for i, d in enumerate(self.mesh.devices.flat) if d.process_index == jax.process_index()]
       axes = (0, 0 if streams else None, None, None, at, None, None, 0)
       # pmap takes no compiler options
-      f = jax.pmap(training, 'data', in_axes=axes, donate_argnums=0, devices=tuple(self.mesh.devices.flat))
+      f = jax.pmap(train, 'data', in_axes=axes, donate_argnums=0, devices=tuple(self.mesh.devices.flat))
       first = lambda state, found: (state, jax.tree.map(lambda leaf: leaf[0], found))
       return lambda state, data, scaling, teacher, index, n, key, vote: first(
         *f(state, data, scaling, teacher, np.take(share(index), mine, axis=at), n, key, vote)
@@ -162,10 +162,11 @@ class Layout(NamedTuple):
       P(),
       P(Shape._fields),
     )
-    unwrapped = lambda state, data, scaling, teacher, index, n, key, vote: training(
-      state, data, scaling, teacher, index, n, jax.random.wrap_key_data(key), vote
-    )
-    f = jitted(jax.shard_map(unwrapped, mesh=self.mesh, in_specs=inputs, out_specs=(specs, P()), check_vma=False))
+
+    def training(state, data, scaling, teacher, index, n, key, vote):
+      return train(state, data, scaling, teacher, index, n, jax.random.wrap_key_data(key), vote)
+
+    f = jitted(jax.shard_map(training, mesh=self.mesh, in_specs=inputs, out_specs=(specs, P()), check_vma=False))
     # A key is local to its process, and its numbers are not.
     numbers = lambda *given: (*given[:-2], np.asarray(jax.random.key_data(given[-2])), given[-1])
     program = lambda *given: f(*numbers(*given))

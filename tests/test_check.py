@@ -12,6 +12,8 @@ from hydra_jax import check, cli, cut, mlp, parallel, train
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
 
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
 
 def config(*more, file='configs/digits.py:members=4'):
   return read_config(file, list(more))

@@ -110,10 +110,13 @@ def test_fewer_heads_learn_the_mean_over_their_group():
 
 def gradient(phase, state, heads=None):
   """Of the objective on one batch, for all heads or those given."""
-  chosen, batch = ({}, BATCH) if heads is None else ({'only': heads}, {**BATCH, 'heads': heads})
+  heads = jnp.arange(len(phase.network.heads)) if heads is None else heads
+  batch = {**BATCH, 'heads': heads}
+  some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[heads], tree['heads'])}
 
   def objective(params):
-    outputs, _ = phase.network.apply(params, state.model_state, BATCH['x'], None, True, **chosen)
+    given = some(params), some(state.model_state), BATCH['x'], None, True
+    outputs, _ = phase.network.apply(*given, places=heads)
     return phase.objective(jnp.mean(phase.loss(outputs, batch), axis=-1))
 
   return jax.grad(objective)(state.params)

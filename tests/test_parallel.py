@@ -1,5 +1,6 @@
 """The same numbers on any number of devices, and nothing moved that need not be."""
 
+import functools
 import os
 
 import chex
@@ -98,7 +99,8 @@ def fit(name, layout_name, feed=None, steps=STEPS, state=None, **kwargs):
 
 @pytest.fixture(scope='module')
 def alone():
-  return {name: fit(name, 'alone') for name in CASES}
+  """What one device finds in each case, once it is asked for."""
+  return functools.cache(lambda name: fit(name, 'alone'))
 
 
 # Compilation takes the time, so only what differs most is tried everywhere.
@@ -106,15 +108,18 @@ EVERYWHERE = ('ensemble in groups', 'hydra')
 HEADS_STAY = ('some heads', 'one network', 'mixed inputs')
 
 
+QUICK = [('hydra', '2x4'), ('hydra', 'pmap')]
+
+
 def combinations():
   for name in CASES:
     for where in LAYOUTS if name in EVERYWHERE else ('8x1',) if name in HEADS_STAY else ('2x4',):
-      yield name, where
+      yield pytest.param(name, where, marks=[pytest.mark.slow] * ((name, where) not in QUICK))
 
 
 @pytest.mark.parametrize('name, where', list(combinations()))
 def test_any_layout_trains_the_same(name, where, alone):
-  expected, told = alone[name]
+  expected, told = alone(name)
   found, shown = fit(name, where)
   chex.assert_trees_all_close(found, expected, rtol=2e-3, atol=2e-4)
   np.testing.assert_allclose(mean_loss(shown), mean_loss(told), rtol=1e-3)
@@ -169,7 +174,7 @@ def test_a_teacher_is_spread_as_its_students_are():
 def test_each_device_reads_its_rows_of_a_stream(where, alone):
   read = lambda row, random: {'x': FLAT[row], 'y': LABELS[row]}
   found, _ = fit('ensemble', where, feed=feeds.streamed(N, read))
-  chex.assert_trees_all_close(found, alone['ensemble'][0], rtol=2e-3, atol=2e-4)
+  chex.assert_trees_all_close(found, alone('ensemble')[0], rtol=2e-3, atol=2e-4)
 
 
 def test_gaussian_distillation_sums_over_the_whole_batch():
@@ -194,7 +199,7 @@ def test_a_checkpoint_continues_on_other_devices(where, tmp_path, alone):
   spread = layout(where, network)
   like = spread.put(train.init(network, optimizer, jax.random.key(3), jnp.asarray(FLAT[:2])))
   found, _ = fit('hydra', where, state=checkpoints.latest(tmp_path, spread.plain(like)))
-  chex.assert_trees_all_close(found, alone['hydra'][0], rtol=2e-3, atol=2e-4)
+  chex.assert_trees_all_close(found, alone('hydra')[0], rtol=2e-3, atol=2e-4)
 
 
 def test_a_damaged_checkpoint_is_left_out(tmp_path, capsys):
@@ -217,7 +222,7 @@ def test_asked_to_stop_it_saves_where_it_stops(alone):
     fit('hydra', '2x4', stopping=lambda: next(asked, True), save=keep, steps_per_call=1)
   (state,) = saved
   assert 2 <= state.step <= 4
-  chex.assert_trees_all_close(fit('hydra', '2x4', state=state)[0], alone['hydra'][0], rtol=2e-3, atol=2e-4)
+  chex.assert_trees_all_close(fit('hydra', '2x4', state=state)[0], alone('hydra')[0], rtol=2e-3, atol=2e-4)
 
 
 MESHES = {

@@ -1,14 +1,12 @@
 """Whole runs: what they write, what they reuse, and that no interruption changes a bit."""
 
 import json
-import os
-import random
+import re
 import shutil
-import signal
 import subprocess
-import time
+import sys
 
-from conftest import DATA_DIR, ROOT, TINY, command, hydra_jax, needs, needs_uci
+from conftest import DATA_DIR, ROOT, TINY, hydra_jax, needs, needs_uci
 import jax
 import numpy as np
 from PIL import Image
@@ -99,45 +97,56 @@ LONGER = (
 )
 
 
-def test_no_kill_changes_a_bit(tmp_path):
-  """SIGKILL once in the middle of a phase and at two random moments; then the same command goes on."""
-  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  started = time.monotonic()
-  assert hydra_jax('run', *LONGER, f'--workdir={whole}').returncode == 0
-  lasts = time.monotonic() - started
-  moments = [None, *(random.uniform(0.1, 0.9) * lasts for _ in range(2))]
-  for moment in moments:
-    process = subprocess.Popen(
-      command('run', *LONGER, f'--workdir={broken}'), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    if moment is None:
-      while process.poll() is None and not list(broken.glob('parts/*.progress/[0-9]*')):
-        time.sleep(0.01)
-      assert process.poll() is None
-    else:
-      time.sleep(moment)
-    if process.poll() is None:
-      os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-  done = hydra_jax('run', *LONGER, f'--workdir={broken}')
-  assert done.returncode == 0, done.stderr
-  assert (broken / 'results.jsonl').read_bytes() == (whole / 'results.jsonl').read_bytes(), moments
-  assert not list(broken.rglob('.new-*')) and not list(broken.rglob('*.progress'))
+def test_no_fault_changes_a_bit():
+  """SIGKILL, SIGTERM, a full disk and a damaged checkpoint; then the same command goes on."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.soak', '--faults=4', '--faults-per-run=4'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert '1 SIGKILL, 1 SIGTERM, 1 full disk, 1 damaged checkpoint' in done.stdout
+  assert '4 faults' in done.stdout and '0 lost' in done.stdout
 
 
-def test_a_damaged_checkpoint_in_progress_is_named(tmp_path):
-  workdir = tmp_path / 'run'
-  process = subprocess.Popen(command('run', *LONGER, f'--workdir={workdir}'), cwd=ROOT, stdout=subprocess.DEVNULL)
-  while process.poll() is None and not list(workdir.glob('parts/*.progress/[0-9]*')):
-    time.sleep(0.01)
-  process.kill()
-  process.wait()
-  (checkpoint,) = workdir.glob('parts/*.progress/[0-9]*')
-  largest = max((p for p in checkpoint.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
-  os.truncate(largest, largest.stat().st_size // 2)
-  done = hydra_jax('run', *LONGER, f'--workdir={workdir}')
-  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-  assert 'is damaged' in done.stderr and checkpoint.name in done.stderr
+FRAGILE = """
+from hydra_jax import Stage, mlp
+import jax, jax.numpy as jnp
+
+def make(outputs, widths):
+  def init(key, x):
+    return {'spoilt': jnp.where(jax.random.uniform(key) < 0.4, jnp.nan, 0.0)}, ()
+
+  spoil = Stage(init, lambda params, state, x, key, train: (x + params['spoilt'], state))
+  return [*mlp(outputs, widths)[:-1], spoil, mlp(outputs, widths)[-1]]
+"""
+
+
+def test_an_ensemble_goes_on_without_a_member_that_diverges(tmp_path):
+  (tmp_path / 'fragile.py').write_text(FRAGILE)
+  config = 'configs/digits.py:members=6,epochs=2'
+  given = [
+    'run',
+    f'--config={config}',
+    *SHORT,
+    "--config.students=('hydra','small_ensemble')",
+    f'--workdir={tmp_path}/run',
+  ]
+  given += ['--config.data.shifts=()', '--config.student.small_ensemble.epochs=1']
+  stopped = hydra_jax(*given, f'--config.network.teacher.name={tmp_path}/fragile.py:make')
+  assert stopped.returncode == 2, stopped.stderr
+  assert re.search(r"in phase 'ensemble of 6': the loss is not finite at step 0 \(head or member \d", stopped.stderr)
+  done = hydra_jax(*given, f'--config.network.teacher.name={tmp_path}/fragile.py:make', '--config.on_nan=skip-member')
+  assert done.returncode == 0, done.stdout + done.stderr
+  left = re.search(r'ensemble: goes on without members ([\d, ]+) of 6', done.stdout)[1].split(', ')
+  assert 0 < len(left) < 6
+  note = f'ensemble: {6 - len(left)} of 6 members, the others have diverged'
+  assert note in done.stdout and note in (tmp_path / 'run' / 'table.md').read_text()
+  assert all(np.isfinite(row['value']) for row in rows(tmp_path / 'run'))
+  parameters = {r['method']: r['value'] for r in rows(tmp_path / 'run') if r['metric'] == 'parameters'}
+  assert parameters['hydra'] == 64 * 100 + 100 + 100 * 100 + 100 + (6 - len(left)) * 1010
 
 
 SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + [
