@@ -41,7 +41,7 @@ if ((${SLURM_NTASKS_PER_NODE:-1} == 1 && ${SLURM_GPUS_ON_NODE:-0} > 1)); then
 fi
 
 # hydra-jax itself is what srun starts, with no shell around it: many clusters send signals to that process alone.
-# Where one process fails, JAX ends the others (after 100 s). Slurm must not do it: by SIGTERM they would return 75,
+# Where one process fails, JAX ends the others (after 30 s). Slurm must not do it: by SIGTERM they would return 75,
 # which hides the code of the first.
 code=0
 srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
