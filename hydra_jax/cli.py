@@ -97,7 +97,12 @@ def run(options, overrides: list[str]) -> None:
   set_up()
   if options.distributed or processes.are_many():
     processes.join()
-    progress.console.quiet = not processes.is_main()
+  elif processes.may_be_many():
+    try:
+      processes.join()
+    except UserError as e:
+      progress.say(f'{e}; goes on as one process')
+  progress.console.quiet = not processes.is_main()
   sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
@@ -144,8 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
     return _fail(f'{DISK.get(code, _one_line(e))}{where}')
   except preemption.Preempted as e:
-    print(f'hydra-jax: {e}: the same command continues', file=sys.stderr)
-    return PREEMPTED
+    return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:
     print('\ninterrupted: the same command continues', file=sys.stderr)
     return 130
@@ -161,9 +165,9 @@ def _are_many() -> bool:
   return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def _fail(message: str, code: int = 2) -> int:
+def _fail(message: str, code: int = 2, wait: bool = False) -> int:
   print(f'hydra-jax: {message}', file=sys.stderr)
-  if _are_many():
+  if _are_many() and not wait:
     from hydra_jax import processes
 
     processes.leave(code)

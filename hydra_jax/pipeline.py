@@ -240,6 +240,8 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
     make = functools.partial(train_phase, group, job)
     with preemption.deferring():
       folder = part(group[0], phase.name.replace(' ', '-'), key, what, make, together=True)
+    if processes.anywhere(preemption.asked()):
+      raise preemption.Preempted('stopped after a phase', by_all=True)
     checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
     trees = parts.restored(folder, phase.network, group[0].data, stacked(group))
   read = parts.predictive_of(recipe).read

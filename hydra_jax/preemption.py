@@ -9,7 +9,14 @@ class Preempted(BaseException):
   """The process was asked to stop, and what there is to continue from is saved.
 
   As KeyboardInterrupt it is no `Exception`, so that nobody takes it for an error to recover from.
+
+  Attributes:
+    by_all: Whether all processes stop here.
   """
+
+  def __init__(self, message: str, by_all: bool = False):
+    super().__init__(message)
+    self.by_all = by_all
 
 
 _asked, _deferring = False, False
@@ -36,12 +43,10 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, a request to stop waits for who asks whether there is one, and for the end if nobody does."""
+  """Inside, a request to stop waits for who asks whether there is one."""
   global _deferring
   _deferring = True
   try:
     yield
   finally:
     _deferring = False
-  if _asked:
-    raise Preempted('stopped at the end of a phase')

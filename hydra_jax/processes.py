@@ -27,8 +27,12 @@ def are_many() -> bool:
   by_hand = COUNT in env and INDEX in env
   slurm = 'SLURM_STEP_NODELIST' in env and int(env.get('SLURM_NTASKS', 1)) > 1
   slices = ',' in env.get('TPU_WORKER_HOSTNAMES', '') or int(env.get('MEGASCALE_NUM_SLICES') or 1) > 1
-  tpu = importlib.util.find_spec('libtpu') is not None and any(map(os.path.exists, ('/dev/accel0', '/dev/vfio')))
-  return by_hand or slurm or slices or tpu
+  return by_hand or slurm or slices
+
+
+def may_be_many() -> bool:
+  """Whether this is a host of TPUs, of which only JAX finds out whether there are others."""
+  return importlib.util.find_spec('libtpu') is not None and any(map(os.path.exists, ('/dev/accel0', '/dev/vfio')))
 
 
 def join() -> None:
@@ -73,6 +77,14 @@ def meet() -> None:
   """Waits until all processes are here, however long that takes; collectives of devices give up after a while."""
   if jax.process_count() > 1:
     multihost.get_barrier_sync_fn()(key=f'hydra_jax {next(_meetings)}', timeout_ms=LONGEST_WAIT_MS)
+
+
+def anywhere(flag: bool) -> bool:
+  """Whether a flag is set in any process."""
+  if jax.process_count() == 1:
+    return flag
+  meet()
+  return bool(np.max(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def on_main(f: Callable[[], object]) -> str:

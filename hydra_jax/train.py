@@ -382,7 +382,7 @@ def fit(
         save(layout.plain(state))
         saved = time.monotonic()
       if stop and now < steps:
-        raise Preempted(f'stopped at step {now} of {steps}')
+        raise Preempted(f'stopped at step {now} of {steps}', by_all=True)
     elapsed, read = time.monotonic() - read, time.monotonic()
     count = (last or pending)[1]  # what that time went into
     wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
