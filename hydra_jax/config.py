@@ -89,8 +89,8 @@ def default_config() -> ConfigDict:
       # How the work is laid out on the machine; changes speed and memory, and results by rounding only.
       execution=dict(
         mapping='auto',  # of members and heads: auto | vmap | unroll | loop
-        heads_per_chunk=0,  # heads computed at a time in training; 0: all, unless their outputs are large
-        steps_per_call=0,  # steps in one call of a program; 0: as many as take half a second; convolutions on CPU: 1
+        heads_per_chunk=0,  # heads computed at a time in training; 0: all, unless that is too much at once
+        steps_per_call=0,  # steps in one call of a program; 0: as many as take a second; convolutions on CPU: 1
         replicas_together=0,  # trained in one program, and saved as one part; 0: all, if they are small
       ),
       # How the devices of all processes are laid out: batches are spread over `data`, members and heads over `head`.
