@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import traceback
 
 from hydra_jax import preemption
 from hydra_jax.errors import UserError
@@ -83,10 +84,17 @@ def set_up() -> None:
   from hydra_jax.data.sources import cache_dir
 
   logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it then raises
+  sys.unraisablehook = _but_for_late_writes
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def _but_for_late_writes(unraisable) -> None:
+  """Shows what nobody can catch, but for writes that end after Orbax has given a save up, as when the disk is full."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def run(options, overrides: list[str]) -> None:
@@ -136,7 +144,7 @@ def prepare(options, overrides: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs a command. Returns 0, or 2 where the user has to change something."""
+  """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see the top."""
   options, overrides = parser().parse_known_args(arguments)
   try:
     preemption.listen()
@@ -151,11 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
   except preemption.Preempted as e:
     return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:
-    print('\ninterrupted: the same command continues', file=sys.stderr)
-    return 130
-  except RuntimeError as e:
+    return _fail('interrupted: the same command continues', 130)
+  except Exception as e:
     if not _are_many():
       raise
+    if not isinstance(e, sys.modules['jax'].errors.JaxRuntimeError):  # which is how the loss of another shows
+      traceback.print_exc()
     return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
   return 0
 

@@ -62,7 +62,8 @@ class Layout(NamedTuple):
     """A state as it is saved: global arrays."""
     if not self.is_pmap:
       return state
-    first = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], state)
+    one = lambda leaf: leaf.addressable_data(0)[0] if isinstance(leaf, jax.Array) else jnp.asarray(leaf[0])
+    first = jax.tree.map(one, state)
     return self.whole(first) if jax.process_count() > 1 else first
 
   def whole(self, tree: Tree) -> Tree:
