@@ -2,7 +2,7 @@
 
 import math
 
-from conftest import DATA_DIR, needs, needs_uci
+from conftest import DATA_DIR, needs_uci
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,11 +67,6 @@ def test_shapes_are_known_without_the_data(name):
 @pytest.mark.parametrize('name', ['concrete', 'energy'])
 def test_shapes_of_uci_sets_are_known(name):
   agrees(config(file=f'configs/uci.py:{name}').data)
-
-
-@needs('mnist')
-def test_shapes_of_image_sets_are_known():
-  agrees(config('--config.data.ood=()', file='configs/mnist.py').data)
 
 
 def test_shapes_of_miniatures_are_known(miniatures):

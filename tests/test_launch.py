@@ -15,6 +15,8 @@ import yaml
 
 from hydra_jax import cli
 
+pytestmark = pytest.mark.slow  # no other on another Python
+
 LAUNCH = ROOT / 'experiments' / 'launch'
 SCRIPTS = sorted(LAUNCH.glob('*.sh'))
 RECIPES = ('tpu_vm.sh', 'slurm.sh', 'gke_jobset.yaml', 'gke_jobset_gpu.yaml', 'skypilot.yaml')
