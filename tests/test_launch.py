@@ -75,7 +75,11 @@ class Machine:
     (self.record / 'codes').write_text('\n'.join(map(str, codes)) + '\n')
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     env = {k: str(v) for k, v in {**self.env, **env}.items()}
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, start_new_session=True, **pipes)
+    # What nohup or a shell's background has ignored stays so, and bash cannot trap it.
+    heard = lambda: [signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)]
+    process = subprocess.Popen(
+      list(map(str, command)), cwd=ROOT, env=env, start_new_session=True, preexec_fn=heard, **pipes
+    )
     self.processes.append(process)
     return process
 
