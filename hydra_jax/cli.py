@@ -183,5 +183,12 @@ def _fail(message: str, code: int = 2, wait: bool = False) -> int:
   return code
 
 
+def command() -> int:
+  """A process that is nothing but a command: once that has ended, there is nothing left to be asked to save."""
+  code = main()
+  preemption.ignore()
+  return code
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(command())

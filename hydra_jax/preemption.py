@@ -36,6 +36,11 @@ def listen() -> None:
   signal.signal(signal.SIGTERM, _on_signal)
 
 
+def ignore() -> None:
+  """From now on a request to stop means nothing."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def asked() -> bool:
   """Whether this process was asked to stop."""
   return _asked
