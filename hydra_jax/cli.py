@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _fail('interrupted: the same command continues', 130)
   except Exception as e:
-    if not _are_many():
+    if not _has_joined():
       raise
     if not isinstance(e, sys.modules['jax'].errors.JaxRuntimeError):  # which is how the loss of another shows
       traceback.print_exc()
@@ -169,14 +169,15 @@ def main(arguments: list[str] | None = None) -> int:
   return 0
 
 
-def _are_many() -> bool:
+def _has_joined() -> bool:
+  """Whether this process is one of several that act as one."""
   jax = sys.modules.get('jax')
   return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _fail(message: str, code: int = 2, wait: bool = False) -> int:
   print(f'hydra-jax: {message}', file=sys.stderr)
-  if _are_many() and not wait:
+  if _has_joined() and not wait:
     from hydra_jax import processes
 
     processes.leave(code)
