@@ -1,12 +1,16 @@
-"""Augmentation on the device, inside the step: pure functions `(key, batch) -> batch`.
+"""Augmentation on the device, inside the step: pure functions `(key, batch, ask) -> batch`.
 
 All change `batch['x']` alone, what the network reads: scaled, so that 0 is the mean of the training
-set; `mixup` also says whose labels it mixed. A student that is trained on augmented inputs has its
-teacher predict on the same ones, in the same step. What happens to an example depends on its place in
-the batch and on no other example (but for mixup), so it is the same on any number of devices.
+set; `mixup` also says whose labels it mixed. `ask` is one member of the teacher, drawn anew at each step,
+`x -> outputs [B, C]`, for those that look for inputs on which members disagree. A student that is trained
+on augmented inputs has its teacher predict on the same ones, in the same step. What happens to an example
+depends on its place in the batch and on no other example (but for mixup), so it is the same on any number
+of devices.
 """
 
 from collections.abc import Callable, Sequence
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +19,15 @@ from hydra_jax import axes
 from hydra_jax.errors import UserError, look_up
 
 Batch = dict[str, jax.Array]
-Augmentation = Callable[[jax.Array, Batch], Batch]
+Ask = Callable[[jax.Array], jax.Array]
+Augmentation = Callable[[jax.Array, Batch, Ask | None], Batch]
 
 PAD = 4
 HOLE = 0.5
 NOISE = 0.3
+SCALES = (-1.0, 2.0)
+BLOCKS = 4
+ODS = 0.3
 
 
 def flip(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
@@ -62,7 +70,46 @@ def noise(key: jax.Array, x: jax.Array) -> jax.Array:
   return x + strength * jax.random.normal(jax.random.fold_in(key, 1), x.shape)
 
 
-def mixup(key: jax.Array, batch: Batch) -> Batch:
+def scale(key: jax.Array, x: jax.Array) -> jax.Array:
+  """Multiplies an input by a number uniform on −1 to 2: paler, stronger, and up to its negative."""
+  return x * jax.random.uniform(key, minval=SCALES[0], maxval=SCALES[1])
+
+
+def shuffle(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
+  """Cuts an image into 4 × 4 blocks (fewer where 4 do not divide its sides) and puts them in any order."""
+  height, width, channels = x_HxWxC.shape
+  down, across = math.gcd(height, BLOCKS), math.gcd(width, BLOCKS)
+  blocks = x_HxWxC.reshape(down, height // down, across, width // across, channels).swapaxes(1, 2)
+  flat = blocks.reshape(down * across, -1)
+  # As a matrix of 0 and 1, as in `crop`.
+  order = jax.nn.one_hot(jax.random.permutation(key, down * across), down * across)
+  moved = jnp.matmul(order, flat, precision=jax.lax.Precision.HIGHEST)
+  return moved.reshape(blocks.shape).swapaxes(1, 2).reshape(x_HxWxC.shape)
+
+
+def ods(key: jax.Array, batch: Batch, ask: Ask, confident: bool = False) -> Batch:
+  """Moves inputs where the outputs of a member change most in a random direction (Tashiro et al. 2020, eq. 1).
+
+  ODS: along the gradient of w · p(x), w uniform on [−1, 1], by a length that is uniform on 0 to 0.3 standard
+  deviations of each feature. With `confident` it is multiplied by the confidence of the member (ConfODS, Nam et al.
+  2021). Both papers have lengths of their own.
+  """
+  x, examples = batch['x'], len(batch['x'])
+  draw = lambda part, shape: jax.vmap(lambda k: jax.random.uniform(k, shape))(
+    axes.example_keys(jax.random.fold_in(key, part), examples)
+  )
+  probabilities = lambda x: jax.nn.softmax(ask(x))
+  p_BxC, back = jax.vjp(probabilities, x)
+  (gradient,) = back(2 * draw(0, p_BxC.shape[1:]) - 1)
+  flat = gradient.reshape(examples, -1)
+  direction = flat / jnp.maximum(jnp.linalg.norm(flat, axis=1, keepdims=True), jnp.finfo(flat.dtype).tiny)
+  length_B = ODS * jnp.sqrt(flat.shape[1]) * draw(1, ())
+  if confident:
+    length_B *= jnp.max(p_BxC, axis=1)
+  return {**batch, 'x': jax.lax.stop_gradient(x + (length_B[:, None] * direction).reshape(x.shape))}
+
+
+def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
   """Mixes each input with another of the batch, by a share uniform on [0, 1] (Zhang et al. 2018).
 
   Labels are not mixed but kept: with `share` [B] of its own, `y`, an input has that of the other,
@@ -79,7 +126,7 @@ def mixup(key: jax.Array, batch: Batch) -> Batch:
 def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
   """Applies `(key, x) -> x` to each input, with a key of its own."""
 
-  def apply(key, batch):
+  def apply(key, batch, ask=None):
     keys_B = axes.example_keys(key, len(batch['x']))
     return {**batch, 'x': jax.vmap(f)(keys_B, batch['x'])}
 
@@ -90,19 +137,31 @@ AUGMENTATIONS: dict[str, Augmentation] = {
   'crop': of_inputs(crop),
   'flip': of_inputs(flip),
   'cutout': of_inputs(cutout),
+  'shuffle': of_inputs(shuffle),
   'mixup': mixup,
   'noise': of_inputs(noise),
+  'scale': of_inputs(scale),
+  'ods': ods,
+  'conf_ods': functools.partial(ods, confident=True),
 }
 
-IMAGES_ONLY = {'crop', 'flip', 'cutout'}
+IMAGES_ONLY = {'crop', 'flip', 'cutout', 'shuffle'}
+# Those that ask a member of the teacher.
+ASKING = {'ods', 'conf_ods'}
 
 
-def build(names: Sequence[str], ndim: int) -> Augmentation:
+def asks(names: Sequence[str]) -> bool:
+  """Whether any of these augmentations asks a member of the teacher."""
+  return bool(ASKING.intersection(names))
+
+
+def build(names: Sequence[str], ndim: int, share: float = 1.0) -> Augmentation:
   """One augmentation after the other; none of them is the identity.
 
   Args:
     names: Keys of `AUGMENTATIONS`.
     ndim: Number of axes of a batch of inputs, 4 for images.
+    share: Each input is changed with this probability, and else left as it is.
   """
   parts = [look_up(AUGMENTATIONS, name, 'augmentation') for name in names]
   if ndim != 4 and (wrong := IMAGES_ONLY.intersection(names)):
@@ -110,9 +169,16 @@ def build(names: Sequence[str], ndim: int) -> Augmentation:
   if names.count('mixup') > 1:
     raise UserError("augmentation 'mixup' mixes two inputs and is named more than once: name it once")
 
-  def apply(key, batch):
+  def apply(key, batch, ask=None):
+    old = batch
     for i, part in enumerate(parts):
-      batch = part(jax.random.fold_in(key, i), batch)
-    return batch
+      batch = part(jax.random.fold_in(key, i), batch, ask)
+    if share == 1 or not parts:
+      return batch
+    keys_B = axes.example_keys(jax.random.fold_in(key, len(parts)), len(old['x']))
+    changed_B = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys_B)
+    x = jnp.where(jnp.expand_dims(changed_B, range(1, old['x'].ndim)), batch['x'], old['x'])
+    mixed = {'share': jnp.where(changed_B, batch['share'], 1)} if 'share' in batch else {}
+    return {**batch, 'x': x, **mixed}
 
   return apply

@@ -46,17 +46,11 @@ def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   configs.validate(config)
   data = about(config.data)
   configs.validate(config, data.task, 1 + len(data.shape))
-  made = config.teacher.predictions or config.teacher.checkpoints
-  methods = [] if made else [('ensemble', 'teacher', config.teacher)]
-  methods += [(name, 'student', config.student[name]) for name in config.students]
-  for name, role, settings in methods:
-    network = settings.network if 'network' in settings else config.network[role]
-    recipe = parts.Recipe(role, settings, network, data.task, data.outputs, config.teacher.members)
+  for name, recipe in parts.recipes(config, data.task, data.outputs):
     for phase in parts.phases_of(recipe, config.execution.mapping):
-      what = f'{name}: {phase.name}'
-      yield plan(
-        what, phase, settings, data, parallel.arranged(config.parallel, devices, phase, settings.batch_size, what)
-      )
+      what, size = f'{name}: {phase.name}', recipe.settings.batch_size
+      mesh = parallel.arranged(config.parallel, devices, phase, size, what)
+      yield plan(what, phase, recipe.settings, data, mesh)
 
 
 def plan(name: str, phase: Phase, settings: ConfigDict, data: About, mesh: parallel.Shape) -> Plan:

@@ -28,7 +28,18 @@ def training(learning_rate: float = 1e-3) -> dict[str, Any]:
     schedule='cosine',  # cosine | constant
     warmup_epochs=0.0,  # linear, before the schedule
     weight_decay=0.0,  # adamw: decoupled; sgd: added to the gradient
-    augment=(),  # of crop | flip | cutout | mixup | noise; a student's teacher then predicts in the same step
+    # Changes of inputs, see `augment`: crop | flip | cutout | shuffle | mixup | noise | scale, and where a student
+    # learns from members also ods | conf_ods. The student's teacher then predicts in the same step.
+    augment=(),
+    augment_share=1.0,  # of the inputs that are changed
+  )
+
+
+def distilling(learning_rate: float = 1e-3) -> dict[str, Any]:
+  """Settings of what learns from members, which needs no labels."""
+  return dict(
+    unlabelled=(),  # other sets whose training inputs it sees as well, such as 'cifar10' or 'cifar10[:10000]'
+    **training(learning_rate),
   )
 
 
@@ -61,7 +72,7 @@ def default_config() -> ConfigDict:
       students=('single', 'kd', 'hydra'),  # which of the following to train
       student=dict(
         single=dict(method='single', **training()),
-        kd=dict(method='kd', temperature=1.0, label_weight=0.0, **training()),
+        kd=dict(method='kd', temperature=1.0, label_weight=0.0, **distilling()),
         hydra=dict(
           method='hydra',
           heads=20,
@@ -73,15 +84,15 @@ def default_config() -> ConfigDict:
           heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
           diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
           freeze_body=False,  # in phase 2
-          **training(),
+          **distilling(),
         ),
-        endd=dict(method='endd', start_temperature=10.0, **training()),
-        proxy_endd=dict(method='proxy_endd', **training()),
-        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **training(learning_rate=3e-3)),
-        batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **training()),
+        endd=dict(method='endd', start_temperature=10.0, **distilling()),
+        proxy_endd=dict(method='proxy_endd', **distilling()),
+        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling(learning_rate=3e-3)),
+        batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **distilling()),
         # As many small networks as members: they need a network of their own.
         small_ensemble=dict(
-          method='small_ensemble', temperature=1.0, network=dict(name='mlp', widths=(20, 20)), **training()
+          method='small_ensemble', temperature=1.0, network=dict(name='mlp', widths=(20, 20)), **distilling()
         ),
         mc_dropout=dict(method='mc_dropout', rate=0.1, samples=20, **training()),
       ),
@@ -225,6 +236,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ('epochs', 'learning_rate', 'temperature'), ('more than 0 and finite', lambda v: 0 < v < float('inf'))
   ),
   'start_temperature': ('at least 1', lambda v: 1 <= v < float('inf')),
+  'augment_share': ('more than 0 and at most 1', lambda v: 0 < v <= 1),
   'label_weight': ('from 0 to 1', lambda v: 0 <= v <= 1),
   'rate': ('more than 0 and less than 1', lambda v: 0 < v < 1),
   'data': ('at least 1, or -1 for the rest', lambda v: v == -1 or v >= 1),
@@ -259,6 +271,8 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
     raise UserError(f'config.students={config.students} names one twice: name each once')
   build_stages(config.network.teacher, 2)
   _check_training('teacher', config.teacher, ndim)
+  if augment.asks(config.teacher.augment):
+    raise UserError("config.teacher.augment: 'ods' and 'conf_ods' ask members of a teacher: leave them out")
   if config.teacher.predictions and config.teacher.checkpoints:
     raise UserError('config.teacher has both predictions and checkpoints: set one of them')
   for name in config.students:
@@ -271,6 +285,17 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
     except UserError as e:
       raise UserError(f'config.student.{name}: {e}') from e
     learns = METHODS[settings.method].phases(settings, ground)[-1].distils
+    if augment.asks(settings.augment) and (task != 'classification' or not learns):
+      raise UserError(
+        f"config.student.{name}.augment: '{augment.ASKING.intersection(settings.augment).pop()}' is for students "
+        'that learn classes from members: leave it out'
+      )
+    if settings.get('unlabelled') and settings.get('label_weight'):
+      raise UserError(f'config.student.{name}.unlabelled has no labels for label_weight: leave one of them out')
+    if config.teacher.predictions and settings.get('unlabelled'):
+      raise UserError(
+        f'config.student.{name}.unlabelled: config.teacher.predictions has none for other inputs: leave one of them out'
+      )
     if config.teacher.predictions and settings.augment and learns:
       raise UserError(
         f'config.student.{name}.augment changes inputs, and config.teacher.predictions are for those in the data: '
@@ -282,7 +307,7 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
 
 def _check_training(part: str, settings: ConfigDict, ndim: int) -> None:
   try:
-    augment.build(settings.augment, ndim)
+    augment.build(settings.augment, ndim, settings.augment_share)
   except UserError as e:
     raise UserError(f'config.{part}.augment: {e}') from e
   if settings.optimizer == 'adam' and settings.weight_decay:

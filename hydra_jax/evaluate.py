@@ -156,6 +156,10 @@ def score_all(
   return found
 
 
+# Metrics that need no labels.
+LABEL_FREE = ('total', 'data', 'model', 'disagreement')
+
+
 def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins: int) -> list[dict]:
   """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
   task = TASKS[data.task]
@@ -168,7 +172,7 @@ def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins:
     values = {
       metric: float(np.mean(here[score], dtype=np.float64))
       for metric, score in task.averages.items()
-      if labelled or metric in ('total', 'data', 'model')
+      if score in here and (labelled or metric in LABEL_FREE)
     }
     if labelled:
       values |= task.summary(here, bins)

@@ -1,6 +1,6 @@
 """Figures of a run, as PNG, from the scores of every example and the rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import spearmanr
 
-from hydra_jax import metrics, store
+from hydra_jax import diversity, metrics, store
 from hydra_jax.data import Data, Evaluation, outside_of
 from hydra_jax.tasks import TASKS, Scores
 
@@ -23,7 +23,7 @@ SHOWN_AT_MOST = 1000
 PANELS_IN_A_ROW = 5
 
 
-def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], bins: int) -> None:
+def draw_all(folder: Path, data: Data, scores: AllScores, matrices, rows: Sequence[dict], bins: int) -> None:
   """Draws every figure that these data allow into a folder."""
   figures: dict[str, Callable[[], plt.Figure]] = {}
   kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
@@ -32,12 +32,16 @@ def draw_all(folder: Path, data: Data, scores: AllScores, rows: Sequence[dict], 
     figures['reliability'] = lambda: reliability(test, bins)
   else:
     figures['calibration'] = lambda: calibration(test)
+  if matrices:
+    figures['heads_against_members'] = lambda: divergences(matrices)
   if outside := outside_of(data)[:1]:
     both = _uncertain(_covering(scores, ['test', *outside]))
     if both:
       figures['model_uncertainty'] = lambda: histograms(both, *outside)
     if 'ensemble' in both and len(both) > 1:
       figures['agreement'] = lambda: agreement(both, *outside)
+    if data.task == 'classification':
+      figures['rejection'] = lambda: rejection(_covering(scores, ['test', *outside]), *outside)
   if kinds['shift']:
     measures = TASKS[data.task].under_shift
     methods = _covering(scores, ['test', *(e.name for e in kinds['shift'])])
@@ -159,6 +163,36 @@ def agreement(scores: AllScores, outside: str) -> plt.Figure:
     ax.set(xlabel='model uncertainty of the ensemble', xscale='log', yscale='log', xlim=limits, ylim=limits)
     ax.set_ylabel('of the student')
     ax.legend(frameon=False, markerscale=4, loc='upper left')
+  return figure
+
+
+def rejection(scores: AllScores, outside: str) -> plt.Figure:
+  """Accuracy against the share of inputs that is kept, the most certain by model uncertainty."""
+  figure, axes = _panels(2)
+  panels = {'test': True, outside: False}
+  for ax, (where, labelled) in zip(axes[0], panels.items()):
+    for name, colour in _colours(scores).items():
+      curve = diversity.rejection(scores[name], where, labelled, 'correct')
+      kept = np.linspace(0.02, 1, 99)
+      shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
+      ax.plot(kept, shown, color=colour, lw=1.3, label=name)
+    title = where if labelled else f'test and {where}, which counts as wrong'
+    ax.set(title=title, xlabel='share kept, by model uncertainty', ylabel='accuracy', xlim=(0, 1))
+  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  return figure
+
+
+def divergences(matrices: Mapping[str, Mapping[str, np.ndarray]]) -> plt.Figure:
+  """Every head against every member, one row of panels a student, one column an evaluation set."""
+  sets = list(next(iter(matrices.values())))
+  figure, axes = _panels(len(sets), len(matrices))
+  for line, (name, found) in zip(axes, matrices.items()):
+    for ax, where in zip(line, sets):
+      image = ax.imshow(found[where], cmap='viridis_r')
+      own = diversity.own_head(found[where])
+      ax.set(title=f'{name}, {where}\nown head closest: {own:.0%}', xlabel='member', ylabel='head')
+      ax.spines[:].set_visible(False)
+      figure.colorbar(image, ax=ax, shrink=0.8, label='mean KL(member ‖ head)')
   return figure
 
 

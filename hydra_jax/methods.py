@@ -69,10 +69,17 @@ class Phase(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A row of `METHODS`: how it is trained, and which of the task's predictives reads its outputs."""
+  """A row of `METHODS`.
+
+  Attributes:
+    phases: How it is trained.
+    predictive: Which of the task's predictives reads its outputs.
+    matched: Whether head m is meant to be like member m.
+  """
 
   phases: Callable[[Any, Ground], list[Phase]]
   predictive: str = 'members'
+  matched: bool = False
 
 
 def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -290,9 +297,9 @@ METHODS: dict[str, Method] = {
   'ensemble': Method(ensemble),
   'mc_dropout': Method(mc_dropout),
   'kd': Method(kd),
-  'hydra': Method(hydra),
-  'small_ensemble': Method(small_ensemble),
-  'batch_ensemble': Method(batch_ensemble),
+  'hydra': Method(hydra, matched=True),
+  'small_ensemble': Method(small_ensemble, matched=True),
+  'batch_ensemble': Method(batch_ensemble, matched=True),
   'endd': Method(endd, 'prior'),
   'proxy_endd': Method(proxy_endd, 'prior'),
   'dlf': Method(dlf),

@@ -41,9 +41,26 @@ class Recipe(NamedTuple):
   members: int
 
 
+def recipe_of(config: ConfigDict, role: str, settings: ConfigDict, task: str, outputs: int) -> Recipe:
+  """What a method is built from; a student may have a network of its own."""
+  network = settings.network if 'network' in settings else config.network[role]
+  return Recipe(role, settings, network, task, outputs, config.teacher.members)
+
+
+def recipes(config: ConfigDict, task: str, outputs: int) -> list[tuple[str, Recipe]]:
+  """Names and recipes of all that a config trains: the ensemble, unless it is there already, and the students."""
+  made = config.teacher.predictions or config.teacher.checkpoints
+  rows = [] if made else [('ensemble', 'teacher', config.teacher)]
+  rows += [(name, 'student', config.student[name]) for name in config.students]
+  return [(name, recipe_of(config, role, settings, task, outputs)) for name, role, settings in rows]
+
+
 def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
   """The phases of a method, with their networks, whose heads are mapped as `mapping` says."""
   task = TASKS[recipe.task]
+
+  if recipe.network.get('homoscedastic') and recipe.task != 'regression':
+    raise UserError(f'config.network.{recipe.role}.homoscedastic is for regression: set it to False')
 
   def stages(predictive: str, times: int = 1):
     return configs.build_stages(recipe.network, times * task.predictives[predictive].outputs(recipe.outputs))

@@ -22,6 +22,7 @@ from hydra_jax import (
   checkpoints,
   config as configs,
   cut,
+  diversity,
   evaluate,
   feeds,
   given,
@@ -33,12 +34,13 @@ from hydra_jax import (
   processes,
   results,
   store,
+  survivors,
   train,
 )
-from hydra_jax.data import Data, load
+from hydra_jax.data import Data, load, with_unlabelled
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
-from hydra_jax.methods import Phase
+from hydra_jax.methods import METHODS, Phase
 from hydra_jax.progress import bar, say
 from hydra_jax.replicas import Replica, Trained, grouped, part
 from hydra_jax.stages import Tree
@@ -97,24 +99,27 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
         say(f'--- {which} of {config.replicas}')
       for replica, models in zip(group, train_all(group), strict=True):
         scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
-        notes |= {name: note for name, trained in models.items() if (note := lost_of(name, trained, config))}
-        for name, found in scores.items():
-          rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
+        notes |= {name: note for name, trained in models.items() if (note := survivors.note(name, trained, config))}
+        more, matrices = compared(replica, models, scores)
+        rows += more
         if replica.index == 0:
           here = {name: trained for name, trained in models.items() if trained.model is not None}
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
-          shown = (replica.data, scores)
-    processes.on_main(lambda: results.report(workdir, rows, timings, *shown, config.evaluation.ece_bins, notes))
+          shown = results.Shown(replica.data, scores, matrices)
+    processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes))
 
 
-def lost_of(name: str, trained: Trained, config: ConfigDict) -> str:
-  """What the reader of the table has to know of a row."""
-  wanted, model = config.teacher.members, trained.model
-  members = name == 'ensemble' or config.student[name].method == 'small_ensemble'
-  if not members or model is None or len(model.network.heads) == wanted:
-    return ''
-  return f'{name}: {len(model.network.heads)} of {wanted} members, the others have diverged (config.on_nan)'
+def compared(replica: Replica, models: dict[str, Trained], scores: results.AllScores) -> tuple[list[dict], dict]:
+  """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members."""
+  config, ensemble, rows, matrices = replica.config, models['ensemble'], [], {}
+  for name, found in scores.items():
+    rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
+  for name in config.students:
+    heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
+    if METHODS[config.student[name].method].matched and heads == members:
+      matrices[name] = results.divergences(replica, name, models[name], ensemble)
+  return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices), matrices
 
 
 def check_models(replica: Replica) -> bool:
@@ -123,20 +128,18 @@ def check_models(replica: Replica) -> bool:
   Returns:
     Whether any of the networks convolves.
   """
-  config, convolution = replica.config, False
-  made = config.teacher.predictions or config.teacher.checkpoints
-  teacher = [] if made else [('teacher', 'ensemble', config.teacher)]
+  config, data, convolution = replica.config, replica.data, False
   if config.teacher.predictions:
     given_teacher(replica)
   for place in config.teacher.checkpoints:
-    parts.load(place, replica.data)
-  students = [('student', name, config.student[name]) for name in config.students]
-  for role, name, settings in (*teacher, *students):
-    phases = parts.phases_of(recipe_of(replica, role, settings))
-    jax.eval_shape(phases[0].network.init, jax.random.key(0), parts.example(replica.data))
+    parts.load(place, data)
+  for name, recipe in parts.recipes(config, data.task, data.outputs):
+    phases = parts.phases_of(recipe)
+    with_unlabelled(data, recipe.settings.get('unlabelled', ()))
+    jax.eval_shape(phases[0].network.init, jax.random.key(0), parts.example(data))
     convolution |= phases[0].network.convolution
     for phase in phases:
-      laid_out(config, phase, settings, f'{name}: {phase.name}')
+      laid_out(config, phase, recipe.settings, f'{name}: {phase.name}')
   return convolution
 
 
@@ -144,7 +147,7 @@ def train_all(group: Group) -> list[dict[str, Trained]]:
   """For each replica, the ensemble and every student that the config lists, by name."""
   teachers, ensembles = zip(*teachers_of(group), strict=True)
   if ensembles[0].model is not None:
-    group = for_members(group, len(ensembles[0].model.network.heads))
+    group = survivors.for_members(group, len(ensembles[0].model.network.heads))
   config = group[0].config
   models = {'ensemble': ensembles}
   for name in config.students:
@@ -220,8 +223,12 @@ def trained(replica: Replica, model: Model, key: str) -> Trained:
 
 def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: Sequence[Teacher] = ()) -> list[Trained]:
   """Trains one method, `teacher` or a student by name, through its phases; a row for each replica."""
-  config = group[0].config
-  recipe = recipe_of(group[0], role, settings)
+  config, own = group[0].config, group
+  if others := settings.get('unlabelled', ()):
+    group = [replica._replace(data=with_unlabelled(replica.data, others)) for replica in group]
+    online = sees_views(group[0].data, settings)
+    teachers = teachers if online else [taught(*both) for both in zip(group, teachers, strict=True)]
+  recipe = parts.recipe_of(config, role, settings, group[0].data.task, group[0].data.outputs)
   trees, key = None, ''
   for number, phase in enumerate(parts.phases_of(recipe, config.execution.mapping)):
     key = store.key_of(
@@ -246,37 +253,15 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
     trees = parts.restored(folder, phase.network, group[0].data, stacked(group))
   read = parts.predictive_of(recipe).read
   each = [parts.of_replica(trees, i, stacked(group)) for i in range(len(group))]
-  network, each = survivors(phase.network, each, name, config.on_nan)
+  network, each = survivors.of(phase.network, each, name, config.on_nan)
   models = [Model(network, *mine, replica.data.scaling, read) for mine, replica in zip(each, group, strict=True)]
-  return [trained(replica, model, f'{key}-{i}') for i, (replica, model) in enumerate(zip(group, models, strict=True))]
+  return [trained(replica, model, f'{key}-{i}') for i, (replica, model) in enumerate(zip(own, models, strict=True))]
 
 
-def survivors(network: cut.Network, each: Sequence[tuple[Tree, Tree]], name: str, on_nan: str):
-  """A network, with the parameters and state of each replica, without members that have diverged in any of them."""
-  finite_H = lambda leaf: np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-  finite = [finite_H(np.asarray(leaf)) for params, _ in each for leaf in jax.tree.leaves(params['heads'])]
-  lost = np.flatnonzero(~np.all(finite, axis=0))
-  if not len(lost):
-    return network, each
-  which = ', '.join(map(str, lost))
-  if on_nan == 'stop':
-    raise UserError(f'{name}: members {which} have diverged: lower the learning rate, or set on_nan to skip-member')
-  say(f'{name}: goes on without members {which} of {len(network.heads)}, which have diverged')
-  without = [cut.without(network, *mine, lost) for mine in each]
-  return without[0][0], [mine for _, *mine in without]
-
-
-def for_members(group: Group, members: int) -> Group:
-  """Replicas whose students learn from so many members, where some were lost: no more heads than that."""
-  config = group[0].config
-  if members == config.teacher.members:
-    return group
-  fewer = config.copy_and_resolve_references()
-  for settings in fewer.student.values():
-    if settings.get('heads') == config.teacher.members:
-      settings.heads = members
-  fewer.teacher.members = members
-  return [replica._replace(config=fewer) for replica in group]
+def taught(replica: Replica, teacher: Teacher) -> Teacher:
+  """A teacher with its predictions on the training inputs of these data, which are more than its own."""
+  ensemble = Trained(teacher.model, teacher.key, None)
+  return teacher._replace(predictions=predicted(replica, ensemble, teacher.key))
 
 
 def stacked(group: Group) -> int:
@@ -287,12 +272,6 @@ def stacked(group: Group) -> int:
 def stack(trees: Sequence[Tree]) -> Tree:
   """Trees of replicas along a new first axis; that of one as it is."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if len(trees) > 1 else trees[0]
-
-
-def recipe_of(replica: Replica, role: str, settings: ConfigDict) -> parts.Recipe:
-  """What a method is built from; a student may have a network of its own."""
-  network = settings.network if 'network' in settings else replica.config.network[role]
-  return parts.Recipe(role, settings, network, replica.data.task, replica.data.outputs, replica.config.teacher.members)
 
 
 def _progress(folder: Path) -> Path:
@@ -350,8 +329,8 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
         key=stack(step_keys),
         steps=steps,
         batch_size=settings.batch_size,
-        augment=augment.build(settings.augment, train_set.example.ndim),
-        **(predicting([teacher.model for teacher in job.teachers], layout) if online else {}),
+        augment=augment.build(settings.augment, train_set.example.ndim, settings.augment_share),
+        **(predicting([teacher.model for teacher in job.teachers], layout, settings.augment) if online else {}),
         replicas=replicas,
         steps_per_call=execution.steps_per_call,
         layout=layout,
@@ -390,10 +369,10 @@ def laid_out(config: ConfigDict, phase: Phase, settings: ConfigDict, what: str) 
   return parallel.layout(config.parallel.mode, mesh)
 
 
-def predicting(models: Sequence[Model], layout: parallel.Layout) -> dict[str, Any]:
+def predicting(models: Sequence[Model], layout: parallel.Layout, augmentations: Sequence[str]) -> dict[str, Any]:
   """Teachers that predict in the step of their students, as `train.fit` takes them."""
-  network = models[0].network
-  spread = len(models) == 1 and layout.splits(network)
+  network, asked = models[0].network, augment.asks(augmentations)
+  spread = len(models) == 1 and layout.splits(network) and not asked  # whoever is asked must be there
 
   def teach(teacher, x):
     devices = axes.size('head')
@@ -401,8 +380,15 @@ def predicting(models: Sequence[Model], layout: parallel.Layout) -> dict[str, An
     some = {} if places is None else {'places': places}
     return jax.lax.stop_gradient(network.apply(*teacher, x, **some)[0])
 
+  def ask(teacher, key, x):
+    if network.parts is None:
+      return network.apply(*teacher, x)[0][jax.random.randint(key, (), 0, len(network.heads))]
+    place = jax.random.randint(key, (1,), 0, len(network.heads))
+    one = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[place], tree['heads'])}
+    return network.apply(*map(one, teacher), x, places=place)[0][0]
+
   teacher = stack([(model.params, model.model_state) for model in models])
-  return {'teach': teach, 'teacher': teacher, 'spread_teacher': spread}
+  return {'teach': teach, 'teacher': teacher, 'spread_teacher': spread, 'ask': ask if asked else None}
 
 
 def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:

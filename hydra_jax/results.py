@@ -4,21 +4,27 @@ from collections.abc import Mapping
 import json
 from pathlib import Path
 import platform
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from hydra_jax import cost, figures, store, tables
+from hydra_jax import cost, diversity, evaluate, figures, store, tables
 from hydra_jax.data import Data, outside_of
 from hydra_jax.progress import bar, say
 from hydra_jax.replicas import Replica, Trained, part
 from hydra_jax.tasks import TASKS, Scores
 
+AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
+
+# Part of the key of scores: raise it when there are more of them.
+SCORES = 2
+
 
 def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
   config, data = replica.config, replica.data
-  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index))
+  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index, scores=SCORES))
 
   def make(new, folder):
     with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
@@ -33,6 +39,24 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
       where, score = both.split('|')
       scores.setdefault(where, {})[score] = values
   return scores
+
+
+def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained) -> dict[str, np.ndarray]:
+  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`."""
+  data, size = replica.data, replica.config.evaluation.batch_size
+  key = store.key_of(dict(model=trained.key, teacher=ensemble.key, data=replica.config.data.to_dict()))
+
+  def make(new, folder):
+    found = {}
+    for where in diversity.compared_on(data):
+      x = np.asarray(data.evaluations[where].load().x)
+      both = (evaluate.predict(each.model, x, size) for each in (trained, ensemble))
+      found[where] = diversity.divergences(*both, data.task, size)
+    np.savez(new / 'divergences.npz', **found)
+
+  folder = part(replica, 'divergences', key, f'{name}: heads against members', make)
+  with np.load(folder / 'divergences.npz') as found:
+    return dict(found)
 
 
 def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
@@ -63,14 +87,22 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
 
 
-def report(workdir: Path, rows, timings, data: Data, scores, bins: int, notes: Mapping[str, str]) -> None:
+class Shown(NamedTuple):
+  """What figures show: the data of one replica, scores of every method, and heads against members."""
+
+  data: Data
+  scores: AllScores
+  matrices: dict[str, dict[str, np.ndarray]]
+
+
+def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str]) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, TASKS[data.task], outside_of(data))
+  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data))
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
-  figures.draw_all(workdir / 'figures', data, scores, rows, bins)
+  figures.draw_all(workdir / 'figures', *shown, rows, bins)
   tables.show(table)
   for note in notes.values():
     say(note)

@@ -143,6 +143,28 @@ class Hidden(nn.Module):
     return nn.relu(layer(x.reshape(x.shape[0], -1)))
 
 
-def mlp(outputs: int, widths: Sequence[int] = (100, 100)) -> list[Stage]:
-  """Multi-layer perceptron: one stage for each hidden layer and one for the outputs."""
-  return [linen(Hidden(w), own=Hidden(w, _own_dot_general)) for w in widths] + [dense(outputs)]
+class Homoscedastic(nn.Module):
+  """Dense, for the means of Gaussians, and beside them variances that are the same for every input.
+
+  By maximum likelihood, means are then those of least squares, and variances those of the residuals.
+  """
+
+  outputs: int
+  dot_general: Callable | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    mean = nn.Dense(self.outputs // 2, dot_general=self.dot_general)(x)
+    raw = self.param('raw_variance', nn.initializers.zeros, (self.outputs // 2,))
+    return jnp.concatenate([mean, jnp.broadcast_to(raw[None], mean.shape)], axis=-1)
+
+
+def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:
+  """Multi-layer perceptron: one stage for each hidden layer and one for the outputs.
+
+  With `homoscedastic`, for Gaussian outputs, the predicted variances are parameters that do not depend on the input.
+  """
+  hidden = [linen(Hidden(w), own=Hidden(w, _own_dot_general)) for w in widths]
+  if not homoscedastic:
+    return [*hidden, dense(outputs)]
+  return [*hidden, linen(Homoscedastic(outputs), own=Homoscedastic(outputs, _own_dot_general))]

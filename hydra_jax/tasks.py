@@ -43,6 +43,7 @@ class Task(NamedTuple):
       `(outputs, teacher) -> [H, B]`.
     scores: Scores of every example in original units, `(distribution, y) -> {name: [B]}`.
     averages: Metric names and the score each is the mean of.
+    outcome: The score that tells how good a prediction is, whose mean is drawn where uncertain ones are rejected.
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
     headline: Columns of the table, `{metric: (heading, better, relative)}`, see `tables.Column`.
     under_shift: Metrics drawn against the strength of a shift.
@@ -57,23 +58,28 @@ class Task(NamedTuple):
   proxy: Callable | None
   scores: Callable
   averages: Mapping[str, str]
+  outcome: str
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
   under_shift: tuple[str, ...]
 
 
 class Categorical(NamedTuple):
-  """A predictive distribution over classes: log mean probabilities `[B, C]`, and its uncertainty."""
+  """A predictive distribution over classes: log mean probabilities `[B, C]`, and its uncertainty.
+
+  Where it is made of members, also how many pairs of them disagree, see `uncertainty.disagreement`.
+  """
 
   log_mean: jax.Array
   parts: uncertainty.Uncertainty
+  disagreement: jax.Array | None = None
 
 
 def categorical_members(logits_MxBxC, y_shift, y_scale) -> Categorical:
   """The equal-weight mixture of the members."""
   del y_shift, y_scale
   log_p = jax.nn.log_softmax(logits_MxBxC)
-  return Categorical(losses.log_mean_exp(log_p), uncertainty.classification(log_p))
+  return Categorical(losses.log_mean_exp(log_p), uncertainty.classification(log_p), uncertainty.disagreement(log_p))
 
 
 def dirichlet(logits_1xBxC, y_shift, y_scale) -> Categorical:
@@ -92,6 +98,7 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
     'correct': (jnp.argmax(log_mean, axis=-1) == labels).astype(jnp.float32),
     'confidence': jnp.exp(jnp.max(log_mean, axis=-1)),
     **prediction.parts._asdict(),
+    **({} if prediction.disagreement is None else {'disagreement': prediction.disagreement}),
   }
 
 
@@ -163,7 +170,8 @@ TASKS = {
     canonical=lambda logits: logits - jnp.mean(logits, axis=-1, keepdims=True),
     proxy=priors.proxy_endd,
     scores=classification_scores,
-    averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', **UNCERTAINTIES},
+    averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', 'disagreement': 'disagreement', **UNCERTAINTIES},
+    outcome='correct',
     summary=classification_summary,
     headline={
       'accuracy': ('acc.', 'high'),
@@ -187,6 +195,7 @@ TASKS = {
     proxy=None,
     scores=regression_scores,
     averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},
+    outcome='squared_error',
     summary=regression_summary,
     headline={
       'rmse': ('RMSE', 'low'),

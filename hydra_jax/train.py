@@ -24,6 +24,8 @@ from hydra_jax.stages import Tree
 
 MAX_STEPS_PER_CALL = 1000
 SECONDS_PER_CALL = 1.0
+# Sets the key that decides which member is asked apart from those of augmentations, which are few.
+ASKED = 2**31
 
 
 class State(NamedTuple):
@@ -156,8 +158,9 @@ def make_program(
   step: Step,
   *,
   batch_size: int,
-  augment: Augmentation = lambda key, batch: batch,
+  augment: Augmentation = lambda key, batch, ask: batch,
   teach: Callable | None = None,
+  ask: Callable | None = None,
   steps_per_call: int = 0,
   replicas: int = 0,
   layout: Layout = ALONE,
@@ -175,6 +178,7 @@ def make_program(
     batch_size: Examples in a step.
     augment: See `fit`.
     teach: See `fit`.
+    ask: See `fit`.
     steps_per_call: 1 makes a program of one step, without a loop.
     replicas: Trains so many at once, if not 0, whose arrays are stacked along a new first axis: all of
       the state but its step, data, scaling, teacher, index `[R, K, B]`, key and what is returned.
@@ -193,7 +197,8 @@ def make_program(
     augment_key, step_key = jax.random.split(key)
     batch = take(data, index_B)
     view = {**batch, 'x': scale_inputs(scaling, batch['x'])}
-    batch = augment(jax.random.fold_in(augment_key, state.step), view)
+    key = jax.random.fold_in(augment_key, state.step)
+    batch = augment(key, view, ask and functools.partial(ask, teacher, jax.random.fold_in(key, ASKED)))
     if teach is not None:
       predicted = teach(teacher, batch['x'])
       batch = {**batch, 'teacher': axes.gathered('head', predicted) if spread_teacher else predicted}
@@ -292,8 +297,9 @@ def fit(
   key: jax.Array,
   steps: int,
   batch_size: int,
-  augment: Augmentation = lambda key, batch: batch,
+  augment: Augmentation = lambda key, batch, ask: batch,
   teach: Callable | None = None,
+  ask: Callable | None = None,
   teacher: Tree = (),
   replicas: int = 0,
   steps_per_call: int = 0,
@@ -323,8 +329,9 @@ def fit(
     key: Decides everything else that is random.
     steps: Step to end at.
     batch_size: Examples in a step, on all devices together.
-    augment: `(key, batch) -> batch` on scaled inputs, with another key at each step.
+    augment: `(key, batch, ask) -> batch` on scaled inputs, with another key at each step.
     teach: `(teacher, x) -> [M, B, C]`, for students whose teacher predicts in the same step.
+    ask: `(teacher, key, x) -> [B, C]`, one member that the key decides, for augmentations that ask it.
     teacher: What `teach` reads, such as the members' parameters.
     replicas: If not 0, so many are trained together: state, feed, scaling, teacher and key are stacked
       as for `make_program`, and seed is a tuple of theirs.
@@ -349,6 +356,7 @@ def fit(
     batch_size=batch_size,
     augment=augment,
     teach=teach,
+    ask=ask,
     steps_per_call=steps_per_call,
     replicas=replicas,
     layout=layout,

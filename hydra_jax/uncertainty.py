@@ -40,6 +40,14 @@ def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
   return Uncertainty(data + model, data, model)
 
 
+def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:
+  """Share of the pairs of members that find different classes likeliest, `[B]`; 0 for one member."""
+  members, _, classes = log_p_MxBxC.shape
+  votes_BxC = jnp.sum(jax.nn.one_hot(jnp.argmax(log_p_MxBxC, axis=-1), classes), axis=0)
+  same = jnp.sum(votes_BxC * (votes_BxC - 1), axis=-1)
+  return 1 - same / (members * (members - 1)) if members > 1 else jnp.zeros_like(same)
+
+
 def regression(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Uncertainty:
   """Variance of the mixture, mean of the variances, variance of the means, summed over targets."""
   data = jnp.sum(jnp.mean(var_MxBxD, axis=0), axis=-1)

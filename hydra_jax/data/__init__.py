@@ -4,7 +4,7 @@ Images stay uint8, on disk and on the device; scaling is part of the compiled st
 because a run that only continues may need little of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
 from typing import NamedTuple
@@ -92,6 +92,7 @@ class Data(NamedTuple):
     scaling: Taken from the training split.
     evaluations: By name, `test` first.
     fingerprint: Hash of the training split.
+    others: `name -> x`, inputs of another set, made to look like those of this one.
   """
 
   task: str
@@ -100,6 +101,7 @@ class Data(NamedTuple):
   scaling: Scaling
   evaluations: Mapping[str, Evaluation]
   fingerprint: str
+  others: Callable[[str], np.ndarray]
 
 
 class Form(NamedTuple):
@@ -281,7 +283,45 @@ def load(config, data_dir: str, replica: int) -> Data:
     scaling=scaling,
     evaluations=evaluations,
     fingerprint=train.fingerprint,
+    others=functools.cache(lambda name: _other(name, form, train.example)),
   )
+
+
+def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
+  """The same data, with the training inputs of other sets beside its own, without labels and scaled like them."""
+  if not names:
+    return data
+  if not isinstance(data.train, Split):
+    raise UserError('unlabelled inputs cannot stand beside images that are read as they are needed: set it to ()')
+  x = np.concatenate([data.train.x, *map(data.others, names)])
+  missing = len(x) - len(data.train.y)
+  y = np.concatenate([data.train.y, np.full((missing, *data.train.y.shape[1:]), NO_LABEL, data.train.y.dtype)])
+  train = Split(x, y)
+  return data._replace(train=train, fingerprint=train.fingerprint)
+
+
+def _other(name: str, form: Form, example: np.ndarray) -> np.ndarray:
+  """Inputs of the training split of another set, or of a part such as `cifar10[:1000]`, in the shape of `example`."""
+  source, *part = name.partition('[')
+  x, _ = look_up(SOURCES, source, 'data set').load('train' + ''.join(part), form)
+  shape = example.shape[1:]
+  if x.shape[1:] != shape and (x.ndim != 4 or len(shape) != 3):
+    raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the training split {shape}: choose another")
+  return x if x.shape[1:] == shape else _resized(x, shape, example.dtype)
+
+
+def _resized(x_NxHxWxC: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray:
+  """Images of another size, and grey or in three colours, as asked for."""
+  from PIL import Image
+
+  height, width, channels = shape
+  if x_NxHxWxC.shape[-1] != channels:
+    grey = x_NxHxWxC.mean(axis=-1, keepdims=True)
+    x_NxHxWxC = np.repeat(grey, channels, axis=-1)
+  size = lambda plane: np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.BILINEAR))
+  planes = [[size(image[..., c]) for c in range(channels)] for image in x_NxHxWxC]
+  values = np.moveaxis(np.asarray(planes), 1, -1)
+  return np.rint(values).astype(dtype) if np.issubdtype(dtype, np.integer) else values.astype(dtype)
 
 
 def _evaluations(config, example, test, scaling, form: Form, unlabelled) -> dict[str, Evaluation]:
