@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `hydra-jax check` and `hydra-jax prepare`."""
+"""The command line: `hydra-jax run`, `hydra-jax table`, `hydra-jax check` and `hydra-jax prepare`."""
 
 import argparse
 import errno
@@ -30,14 +30,20 @@ def parser() -> argparse.ArgumentParser:
   run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
   run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
   run.add_argument('--workdir', help='where everything is written (default: runs/<config name>)')
-  run.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  run.add_argument(
-    '--distributed',
-    action='store_true',
-    help='join the other processes; on TPU pods and under Slurm it does so by itself',
-  )
   run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
+  table = commands.add_parser('table', help='a table of several runs, with error bars', allow_abbrev=False)
+  table.add_argument('name', help='of a file in experiments/, such as mnist, or a file of your own, such as mine.py')
+  table.add_argument('--workdir', default='runs', help='where runs and tables are written (default: runs)')
+  table.add_argument('--replicas', type=int, help='repetitions of each run (default: as the table says)')
+  table.add_argument('--quick', action='store_true', help='small enough to see it work, within minutes on a CPU')
+  for command in (run, table):
+    command.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+    command.add_argument(
+      '--distributed',
+      action='store_true',
+      help='join the other processes; on TPU pods and under Slurm it does so by itself',
+    )
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
   )
@@ -85,6 +91,7 @@ def set_up() -> None:
 
   logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it then raises
   sys.unraisablehook = _but_for_late_writes
+  sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
@@ -97,12 +104,10 @@ def _but_for_late_writes(unraisable) -> None:
     sys.__unraisablehook__(unraisable)
 
 
-def run(options, overrides: list[str]) -> None:
-  config = read_config(options.config, overrides)
-  from hydra_jax import pipeline, processes, progress
-  from hydra_jax.data import sources
+def join(options) -> None:
+  """Joins the other processes, where there are any."""
+  from hydra_jax import processes, progress
 
-  set_up()
   if options.distributed or processes.are_many():
     processes.join()
   elif processes.may_be_many():
@@ -111,9 +116,31 @@ def run(options, overrides: list[str]) -> None:
     except UserError as e:
       progress.say(f'{e}; goes on as one process')
   progress.console.quiet = not processes.is_main()
-  sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
+
+
+def run(options, overrides: list[str]) -> None:
+  config = read_config(options.config, overrides)
+  from hydra_jax import pipeline
+  from hydra_jax.data import sources
+
+  set_up()
+  join(options)
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
+
+
+def table(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}': what a table runs is in its file")
+  if options.replicas is not None and options.replicas < 1:
+    raise UserError(f'--replicas={options.replicas} must be at least 1')
+  from hydra_jax import reports
+  from hydra_jax.data import sources
+
+  set_up()
+  join(options)
+  data_dir = options.data_dir or sources.default_data_dir()
+  reports.run(options.name, Path(options.workdir), data_dir, options.replicas, options.quick)
 
 
 def check(options, overrides: list[str]) -> None:
@@ -123,7 +150,6 @@ def check(options, overrides: list[str]) -> None:
   from hydra_jax import check
 
   set_up()
-  sys.path.append(os.getcwd())
   if options.devices is not None and options.devices < 1:
     raise UserError(f'--devices={options.devices} must be at least 1')
   check.show(config, options.devices or jax.device_count())
@@ -148,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
   options, overrides = parser().parse_known_args(arguments)
   try:
     preemption.listen()
-    {'run': run, 'check': check, 'prepare': prepare}[options.command](options, overrides)
+    {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
   except OSError as e:

@@ -43,6 +43,28 @@ def distilling(learning_rate: float = 1e-3) -> dict[str, Any]:
   )
 
 
+# Hydra by default, and as in the paper.
+HYDRAS = ('hydra', 'hydra_train')
+
+
+def hydra(**changes: Any) -> dict[str, Any]:
+  """Settings of Hydra."""
+  settings = dict(
+    method='hydra',
+    heads=20,
+    cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
+    grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
+    temperature=1.0,
+    label_weight=0.0,  # share of the loss that is against the labels
+    hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
+    heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
+    diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
+    freeze_body=False,  # in phase 2
+    **distilling(),
+  )
+  return settings | changes
+
+
 def default_config() -> ConfigDict:
   """The schema: every key there is, with its default. Experiments in `configs/` change values."""
   config = ConfigDict(
@@ -73,19 +95,8 @@ def default_config() -> ConfigDict:
       student=dict(
         single=dict(method='single', **training()),
         kd=dict(method='kd', temperature=1.0, label_weight=0.0, **distilling()),
-        hydra=dict(
-          method='hydra',
-          heads=20,
-          cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
-          grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
-          temperature=1.0,
-          label_weight=0.0,  # share of the loss that is against the labels
-          hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
-          heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
-          diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
-          freeze_body=False,  # in phase 2
-          **distilling(),
-        ),
+        hydra=hydra(),
+        hydra_train=hydra(),  # on training data, as in the paper
         endd=dict(method='endd', start_temperature=10.0, **distilling()),
         proxy_endd=dict(method='proxy_endd', **distilling()),
         dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling(learning_rate=3e-3)),
@@ -114,7 +125,8 @@ def default_config() -> ConfigDict:
       checkpoints_kept=2,  # of a phase in progress, the newest
     )
   )
-  config.student.hydra.heads = config.teacher.get_oneway_ref('members')
+  for name in HYDRAS:
+    config.student[name].heads = config.teacher.get_oneway_ref('members')
   for student in ('single', 'mc_dropout'):
     config.student[student].epochs = config.teacher.get_oneway_ref('epochs')
   return config.lock()
@@ -123,6 +135,15 @@ def default_config() -> ConfigDict:
 def distilled(config: ConfigDict) -> list[ConfigDict]:
   """Settings of the students that learn from the teacher, to be changed together."""
   return [settings for name, settings in config.student.items() if name not in ('single', 'mc_dropout')]
+
+
+def variant(config: ConfigDict, name: str, of: str = 'hydra', **changes: Any) -> None:
+  """Adds settings of a student `name`: those of another one, but for some changes."""
+  with config.unlocked():
+    config.student[name] = config.student[of].copy_and_resolve_references()
+  config.student[name].update(changes)
+  if 'heads' in config.student[name] and 'heads' not in changes:
+    config.student[name].heads = config.teacher.get_oneway_ref('members')
 
 
 def residual_recipe(
@@ -146,8 +167,8 @@ def residual_recipe(
     settings.epochs, settings.warmup_epochs = epochs, warmup_epochs
     settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, weight_decay
     settings.augment = augment
-  config.student.hydra.cut = -2
-  config.student.hydra.hinton_epochs = hinton_epochs
+  for name in HYDRAS:
+    config.student[name].cut, config.student[name].hinton_epochs = -2, hinton_epochs
 
 
 SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}

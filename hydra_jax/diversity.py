@@ -111,7 +111,7 @@ def rows(
     for name, score in (('model_ratio', 'model'), ('disagreement_ratio', 'disagreement')):
       if score in here and score in theirs and theirs[score].any():
         add(where, method, name, float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64)))
-    if (where, 'ensemble') in auroc:
+    if (where, 'ensemble') in auroc and np.ptp(here['model']):
       add(where, method, 'auroc_model_share', auroc[where, method] / auroc[where, 'ensemble'])
     if where in matrices.get(method, {}):
       add(where, method, 'own_head', own_head(matrices[method][where]))

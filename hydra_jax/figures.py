@@ -51,9 +51,14 @@ def draw_all(folder: Path, data: Data, scores: AllScores, matrices, rows: Sequen
       figures['corruptions'] = lambda: corruption_curves(shown, kinds['shift'], measures[0])
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
+  save(folder, figures)
+
+
+def save(folder: Path, drawings: Mapping[str, Callable[[], plt.Figure]]) -> None:
+  """Draws figures into a folder, as PNG by name."""
   folder.mkdir(exist_ok=True)
   with plt.rc_context(STYLE):
-    for name, draw in figures.items():
+    for name, draw in drawings.items():
       figure = draw()
       with store.replacing(folder / f'{name}.png') as new:
         figure.savefig(new, format='png', bbox_inches='tight')

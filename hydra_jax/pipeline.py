@@ -79,7 +79,7 @@ class Job(NamedTuple):
   teachers: Sequence[Teacher]
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> None:
+def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> results.Outcome:
   """Does all that a config asks for, under `workdir`; with `profile`, traces a few steps of each phase as well."""
   config.teacher.members = count_members(config.teacher)
   configs.validate(config)
@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
   with processes.entered(lambda: store.locked(workdir)):
     processes.on_main(lambda: record(workdir, config))
-    rows, timings, shown, notes = [], [], None, {}
+    rows, timings, tests, shown, notes = [], [], [], None, {}
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
       if config.replicas > 1:
         first_of, last_of = group[0].index + 1, group[-1].index + 1
@@ -102,12 +102,15 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
         notes |= {name: note for name, trained in models.items() if (note := survivors.note(name, trained, config))}
         more, matrices = compared(replica, models, scores)
         rows += more
+        test = replica.data.evaluations['test'].load().fingerprint
+        tests.append((test, {name: found['test'] for name, found in scores.items() if 'test' in found}))
         if replica.index == 0:
           here = {name: trained for name, trained in models.items() if trained.model is not None}
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
           shown = results.Shown(replica.data, scores, matrices)
     processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes))
+  return results.Outcome(data.task, rows, timings, tests)
 
 
 def compared(replica: Replica, models: dict[str, Trained], scores: results.AllScores) -> tuple[list[dict], dict]:

@@ -95,6 +95,22 @@ class Shown(NamedTuple):
   matrices: dict[str, dict[str, np.ndarray]]
 
 
+class Outcome(NamedTuple):
+  """What a run has found.
+
+  Attributes:
+    task: Key of `tasks.TASKS`.
+    rows: Those of `results.jsonl`.
+    timings: Those of `timings.jsonl`.
+    tests: For each replica, a hash of its test split, and scores of every example of it, `{method: {score: [N]}}`.
+  """
+
+  task: str
+  rows: list[dict]
+  timings: list[dict]
+  tests: list[tuple[str, dict[str, Scores]]]
+
+
 def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str]) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
@@ -103,7 +119,7 @@ def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping
   table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data))
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
   figures.draw_all(workdir / 'figures', *shown, rows, bins)
-  tables.show(table)
+  tables.show(table._replace(note='second line of a cell: relative to the ensemble'))
   for note in notes.values():
     say(note)
   say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')

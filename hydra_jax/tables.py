@@ -1,4 +1,4 @@
-"""Tables, made from result rows alone."""
+"""Tables, made from result rows alone, and how they are written: Markdown, LaTeX, and on the screen."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from rich import box
 from rich.table import Table as RichTable
 
 from hydra_jax.progress import console
+from hydra_jax.statistics import Estimate, Published, estimate
 from hydra_jax.tasks import Task
 
+MISSING = '–'
 ARROWS = {'low': ' ↓', 'high': ' ↑', '': ''}
 
 
@@ -21,20 +23,32 @@ class Column(NamedTuple):
     heading: As shown.
     better: `low`, `high` or empty.
     relative: `ratio` to the ensemble's value, or `difference` where a value can be negative.
+    run: Of several, the run whose rows they are.
   """
 
   data: str
   metric: str
   heading: str
-  better: str
+  better: str = ''
   relative: str = 'ratio'
+  run: str = ''
 
 
 class Table(NamedTuple):
-  """Headings, and for each method its name and its cells (value, relative to the ensemble)."""
+  """What is shown.
+
+  Attributes:
+    headings: Of all columns but the first.
+    body: Names of the rows, which are the first column, and cells: a text, and maybe one that stands below it.
+    title, note: Above and below.
+    first: Heading of the first column.
+  """
 
   headings: list[str]
   body: list[tuple[str, list[tuple[str, str]]]]
+  title: str = ''
+  note: str = ''
+  first: str = 'method'
 
 
 COSTS = (
@@ -63,17 +77,14 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str]) -> Tabl
     cells = [
       _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c) for c in columns
     ]
-    body.append((method, cells))
+    body.append((method, [(text, '') for text, _ in cells] if method == 'ensemble' else cells))
   return Table([c.heading.format(batch=batch) + ARROWS[c.better] for c in columns], body)
 
 
 def _cell(values, base, column: Column) -> tuple[str, str]:
   if not values:
-    return '–', ''
-  mean = float(np.mean(values))
-  shown = _number(mean)
-  if len(values) > 1:
-    shown += f' ± {_number(float(np.std(values, ddof=1) / np.sqrt(len(values))))}'
+    return MISSING, ''
+  shown, mean = number(found := estimate(values)), found.mean
   against = float(np.mean(base)) if base else 0.0
   if not against:
     return shown, ''
@@ -83,15 +94,21 @@ def _cell(values, base, column: Column) -> tuple[str, str]:
   return shown, '0×' if not ratio else f'{ratio:.{3 if ratio < 1.995 else 2}f}×'
 
 
-def _number(value: float) -> str:
+def number(found: Estimate | Published) -> str:
+  """A mean ± its standard error, if it has one."""
+  mean, error, *_ = found
+  return digits(mean) + ('' if np.isnan(error) else f' ± {digits(error)}')
+
+
+def digits(value: float) -> str:
   """Four decimals for scores; three digits and a unit for what is large."""
   for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
     if abs(value) >= size:
-      return _digits(value / (1e3 if unit == 'k' else size)) + unit
-  return _digits(value) if value == 0 or abs(value) >= 10 else f'{value:.4f}'
+      return _three(value / (1e3 if unit == 'k' else size)) + unit
+  return _three(value) if value == 0 or abs(value) >= 10 else f'{value:.4f}'
 
 
-def _digits(value: float) -> str:
+def _three(value: float) -> str:
   """Three significant digits, without an exponent."""
   if value == 0:
     return '0'
@@ -99,23 +116,62 @@ def _digits(value: float) -> str:
 
 
 def markdown(table: Table) -> str:
-  """The table as Markdown; in brackets, relative to the ensemble."""
-  lines = ['| method | ' + ' | '.join(table.headings) + ' |', '| --- |' + ' ---: |' * len(table.headings)]
-  for method, cells in table.body:
-    shown = [f'{value} ({relative})' if relative and method != 'ensemble' else value for value, relative in cells]
-    lines.append(f'| {method} | ' + ' | '.join(shown) + ' |')
-  return '\n'.join(lines) + '\n'
+  """The table as Markdown; what stands below a text follows it in brackets."""
+  lines = [f'### {table.title}', ''] * bool(table.title)
+  lines += [f'| {table.first} | ' + ' | '.join(table.headings) + ' |', '| --- |' + ' ---: |' * len(table.headings)]
+  for name, cells in table.body:
+    lines.append(f'| {name} | ' + ' | '.join(f'{text} ({below})' if below else text for text, below in cells) + ' |')
+  return '\n'.join([*lines, *['', table.note] * bool(table.note)]) + '\n'
+
+
+LATEX = {
+  '\\': r'\textbackslash{}',
+  **{c: f'\\{c}' for c in '&%$#_{}'},
+  '±': r'$\pm$',
+  '−': r'$-$',
+  '×': r'$\times$',
+  '÷': r'$\div$',
+  '↑': r'$\uparrow$',
+  '↓': r'$\downarrow$',
+  '–': '--',
+  '²': r'\textsuperscript{2}',
+  '→': r'$\to$',
+  '<': r'$<$',
+  '≥': r'$\ge$',
+}
+
+
+def latex(table: Table) -> str:
+  """The table as LaTeX, for the package `booktabs`."""
+  escape = lambda text: ''.join(LATEX.get(c, c) for c in text)
+  row = lambda cells: ' & '.join(map(escape, cells)) + r' \\'
+  body = [row([name, *(f'{text} ({below})' if below else text for text, below in cells)]) for name, cells in table.body]
+  return '\n'.join(
+    [
+      r'\begin{table}',
+      r'\centering',
+      rf'\caption{{{escape(" ".join(filter(None, (table.title, table.note))))}}}',
+      rf'\begin{{tabular}}{{l{"r" * len(table.headings)}}}',
+      r'\toprule',
+      row([table.first, *table.headings]),
+      r'\midrule',
+      *body,
+      r'\bottomrule',
+      r'\end{tabular}',
+      r'\end{table}',
+      '',
+    ]
+  )
 
 
 def show(table: Table) -> None:
-  """Prints the table; the second line of a cell is relative to the ensemble."""
+  """Prints the table."""
   shown = RichTable(
-    box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption='second line of a cell: relative to the ensemble'
+    box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=table.title, title_justify='left', caption=table.note
   )
-  shown.add_column('method', no_wrap=True)
+  shown.add_column(table.first, no_wrap=True)
   for heading in table.headings:
     shown.add_column(heading, justify='right')
-  for method, cells in table.body:
-    below = [f'{value}\n[dim]{relative}[/dim]' if method != 'ensemble' else value for value, relative in cells]
-    shown.add_row(method, *below)
+  for name, cells in table.body:
+    shown.add_row(name, *(f'{text}\n[dim]{below}[/dim]' if below else text for text, below in cells))
   console.print(shown)

@@ -11,15 +11,21 @@ B, H, W, C = 64, 8, 10, 3
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, H, W, C)), jnp.float32)
 BATCH = {'x': X, 'y': jnp.arange(B)}
 KEY = jax.random.key(1)
+WEIGHTS = jnp.asarray(np.random.default_rng(1).normal(size=(H * W * C, 5)), jnp.float32) / 10
+
+
+def ask(x):
+  """A linear member."""
+  return x.reshape(len(x), -1) @ WEIGHTS
 
 
 def apply(name, key, x):
-  return augment.AUGMENTATIONS[name](key, {'x': x})['x']
+  return augment.AUGMENTATIONS[name](key, {'x': x}, ask)['x']
 
 
 @pytest.mark.parametrize('name', augment.AUGMENTATIONS)
 def test_shape_stays_and_the_key_decides(name):
-  f = lambda key: augment.AUGMENTATIONS[name](key, BATCH)
+  f = lambda key: augment.AUGMENTATIONS[name](key, BATCH, ask)
   x = f(KEY)['x']
   assert x.shape == X.shape and x.dtype == X.dtype
   np.testing.assert_array_equal(x, f(KEY)['x'])
@@ -70,6 +76,52 @@ def test_noise_has_its_strengths():
   strengths = added.std(axis=1)
   assert 0 < strengths.min() < 0.03 and 0.27 < strengths.max() < 0.31
   np.testing.assert_allclose(strengths.mean(), 0.15, atol=0.02)
+
+
+def test_scale_multiplies_each_input_by_a_number():
+  ratio = np.asarray(apply('scale', KEY, X) / X).reshape(B, -1)
+  np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-4)
+  assert -1 <= ratio.min() < -0.8 and 1.8 < ratio.max() <= 2
+
+
+@pytest.mark.parametrize('side, blocks', [(8, 4), (6, 2), (7, 1)])
+def test_shuffle_moves_blocks(side, blocks):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(20, side, 8, C)), jnp.float32)
+  y = np.asarray(apply('shuffle', KEY, x))
+  height, width, moved = side // blocks, 8 // 4, 0
+  for before, after in zip(np.asarray(x), y):
+    cut = lambda image: {
+      image[i : i + height, j : j + width].tobytes() for i in range(0, side, height) for j in range(0, 8, width)
+    }
+    assert cut(before) == cut(after)
+    moved += not np.array_equal(before, after)
+  assert moved >= 15
+
+
+@pytest.mark.parametrize('name, confident', [('ods', False), ('conf_ods', True)])
+def test_ods_goes_along_the_gradient_of_random_weights_of_the_probabilities(name, confident):
+  moved = np.asarray(apply(name, KEY, X) - X).reshape(B, -1)
+  jacobian = jax.vmap(jax.jacobian(lambda x: jax.nn.softmax(ask(x[None])[0])))(X).reshape(B, 5, -1)
+  # In the span of the gradients of the probabilities, and as long as it may be.
+  for step, gradients in zip(moved, np.asarray(jacobian)):
+    weights, *_ = np.linalg.lstsq(gradients.T, step, rcond=None)
+    np.testing.assert_allclose(gradients.T @ weights, step, atol=1e-4)
+  longest = augment.ODS * np.sqrt(H * W * C)
+  lengths = np.linalg.norm(moved, axis=1)
+  if confident:
+    lengths /= np.asarray(jax.nn.softmax(ask(X)).max(axis=1))
+  assert lengths.min() < 0.1 * longest and 0.9 * longest < lengths.max() <= longest * 1.0001
+  assert np.std(moved @ np.asarray(WEIGHTS), axis=0).min() > 0.1
+
+
+def test_a_share_is_changed_and_the_rest_is_as_it_was():
+  both = augment.build(('mixup', 'noise'), 4, 0.25)(KEY, BATCH)
+  all_of_it = augment.build(('mixup', 'noise'), 4)(KEY, BATCH)
+  same = np.asarray([np.array_equal(a, b) for a, b in zip(both['x'], X)])
+  assert 6 < (~same).sum() < 28
+  np.testing.assert_array_equal(both['x'][~same], all_of_it['x'][~same])
+  np.testing.assert_array_equal(both['share'][same], 1)
+  np.testing.assert_array_equal(both['share'][~same], all_of_it['share'][~same])
 
 
 def test_none_is_the_identity_and_nonsense_is_refused():

@@ -96,6 +96,9 @@ def test_bad_uci_set():
     ('data.shifts', ('contrast:6',), 'one of 1, 2, 3, 4, 5'),
     ('student.kd.augment', ('mixap',), r"kd.augment: unknown augmentation 'mixap': did you mean 'mixup'"),
     ('teacher.augment', ('mixup', 'mixup'), 'name it once'),
+    ('teacher.augment', ('ods',), 'leave them out'),
+    ('student.single.augment', ('noise', 'conf_ods'), "'conf_ods' is for students"),
+    ('student.kd.augment_share', 0.0, 'more than 0 and at most 1'),
   ],
 )
 def test_bad_values(key, value, word):
@@ -116,6 +119,34 @@ def test_augmentations_of_images_are_for_images():
   configs.validate(config)
   with pytest.raises(UserError, match="config.student.kd.augment: augmentation 'crop' is for images"):
     configs.validate(config, ndim=2)
+
+
+def test_unlabelled_inputs_have_no_labels_and_need_a_teacher_that_predicts():
+  config = get('digits')
+  config.student.kd.unlabelled = ('letters',)
+  config.student.kd.label_weight = 0.5
+  with pytest.raises(UserError, match='config.student.kd.unlabelled has no labels'):
+    configs.validate(config)
+  config.student.kd.label_weight, config.teacher.predictions = 0.0, 'members.npz'
+  with pytest.raises(UserError, match='config.student.kd.unlabelled: config.teacher.predictions'):
+    configs.validate(config)
+
+
+def test_members_are_asked_about_classes():
+  config = get('uci')
+  config.student.kd.augment = ('ods',)
+  with pytest.raises(UserError, match='learn classes'):
+    configs.validate(config, 'regression', 2)
+
+
+def test_variants_follow_the_members():
+  config = get('digits')
+  configs.variant(config, 'deep', cut=-2)
+  configs.variant(config, 'few', heads=3, grouping='round_robin')
+  config.students, config.teacher.members = ('deep', 'few'), 7
+  assert (config.student.deep.heads, config.student.deep.cut, config.student.few.heads) == (7, -2, 3)
+  assert config.student.hydra.cut == -1
+  configs.validate(config)
 
 
 def test_a_teacher_comes_from_one_place():

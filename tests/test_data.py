@@ -50,6 +50,41 @@ def test_load_gives_every_evaluation():
     assert np.all(split.y == -1) == (evaluation.kind == 'ood')
 
 
+def test_negatives_and_collages_are_made_of_the_test_images():
+  found = datasets.load(data_config(name='digits', ood=('negative', 'collage')), DATA_DIR, 0).evaluations
+  test, negative, collage = (found[name].load().x for name in ('test', 'negative', 'collage'))
+  np.testing.assert_array_equal(test + negative, 16)
+  for rows, columns in ((slice(4), slice(4)), (slice(4, 8), slice(4)), (slice(4), slice(4, 8))):
+    quarter = lambda x, r=rows, c=columns: sorted(image[r, c].tobytes() for image in x)
+    assert quarter(collage) == quarter(test)
+  assert np.mean([np.array_equal(a, b) for a, b in zip(collage, test)]) < 0.1
+  with pytest.raises(UserError, match='images'):
+    datasets.load(data_config(name='spiral', ood=('collage',)), DATA_DIR, 0)
+
+
+def test_unlabelled_inputs_stand_behind_the_others():
+  found = datasets.load(data_config(name='digits'), DATA_DIR, 0)
+  more = datasets.with_unlabelled(found, ('digits',))
+  assert more.train.x.shape == (2 * 1198, 8, 8, 1) and more.train.x.dtype == np.uint8
+  np.testing.assert_array_equal(more.train.x[1198:], found.train.x)
+  np.testing.assert_array_equal(more.train.y[:1198], found.train.y)
+  assert np.all(more.train.y[1198:] == -1) and more.fingerprint != found.fingerprint
+  assert more.scaling is found.scaling and datasets.with_unlabelled(found, ()) is found
+  for name, word in (('digit', "did you mean 'digits'"), ('spiral', 'choose another')):
+    with pytest.raises(UserError, match=word):
+      datasets.with_unlabelled(found, (name,))
+
+
+def test_unlabelled_images_get_size_and_colours():
+  grey = np.zeros((3, 32, 32, 3), np.uint8)
+  grey[1], grey[2, :16] = 90, (30, 60, 90)
+  small = datasets._resized(grey, (8, 8, 1), np.uint8)
+  assert small.shape == (3, 8, 8, 1) and small.dtype == np.uint8
+  assert np.all(small[0] == 0) and np.all(small[1] == 90)
+  assert np.all(small[2, :3] == 60) and np.all(small[2, 5:] == 0)
+  assert datasets._resized(small, (16, 16, 3), np.float32).shape == (3, 16, 16, 3)
+
+
 def test_translate_and_rotate():
   image = np.zeros((1, 9, 9, 1), np.uint8)
   image[0, 4, 1] = 16
@@ -171,6 +206,17 @@ def test_uci_splits_cover_the_set():
   np.testing.assert_allclose(sum(y.sum() for _, y in parts), everything['target'].sum(), rtol=1e-5)
   with pytest.raises(UserError, match='20 standard splits'):
     uci.split('energy', 'train', DATA_DIR, 20)
+
+
+@needs_uci('energy')
+def test_parts_of_uci_splits():
+  whole, _ = uci.split('energy', 'train', DATA_DIR, 7)
+  head, tail, few = (uci.split('energy', f'train[{p}]', DATA_DIR, 7)[0] for p in (':80%', '80%:', '10:30'))
+  assert len(head) == 553 and len(few) == 20
+  np.testing.assert_array_equal(np.concatenate([head, tail]), whole)
+  np.testing.assert_array_equal(few, whole[10:30])
+  with pytest.raises(UserError, match='write it like'):
+    uci.split('energy', 'train[a:]', DATA_DIR, 7)
 
 
 @needs_uci('energy')

@@ -155,3 +155,45 @@ def test_one_compilation_serves_a_phase(caplog):
 
 def compilations(caplog) -> int:
   return sum('Finished XLA compilation of jit(training)' in record.getMessage() for record in caplog.records)
+
+
+def test_variances_that_do_not_depend_on_the_input_make_least_squares():
+  """A layer of means and one variance for each, by maximum likelihood: the line and the residuals of least squares."""
+  y = DATA['x'] @ jnp.asarray(RANDOM.normal(size=(F, 2)), jnp.float32)
+  y += jnp.asarray(RANDOM.normal(size=(N, 2)) * np.float32([0.1, 0.5]), jnp.float32)
+  network = cut.hydra(mlp(4, (), homoscedastic=True), 0, 3)
+  optimizer, steps = optax.adam(optax.cosine_decay_schedule(3e-2, 3000)), 3000
+  state = train.init(network, optimizer, jax.random.key(3), DATA['x'][:2])
+  loss = lambda outputs, batch: losses.gaussian_nll(outputs, batch['y'])
+  step = train.make_step(network, loss, jnp.sum, optimizer, steps)
+  feed = feeds.resident({'x': DATA['x'], 'y': y})
+  key = jax.random.key(4)
+  state = train.fit(step, state, feed, AS_IT_IS, seed=(0, 1), key=key, steps=steps, batch_size=N)
+  mean, var = losses.gaussian(network.apply(state.params, state.model_state, DATA['x'])[0])
+  with_ones = np.concatenate([DATA['x'], np.ones((N, 1))], axis=1)
+  line, residuals, *_ = np.linalg.lstsq(with_ones, np.asarray(y), rcond=None)
+  for of_head, variance in zip(mean, var):
+    np.testing.assert_allclose(of_head, with_ones @ line, atol=2e-3)
+    np.testing.assert_allclose(variance, np.broadcast_to(residuals / N, (N, 2)), rtol=2e-2)
+
+
+def test_augmentations_may_ask_one_member_drawn_anew_at_each_step():
+  asked = []
+
+  def ask(teacher, key, x):
+    asked.append(x.shape)
+    return x[:, :1] * 0 + jax.random.randint(key, (), 0, 1000).astype(jnp.float32)
+
+  def augmentation(key, batch, ask):
+    return {**batch, 'x': batch['x'] * 0 + ask(batch['x'])}
+
+  seen = []
+
+  def loss(outputs, batch):
+    jax.debug.callback(lambda x: seen.append(float(x)), batch['x'][0, 0])
+    return losses.cross_entropy(outputs, batch['y'])
+
+  jax.block_until_ready(run(2, steps=6, loss=loss, augment=augmentation, ask=ask))
+  jax.effects_barrier()
+  assert asked and set(asked) == {(16, F)}
+  assert len(set(seen)) == 6

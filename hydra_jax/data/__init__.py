@@ -185,10 +185,30 @@ def _noise(test: Split) -> np.ndarray:
   return (np.rint(values) if np.issubdtype(test.x.dtype, np.integer) else values).astype(test.x.dtype)
 
 
+def _negative(test: Split) -> np.ndarray:
+  """The test inputs, light for dark."""
+  return np.min(test.x) + np.max(test.x) - test.x
+
+
+def _collage(test: Split) -> np.ndarray:
+  """Images whose four quarters come from four test images."""
+  x, random = test.x, np.random.default_rng(0)
+  if x.ndim != 4:
+    raise UserError("out-of-domain set 'collage' is for images: leave it out")
+  height, width = x.shape[1] // 2, x.shape[2] // 2
+  made = np.empty_like(x)
+  for rows in (slice(height), slice(height, None)):
+    for columns in (slice(width), slice(width, None)):
+      made[:, rows, columns] = x[random.permutation(len(x)), rows, columns]
+  return made
+
+
 # Inputs that belong to no data set with labels, each made from the test split.
 UNLABELLED: dict[str, Callable[[Split], np.ndarray]] = {
   'letters': lambda test: toy.letters(test.x.shape[1]),
   'noise': _noise,
+  'negative': _negative,
+  'collage': _collage,
   'far': lambda test: toy.spiral('far')[0],
   'plane': lambda test: toy.plane(2.5 * float(np.max(np.abs(test.x)))),
 }

@@ -8,6 +8,7 @@ arrays must have the known checksum.
 import hashlib
 import io
 from pathlib import Path
+import re
 from typing import NamedTuple
 import urllib.error
 import urllib.request
@@ -95,11 +96,26 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   return arrays
 
 
+def _piece(part: str, text: str, rows: int) -> slice:
+  """Which of so many rows `a:b]` means; a and b are numbers of rows, or shares such as `80%`, or empty."""
+  found = re.fullmatch(r'(\d*)(%?):(\d*)(%?)\]', text)
+  if not found:
+    raise UserError(f"split '{part}' is not understood: write it like train[:80%] or test[:100]")
+  at = lambda number, share: None if not number else round(int(number) * rows / 100) if share else int(number)
+  return slice(at(*found.groups()[:2]), at(*found.groups()[2:]))
+
+
 def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray, np.ndarray]:
-  """Features `[n, D]` and target `[n, 1]`, float32, of the train or test part of split `replica`."""
+  """Features `[n, D]` and target `[n, 1]`, float32, of the train or test part of split `replica`.
+
+  Of a part such as `train[:80%]` or `train[80%:]`, in the order of the published indices, too.
+  """
   arrays = load_all(name, data_dir)
-  rows = look_up({k: arrays[f'{k}_indices'] for k in ('train', 'test')}, part, 'split')
+  whole, bracket, piece = part.partition('[')
+  rows = look_up({k: arrays[f'{k}_indices'] for k in ('train', 'test')}, whole, 'split')
   if replica >= len(rows):
     raise UserError(f"'{name}' has {len(rows)} standard splits: set replicas to {len(rows)} or fewer")
   index = rows[replica].astype(np.int64)
+  if bracket:
+    index = index[_piece(part, piece, len(index))]
   return arrays['features'][index].astype(np.float32), arrays['target'][index, None].astype(np.float32)

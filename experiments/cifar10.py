@@ -1,0 +1,77 @@
+"""CIFAR-10 with CIFAR-100, SVHN where it is prepared, and corruptions.
+
+    hydra-jax table cifar10            # the setting of Park et al. 2025; an accelerator's work
+    hydra-jax table cifar10 --quick    # LeNets on 2,000 images, on a CPU: to see that it works
+
+Full: 4 teachers WRN-28-1, students WRN-16-1, 200 epochs, 5 seeds; Hydra's heads are the last block and the dense layer.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import cifar10
+from experiments import mnist, published
+from hydra_jax.config import HYDRAS
+from hydra_jax.data.sources import default_data_dir, prepared
+from hydra_jax.errors import UserError
+from hydra_jax.reports import Definition, Section
+from hydra_jax.tables import Column
+
+STUDENTS = ('single', 'kd', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
+LABELS = mnist.LABELS | {
+  'proxy_endd': 'Proxy-EnD²',
+  'dlf': 'DLF',
+  'latent_batch_ensemble': 'Latent BatchEnsemble',
+}
+
+
+def get_tables(quick: bool) -> dict[str, Definition]:
+  """Rows as in `mnist`, and what is published."""
+  config = cifar10.get_config('quick,members=4' if quick else 'wrn28_1,members=4')
+  return {'': image_table('cifar10', config, quick)}
+
+
+def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
+  """A table of a set of photographs, its config as that of the full setting."""
+  outside = ['cifar100' if name == 'cifar10' else 'cifar10', *['svhn_cropped'] * is_prepared('svhn_cropped')]
+  config.name, config.students, config.replicas = f'{name}-table{"-quick" * quick}', STUDENTS, 2 if quick else 5
+  config.data.ood = tuple(f'{where}[:500]' if quick else where for where in outside)
+  if quick:
+    small(config)
+  else:
+    config.data.train = 'train[:80%]'
+    config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
+  labels = LABELS | {'ensemble': f'ensemble of {config.teacher.members}'}
+  columns = mnist.columns(config.data.ood[0])
+  columns[7:7] = [Column(where, 'auroc_model', f'{where} AUROC model', 'high') for where in config.data.ood[1:]]
+  return Definition(
+    title=f'{name.upper().replace("CIFAR", "CIFAR-")}' + ', small' * quick,
+    runs={name: config},
+    sections=[Section('Scores', columns, ('ensemble', *STUDENTS))],
+    labels=labels,
+    # In another setting, published numbers are there to be seen, and nothing is run to compare with them.
+    published=published.cifar(name, 'full setting' if quick else name),
+    source=published.SOURCE,
+    tested=('nll', 'accuracy'),
+    kept=('test', *config.data.shifts[1:2], *config.data.ood),
+  )
+
+
+def small(config: ConfigDict) -> None:
+  """LeNets that train within a minute on two cores."""
+  config.network.teacher = config.network.student = ConfigDict(dict(name='lenet'))
+  config.data.train, config.data.test = 'train[:2000]', 'test[:500]'
+  for settings in (config.teacher, *config.student.values()):
+    settings.epochs, settings.warmup_epochs, settings.augment, settings.learning_rate = 6.0, 1.0, (), 0.02
+  for name in HYDRAS:
+    config.student[name].hinton_epochs = 3.0
+  config.student.dlf.mean_epochs = 3.0
+
+
+def is_prepared(name: str) -> bool:
+  """Whether a data set is there."""
+  try:
+    return bool(prepared(name, default_data_dir()) or Path())
+  except UserError:
+    return False

@@ -1,0 +1,73 @@
+"""What every method costs and what it gives, on MNIST: NLL and detection against parameters, FLOPs and latency.
+
+    hydra-jax table cost
+
+The ensembles, and the students that are there already, are those of `hydra-jax table mnist`.
+"""
+
+from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
+
+from experiments import mnist
+from hydra_jax import figures
+from hydra_jax.reports import Definition, Results, Section
+
+STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra', 'small_ensemble', 'batch_ensemble')
+STUDENTS += ('endd', 'proxy_endd', 'dlf')
+LABELS = mnist.LABELS | {
+  'mc_dropout': 'MC dropout',
+  'small_ensemble': 'small networks',
+  'batch_ensemble': 'BatchEnsemble',
+  'proxy_endd': 'Proxy-EnD²',
+  'dlf': 'DLF',
+}
+COSTS = {'parameters': 'parameters', 'flops': 'FLOPs for an example', 'latency_ms': 'milliseconds for a batch'}
+
+
+def get_tables(quick: bool) -> dict[str, Definition]:
+  """Rows are all methods."""
+  config = mnist.base(quick)
+  config.students, outside = STUDENTS, config.data.ood[0]
+  table = Definition(
+    title='Cost and quality, on MNIST',
+    runs={'mnist': config},
+    sections=[Section('Scores and cost', mnist.columns(outside), ('ensemble', *STUDENTS))],
+    labels=LABELS | ({'ensemble': 'ensemble of 5'} if quick else {}),
+    tested=('nll', 'accuracy'),
+    kept=('test', outside),
+    drawings={'pareto': lambda found: pareto(found, outside)},
+  )
+  return {'': table}
+
+
+def pareto(found: Results, outside: str) -> Figure:
+  """Quality against cost; lines join the methods that none is better than at no higher cost."""
+  quality = (('test', 'nll', 'NLL', 1), (outside, 'auroc_total', f'AUROC, {outside}, by total uncertainty', -1))
+  methods = found.methods('mnist')
+  figure, axes = plt.subplots(2, len(COSTS), figsize=(4 * len(COSTS), 7), layout='constrained')
+  for line, (data, metric, heading, sign) in zip(axes, quality):
+    for ax, (cost, what) in zip(line, COSTS.items()):
+      front = []
+      for i, method in enumerate(methods):
+        value, price = found.estimate('mnist', data, method, metric), found.estimate('mnist', 'cost', method, cost)
+        if value and price:
+          colour = figures.COLOURS[i % len(figures.COLOURS)]
+          marker = 'os^'[i // len(figures.COLOURS)]
+          label = found.label(method)
+          ax.errorbar([price.mean], [value.mean], [value.error], fmt=marker, ms=6, color=colour, label=label)
+          front.append((price.mean, sign * value.mean))
+      ax.plot(*best(front, sign), color='#888888', lw=1, ls=':', zorder=0)
+      ax.set(xscale='log', xlabel=what, ylabel=heading)
+  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  return figure
+
+
+def best(points: list[tuple[float, float]], sign: int) -> tuple[list[float], list[float]]:
+  """Of (cost, loss), those that no other beats in both, as steps to draw."""
+  x, y, least = [], [], float('inf')
+  for cost, loss in sorted(points):
+    if loss < least:
+      x += [cost] * (2 if x else 1)
+      y += [sign * least, sign * loss] if y else [sign * loss]
+      least = loss
+  return x, y

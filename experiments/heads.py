@@ -1,0 +1,69 @@
+"""Hydra on MNIST by its number of heads, and by how much of the network the heads are.
+
+    hydra-jax table heads
+
+The ensembles are those of `hydra-jax table mnist`. With fewer heads than members, members are dealt out to heads.
+"""
+
+from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
+
+from experiments import mnist
+from hydra_jax.config import variant
+from hydra_jax.reports import Definition, Results, Section
+
+HEADS = (1, 2, 5, 10, 20, 50)
+CUTS = {-1: 'dense layer', -2: 'hidden and dense layer', -3: 'whole network'}
+SHOWN = {
+  'nll': 'NLL',
+  'model': 'model uncertainty',
+  'rank_correlation': 'rank correlation with the ensemble',
+  'auroc_model': 'AUROC by model uncertainty',
+}
+
+
+def get_tables(quick: bool) -> dict[str, Definition]:
+  """Rows are students."""
+  config = mnist.base(quick)
+  members, outside = config.teacher.members, config.data.ood[0]
+  counts = [heads for heads in HEADS if heads <= members]
+  labels = {'ensemble': f'ensemble of {members}'}
+  for heads in counts:
+    name = f'heads_{heads}'
+    labels[name] = f'{heads} heads' if heads > 1 else 'one head'
+    variant(config, name, heads=heads, grouping='round_robin')
+  for cut, what in CUTS.items():
+    name = f'cut_{-cut}'
+    labels[name] = f'heads of the {what}'
+    variant(config, name, cut=cut)
+  config.students = tuple(name for name in labels if name != 'ensemble')
+  of_heads, of_cuts = (tuple(n for n in labels if n.startswith((kind, 'ens'))) for kind in ('heads', 'cut'))
+  columns = mnist.columns(outside)
+  table = Definition(
+    title='Hydra by its heads, on MNIST',
+    runs={'mnist': config},
+    sections=[Section('Number of heads', columns, of_heads), Section('Depth of the cut', columns, of_cuts)],
+    labels=labels,
+    against=f'heads_{counts[-1]}',
+    kept=('test', outside),
+    drawings={'heads': lambda found: curves(found, counts, outside)},
+  )
+  return {'': table}
+
+
+def curves(found: Results, counts: list[int], outside: str) -> Figure:
+  """Scores against the number of heads; dashed, the ensemble."""
+  figure, axes = plt.subplots(1, len(SHOWN), figsize=(3.2 * len(SHOWN), 3), layout='constrained')
+  for ax, (metric, heading) in zip(axes, SHOWN.items()):
+    for data, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+      points = {n: found.estimate('mnist', data, f'heads_{n}', metric) for n in counts}
+      points = {n: point for n, point in points.items() if point}
+      if points:
+        means, errors = zip(*((point.mean, point.error) for point in points.values()), strict=True)
+        ax.errorbar(list(points), means, errors, fmt='o-', ms=3, lw=1.3, color=colour, label=data)
+      if base := found.estimate('mnist', data, 'ensemble', metric):
+        ax.axhline(base.mean, color=colour, lw=1, ls='--')
+    ax.set(xlabel='heads', ylabel=heading, xscale='log', xticks=counts, xticklabels=counts)
+    ax.minorticks_off()
+  figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  return figure
