@@ -13,6 +13,8 @@ from hydra_jax.data import Scaling
 from hydra_jax.stages import mlp, own_product
 from hydra_jax.uncertainty import classification
 
+pytestmark = pytest.mark.slow  # compiles a lot
+
 H, B, C = 6, 9, 4
 RANDOM = np.random.default_rng(0)
 FLAT = jnp.asarray(RANDOM.normal(size=(B, 5)), jnp.float32)

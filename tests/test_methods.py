@@ -57,6 +57,7 @@ def test_every_method_has_settings_and_a_source():
     assert row.phases.__doc__, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', STUDENTS)
 @pytest.mark.parametrize('task', ['classification', 'regression'])
 def test_every_method_learns(name, task):

@@ -8,6 +8,8 @@ import pytest
 
 from hydra_jax import UserError, chain, cut, networks
 
+pytestmark = pytest.mark.slow  # compiles a lot
+
 B, H, C = 5, 2, 7
 X = np.random.default_rng(0).normal(size=(B, 8, 8, 3)).astype(np.float32)
 LARGE = np.random.default_rng(1).normal(size=(B, 16, 18, 3)).astype(np.float32)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 import re
 
-from conftest import ROOT
+from conftest import ROOT, hydra_jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -187,3 +187,21 @@ def test_without_a_folder_of_tables(monkeypatch, tmp_path):
   Path('mine.py').write_text('x = 1\n')
   with pytest.raises(UserError, match='no function get_tables'):
     reports.load('mine.py', True)
+
+
+@pytest.mark.slow
+def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
+  done = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  out = tmp_path / 'table-spiral-quick'
+  saved = json.loads((out / 'table.json').read_text())
+  assert {row['method'] for row in saved['rows']} == {'ensemble', 'kd', 'endd', 'hydra_train', 'hydra', 'dlf'}
+  assert all(row['n'] == 2 for row in saved['rows'] if row['data'] == 'test')
+  assert (out / 'figures' / 'plane.png').stat().st_size > 10000
+  tables_of = lambda: (out / 'table.md').read_text().split('\n', 3)[3]
+  before = tables_of()
+  again = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
+  assert again.returncode == 0 and 'steps' not in again.stderr and tables_of() == before
+  for wrong, word in ((['--replicas=0'], 'at least 1'), (['--config.seed=1'], 'in its file')):
+    done = hydra_jax('table', 'spiral', *wrong, f'--workdir={tmp_path}')
+    assert done.returncode == 2 and word in done.stderr, done.stderr
