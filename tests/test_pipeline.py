@@ -280,12 +280,6 @@ def test_imagenet_runs_on_a_miniature(miniatures, tmp_path):
   assert not list(tmp_path.glob('run/parts/predictions-*'))
 
 
-def test_spiral_runs(tmp_path):
-  finishes(tmp_path / 'run', 'configs/spiral.py:members=3,epochs=1')
-  assert (tmp_path / 'run' / 'figures' / 'plane.png').exists()
-  assert value(tmp_path / 'run', 'far', 'kd', 'model') == 0
-
-
 @needs('mnist', 'fashion_mnist')
 def test_mnist_runs(tmp_path):
   found = finishes(tmp_path / 'run', 'configs/mnist.py:members=2,epochs=0.2', '--config.data.shifts=()')
