@@ -8,7 +8,7 @@ noise, and the test digits rotated and moved by growing amounts.
 Teachers: 20 MLPs 64-100-100-10. Under a minute on two CPU cores.
 """
 
-from hydra_jax.config import HYDRAS, apply_argument, default_config, distilled
+from hydra_jax.config import apply_argument, default_config, distilled
 
 
 def get_config(argument=None):
@@ -21,7 +21,6 @@ def get_config(argument=None):
     settings.batch_size = 64
   for settings in distilled(config):
     settings.epochs = 60.0
-  for name in HYDRAS:
-    config.student[name].hinton_epochs = 60.0
+  config.student.hydra.hinton_epochs = 60.0
   config.data.shifts = ('rotate:15', 'rotate:30', 'rotate:45', 'rotate:90', 'translate:1', 'translate:2', 'translate:3')
   return apply_argument(config, argument)

@@ -10,7 +10,7 @@ each also with `_test`. Further inputs `x_NAME`, with or without predictions, ar
 Where the file has no predictions for an evaluation set, the ensemble's row of the table is empty there.
 """
 
-from hydra_jax.config import HYDRAS, apply_argument, default_config, distilled
+from hydra_jax.config import apply_argument, default_config, distilled
 
 
 def get_config(argument=None):
@@ -23,6 +23,5 @@ def get_config(argument=None):
     config.data.name = words.pop(0)
   for settings in distilled(config):
     settings.epochs = 60.0
-  for name in HYDRAS:
-    config.student[name].hinton_epochs = 60.0
+  config.student.hydra.hinton_epochs = 60.0
   return apply_argument(config, ','.join(words))

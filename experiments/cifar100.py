@@ -1,4 +1,4 @@
-"""CIFAR-100 with CIFAR-10, and SVHN where it is prepared, as out-of-domain data.
+"""CIFAR-100 with CIFAR-10, and SVHN where `TFDS_DATA_DIR` has it, as out-of-domain data.
 
     hydra-jax table cifar100           # the setting of Park et al. 2025; an accelerator's work
     hydra-jax table cifar100 --quick   # LeNets on CIFAR-100's test images: to see that it works

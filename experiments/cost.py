@@ -7,20 +7,14 @@ The ensembles, and the students that are there already, are those of `hydra-jax 
 
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
-from experiments import mnist
+from experiments import mnist, shown
 from hydra_jax import figures
 from hydra_jax.reports import Definition, Results, Section
 
 STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra', 'small_ensemble', 'batch_ensemble')
 STUDENTS += ('endd', 'proxy_endd', 'dlf')
-LABELS = mnist.LABELS | {
-  'mc_dropout': 'MC dropout',
-  'small_ensemble': 'small networks',
-  'batch_ensemble': 'BatchEnsemble',
-  'proxy_endd': 'Proxy-EnD²',
-  'dlf': 'DLF',
-}
 COSTS = {'parameters': 'parameters', 'flops': 'FLOPs for an example', 'latency_ms': 'milliseconds for a batch'}
 
 
@@ -31,8 +25,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = Definition(
     title='Cost and quality, on MNIST',
     runs={'mnist': config},
-    sections=[Section('Scores and cost', mnist.columns(outside), ('ensemble', *STUDENTS))],
-    labels=LABELS | ({'ensemble': 'ensemble of 5'} if quick else {}),
+    sections=[Section('Scores and cost', shown.columns(outside), ('ensemble', *STUDENTS))],
+    labels=shown.LABELS,
     tested=('nll', 'accuracy'),
     kept=('test', outside),
     drawings={'pareto': lambda found: pareto(found, outside)},
@@ -42,7 +36,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
 
 def pareto(found: Results, outside: str) -> Figure:
   """Quality against cost; lines join the methods that none is better than at no higher cost."""
-  quality = (('test', 'nll', 'NLL', 1), (outside, 'auroc_total', f'AUROC, {outside}, by total uncertainty', -1))
+  quality = (('test', 'nll', 'NLL', 1), (outside, 'auroc_total', f'AUROC by total uncertainty,\n{outside}', -1))
   methods = found.methods('mnist')
   figure, axes = plt.subplots(2, len(COSTS), figsize=(4 * len(COSTS), 7), layout='constrained')
   for line, (data, metric, heading, sign) in zip(axes, quality):
@@ -58,6 +52,7 @@ def pareto(found: Results, outside: str) -> Figure:
           front.append((price.mean, sign * value.mean))
       ax.plot(*best(front, sign), color='#888888', lw=1, ls=':', zorder=0)
       ax.set(xscale='log', xlabel=what, ylabel=heading)
+      ax.xaxis.set_minor_formatter(NullFormatter())
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 

@@ -6,18 +6,11 @@ Other tables (`heads`, `cost`) are made from the same ensembles.
 """
 
 from configs import mnist
-from hydra_jax.config import HYDRAS, distilled
+from experiments import shown
+from hydra_jax.config import distilled
 from hydra_jax.reports import Definition, Section
-from hydra_jax.tables import Column
 
 OUTSIDE = 'fashion_mnist'
-LABELS = {
-  'ensemble': 'ensemble of 50',
-  'kd': 'KD',
-  'endd': 'Prior Network (EnD²)',
-  'hydra': 'Hydra',
-  'hydra_train': "Hydra, the paper's setting",
-}
 
 
 def base(quick: bool):
@@ -33,27 +26,9 @@ def base(quick: bool):
     config.teacher.members, config.teacher.epochs = 5, 3.0
     for settings in distilled(config):
       settings.epochs = 3.0
-    for name in HYDRAS:
-      config.student[name].hinton_epochs = 3.0
+    config.student.hydra.hinton_epochs = 3.0
+  shown.add_hydra_train(config)
   return config
-
-
-def columns(outside: str, run: str = '') -> list[Column]:
-  """What is shown of a classification."""
-  scores = [
-    ('accuracy', 'accuracy', 'high'),
-    ('nll', 'NLL', 'low'),
-    ('brier', 'Brier', 'low'),
-    ('ece', 'ECE', 'low'),
-    ('model', 'model unc.', ''),
-  ]
-  return [
-    *(Column('test', metric, heading, better, run=run) for metric, heading, better in scores),
-    *(Column(outside, f'auroc_{by}', f'{outside} AUROC {by}', 'high', run=run) for by in ('total', 'model')),
-    Column('cost', 'parameters', 'parameters', 'low', run=run),
-    Column('cost', 'flops', 'FLOPs', 'low', run=run),
-    Column('cost', 'latency_ms', 'ms a batch', 'low', run=run),
-  ]
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
@@ -64,8 +39,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = Definition(
     title='MNIST, with Fashion-MNIST as out-of-domain data',
     runs={'mnist': config},
-    sections=[Section('Scores', columns(outside), ('single', 'ensemble', 'kd', 'endd', 'hydra_train', 'hydra'))],
-    labels=LABELS | ({'ensemble': 'ensemble of 5'} if quick else {}),
+    sections=[Section('Scores', shown.columns(outside), ('single', 'ensemble', 'kd', 'endd', 'hydra_train', 'hydra'))],
+    labels=shown.LABELS,
     tested=('nll', 'accuracy', 'brier'),
     kept=('test', 'rotate:30', 'translate:4', outside),
   )

@@ -4,8 +4,8 @@ hydra-jax table spiral
 """
 
 from configs import spiral
-from experiments import mnist
-from hydra_jax.config import HYDRAS, distilled
+from experiments import shown
+from hydra_jax.config import distilled
 from hydra_jax.reports import Definition, Section
 from hydra_jax.tables import Column
 
@@ -21,8 +21,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     config.replicas, config.teacher.members, config.teacher.epochs = 2, 4, 20.0
     for settings in distilled(config):
       settings.epochs = 20.0
-    for name in HYDRAS:
-      config.student[name].hinton_epochs = 20.0
+    config.student.hydra.hinton_epochs = 20.0
+  shown.add_hydra_train(config)
   columns = [
     Column('test', 'accuracy', 'accuracy', 'high'),
     Column('test', 'nll', 'NLL', 'low'),
@@ -37,7 +37,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     title='Three spiral arms, and the plane around them',
     runs={'spiral': config},
     sections=[Section('Scores', columns, ('ensemble', *STUDENTS))],
-    labels=mnist.LABELS | {'ensemble': f'ensemble of {config.teacher.members}', 'dlf': 'DLF'},
+    labels=shown.LABELS,
     kept=('test', 'far'),
   )
   return {'': table}

@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
 from configs import uci
-from experiments import published
+from experiments import published, shown
 from hydra_jax import figures
-from hydra_jax.config import HYDRAS, distilled
+from hydra_jax.config import distilled
 from hydra_jax.data.uci import SETS
 from hydra_jax.reports import Definition, Results, Section
 from hydra_jax.tables import Column
@@ -35,16 +35,6 @@ ROWS = {
   'wine-quality-red': 1439,
 }
 STUDENTS = ('single', 'kd', 'small_ensemble', 'hydra_train', 'hydra', 'batch_ensemble', 'dlf')
-LABELS = {
-  'ensemble': 'teachers',
-  'single': 'single network',
-  'kd': 'KD',
-  'small_ensemble': '50 small networks',
-  'hydra_train': "Hydra, the paper's setting",
-  'hydra': 'Hydra',
-  'batch_ensemble': 'BatchEnsemble',
-  'dlf': 'DLF',
-}
 METRICS = {
   'rmse': ('RMSE', 'low'),
   'nll': ('NLL', 'low'),
@@ -63,10 +53,10 @@ def trained(config: ConfigDict, teacher: float, student: float) -> ConfigDict:
   config.teacher.epochs = config.student.single.epochs = teacher
   for settings in distilled(config):
     settings.epochs = student
-  for name in HYDRAS:
-    config.student[name].hinton_epochs = student
+  config.student.hydra.hinton_epochs = student
   config.student.dlf.mean_epochs = student / 3
   config.student.small_ensemble.network = ConfigDict(dict(name='mlp', widths=(10,)))
+  shown.add_hydra_train(config)
   config.students = STUDENTS
   return config
 
@@ -122,7 +112,7 @@ def protocol(kind: str, quick: bool) -> Definition:
     title=f'UCI regression, protocol `{kind}`',
     runs={name: quickly(make(name)) if quick else make(name) for name in sets},
     sections=sections(sets),
-    labels=LABELS,
+    labels=shown.LABELS,
     published=ours,
     source=published.SOURCE,
     tested=('nll', 'crps'),

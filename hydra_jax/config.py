@@ -43,28 +43,6 @@ def distilling(learning_rate: float = 1e-3) -> dict[str, Any]:
   )
 
 
-# Hydra by default, and as in the paper.
-HYDRAS = ('hydra', 'hydra_train')
-
-
-def hydra(**changes: Any) -> dict[str, Any]:
-  """Settings of Hydra."""
-  settings = dict(
-    method='hydra',
-    heads=20,
-    cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
-    grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
-    temperature=1.0,
-    label_weight=0.0,  # share of the loss that is against the labels
-    hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
-    heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
-    diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
-    freeze_body=False,  # in phase 2
-    **distilling(),
-  )
-  return settings | changes
-
-
 def default_config() -> ConfigDict:
   """The schema: every key there is, with its default. Experiments in `configs/` change values."""
   config = ConfigDict(
@@ -95,8 +73,19 @@ def default_config() -> ConfigDict:
       student=dict(
         single=dict(method='single', **training()),
         kd=dict(method='kd', temperature=1.0, label_weight=0.0, **distilling()),
-        hydra=hydra(),
-        hydra_train=hydra(),  # on training data, as in the paper
+        hydra=dict(
+          method='hydra',
+          heads=20,
+          cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
+          grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
+          temperature=1.0,
+          label_weight=0.0,  # share of the loss that is against the labels
+          hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
+          heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
+          diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
+          freeze_body=False,  # in phase 2
+          **distilling(),
+        ),
         endd=dict(method='endd', start_temperature=10.0, **distilling()),
         proxy_endd=dict(method='proxy_endd', **distilling()),
         dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling(learning_rate=3e-3)),
@@ -125,8 +114,7 @@ def default_config() -> ConfigDict:
       checkpoints_kept=2,  # of a phase in progress, the newest
     )
   )
-  for name in HYDRAS:
-    config.student[name].heads = config.teacher.get_oneway_ref('members')
+  config.student.hydra.heads = config.teacher.get_oneway_ref('members')
   for student in ('single', 'mc_dropout'):
     config.student[student].epochs = config.teacher.get_oneway_ref('epochs')
   return config.lock()
@@ -167,8 +155,7 @@ def residual_recipe(
     settings.epochs, settings.warmup_epochs = epochs, warmup_epochs
     settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, weight_decay
     settings.augment = augment
-  for name in HYDRAS:
-    config.student[name].cut, config.student[name].hinton_epochs = -2, hinton_epochs
+  config.student.hydra.cut, config.student.hydra.hinton_epochs = -2, hinton_epochs
 
 
 SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}

@@ -17,6 +17,7 @@ from hydra_jax.tasks import TASKS, Scores
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
+DASHES = ('-', '--', ':')
 SIZE = 3.0  # inches, of one panel
 STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9, 'axes.titlesize': 10, 'savefig.dpi': 130}
 SHOWN_AT_MOST = 1000
@@ -86,6 +87,14 @@ def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
+def _lines(names) -> dict[str, dict[str, str]]:
+  """How lines are drawn: where there are more of them than colours, dashes tell them apart."""
+  return {
+    name: {'color': colour, 'ls': DASHES[i // len(COLOURS) % len(DASHES)]}
+    for i, (name, colour) in enumerate(_colours(names).items())
+  }
+
+
 def reliability(scores: AllScores, bins: int) -> plt.Figure:
   """Accuracy against confidence on the test set; bars show how many examples each bin has."""
   figure, axes, first = _grid(len(scores), sharey=True)
@@ -110,9 +119,9 @@ def calibration(scores: AllScores) -> plt.Figure:
   figure, axes = _panels(1)
   ax = axes[0][0]
   levels = np.linspace(0, 1, 101)
-  for name, colour in _colours(scores).items():
+  for name, line in _lines(scores).items():
     pit = np.sort(scores[name]['test']['pit'])
-    ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), color=colour, label=name, lw=1.3)
+    ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
   ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
   ax.legend(frameon=False)
@@ -176,11 +185,11 @@ def rejection(scores: AllScores, outside: str) -> plt.Figure:
   figure, axes = _panels(2)
   panels = {'test': True, outside: False}
   for ax, (where, labelled) in zip(axes[0], panels.items()):
-    for name, colour in _colours(scores).items():
+    for name, line in _lines(scores).items():
       curve = diversity.rejection(scores[name], where, labelled, 'correct')
       kept = np.linspace(0.02, 1, 99)
       shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
-      ax.plot(kept, shown, color=colour, lw=1.3, label=name)
+      ax.plot(kept, shown, **line, lw=1.3, label=name)
     title = where if labelled else f'test and {where}, which counts as wrong'
     ax.set(title=title, xlabel='share kept, by model uncertainty', ylabel='accuracy', xlim=(0, 1))
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
@@ -230,9 +239,9 @@ def _draw_curve(ax, rows: Sequence[dict], curve: Curve, measure: str) -> None:
   for row in rows:
     if row['metric'] == measure:
       values.setdefault((row['method'], row['data']), []).append(row['value'])
-  for method, colour in _colours(dict.fromkeys(row['method'] for row in rows)).items():
+  for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
     means = [np.mean([values[method, name] for name in names]) for names in curve.values()]
-    ax.plot(list(curve), means, 'o-', ms=3, lw=1.3, color=colour, label=method)
+    ax.plot(list(curve), means, marker='o', ms=3, lw=1.3, **line, label=method)
 
 
 def _measure_name(measure: str) -> str:

@@ -186,7 +186,7 @@ def teacher_of(replica: Replica, ensemble: Trained) -> tuple[Teacher, Trained]:
   config = replica.config
   kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
   key = ensemble.key + config.teacher.keep_as.removeprefix('float32')
-  return Teacher(predicted(replica, ensemble, key) if kept else None, ensemble.model, key), ensemble
+  return Teacher(predicted(replica, ensemble.model, key) if kept else None, ensemble.model, key), ensemble
 
 
 def loaded_teacher(replica: Replica) -> Trained:
@@ -263,8 +263,7 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
 
 def taught(replica: Replica, teacher: Teacher) -> Teacher:
   """A teacher with its predictions on the training inputs of these data, which are more than its own."""
-  ensemble = Trained(teacher.model, teacher.key, None)
-  return teacher._replace(predictions=predicted(replica, ensemble, teacher.key))
+  return teacher._replace(predictions=predicted(replica, teacher.model, teacher.key))
 
 
 def stacked(group: Group) -> int:
@@ -394,14 +393,14 @@ def predicting(models: Sequence[Model], layout: parallel.Layout, augmentations: 
   return {'teach': teach, 'teacher': teacher, 'spread_teacher': spread, 'ask': ask if asked else None}
 
 
-def predicted(replica: Replica, teacher: Trained, key: str) -> np.ndarray:
+def predicted(replica: Replica, teacher: Model, key: str) -> np.ndarray:
   """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
   dtype = replica.config.teacher.keep_as
   key = store.key_of(dict(teacher=key, data=replica.data.fingerprint))
 
   def make(new, folder):
     x = np.asarray(replica.data.train.x)
-    outputs = evaluate.predict(teacher.model, x, replica.config.evaluation.batch_size)
+    outputs = evaluate.predict(teacher, x, replica.config.evaluation.batch_size)
     if np.abs(outputs).max() > np.finfo(dtype).max:
       raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
     np.save(new / 'predictions.npy', outputs.astype(dtype))

@@ -117,7 +117,7 @@ def load(name: str, quick: bool) -> dict[str, Definition]:
   known = sorted(p.stem for p in Path('experiments').glob('*.py') if 'def get_tables(' in p.read_text())
   if not own.is_file() or (not name.endswith('.py') and name not in known):
     where = (
-      f'{nearest(name, known)}' if known else 'there is no folder experiments/ here, start from the root of the project'
+      nearest(name, known) if known else 'there is no folder experiments/ here, start from the root of the project'
     )
     raise UserError(f"there is no table '{name}': {where}")
   spec = importlib.util.spec_from_file_location(f'table_{own.stem}', own)
@@ -214,6 +214,7 @@ def _smaller(ours: Estimate | None, theirs: Published, better: str) -> str:
 
 
 def _better(found: Results, run_name: str, data: str, metric: str) -> str:
+  """As the column of a metric says, or low where it has none."""
   for section in found.definition.sections:
     for column in section.columns:
       if (column.data, column.metric) == (data, metric) and column.run in ('', run_name):
@@ -221,7 +222,7 @@ def _better(found: Results, run_name: str, data: str, metric: str) -> str:
   return 'low'
 
 
-def tests(found: Results) -> Iterator[Table]:
+def differences(found: Results) -> Iterator[Table]:
   """Every method against one, paired over replicas, and over test examples where these are the same ones."""
   definition, runs = found.definition, list(found.definition.runs)
   against, several = definition.against, len(runs) > 1
@@ -259,7 +260,7 @@ def _difference(found: Difference | None) -> tuple[str, str]:
 def all_tables(found: Results) -> list[Table]:
   """Every table, in order."""
   sections = [scores(section, found) for section in found.definition.sections]
-  return [*sections, *kept(found), *filter(None, [against_published(found)]), *tests(found)]
+  return [*sections, *kept(found), *filter(None, [against_published(found)]), *differences(found)]
 
 
 def records(found: Results) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ class Column(NamedTuple):
   Attributes:
     data, metric: Of the rows.
     heading: As shown.
-    better: `low`, `high` or empty.
+    better: `low`, `high`, a number that values should be close to, or empty.
     relative: `ratio` to the ensemble's value, or `difference` where a value can be negative.
     run: Of several, the run whose rows they are.
   """

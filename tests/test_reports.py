@@ -84,15 +84,16 @@ def test_beside_published_numbers_and_their_teachers():
 
 
 def test_differences_are_paired():
-  (table,) = reports.tests(results(('one',)))
+  (table,) = reports.differences(results(('one',)))
   assert table.headings == ['over replicas', 'over test examples'] and 'Hydra_1' in table.title
   found = {name: line for name, line in table.body}
   (over, p), (examples, p_of_examples) = found['kd']
   difference = np.subtract(NLL['one', 'kd'], NLL['one', 'hydra'])
   assert over == f'{difference.mean():.4f} ± {difference.std(ddof=1) / math.sqrt(3):.4f}' and p.startswith('p = 0.')
   assert examples == '0.7500 ± 0.2500' and p_of_examples == 'p = 0.058'
-  assert found['ensemble'][0][1] == 'p = 0e+00' or found['ensemble'][0][1].startswith('p = ')
-  (both,) = reports.tests(results())
+  (teachers, p), (of_teachers, _) = found['ensemble']
+  assert teachers == '-0.1000 ± 0.0000' and float(p.removeprefix('p = ')) < 1e-9 and of_teachers == '–'
+  (both,) = reports.differences(results())
   assert both.headings == ['one', 'two'] and dict(both.body)['kd'][1][0] == '–'
 
 
@@ -139,7 +140,7 @@ def test_latex_leaves_nothing_that_it_would_read():
 @pytest.mark.parametrize('quick', [False, True])
 @pytest.mark.parametrize('name', TABLES)
 def test_definitions(monkeypatch, name, quick):
-  """Configs are sound, columns name metrics that runs report, and what is published has a row or none was run."""
+  """Configs are sound, columns are of sets that runs evaluate, and published numbers are of all runs or of another."""
   monkeypatch.chdir(ROOT)
   for definition in reports.load(name, quick).values():
     assert len({config.name for config in definition.runs.values()}) == len(definition.runs)
@@ -153,7 +154,9 @@ def test_definitions(monkeypatch, name, quick):
         assert column.run in ('', *definition.runs)
         config = definition.runs[column.run or next(iter(definition.runs))]
         assert column.data in ('test', 'cost', *config.data.ood, *config.data.shifts), column
-    assert definition.against in students and set(definition.labels) >= set()
+    assert definition.against in students
+    runs = {run for run, *_ in definition.published}
+    assert runs <= set(definition.runs) or not runs & set(definition.runs)
     for config in definition.runs.values():
       assert set(definition.kept) <= {'test', *config.data.ood, *config.data.shifts}
 
@@ -202,7 +205,8 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
   tables_of = lambda: (out / 'table.md').read_text().split('\n', 3)[3]
   before = tables_of()
   again = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
-  assert again.returncode == 0 and 'steps' not in again.stderr and tables_of() == before
+  assert again.returncode == 0 and tables_of() == before
+  assert 'reused' in again.stdout and 'loss' in done.stdout and 'loss' not in again.stdout
   for wrong, word in ((['--replicas=0'], 'at least 1'), (['--config.seed=1'], 'in its file')):
     done = hydra_jax('table', 'spiral', *wrong, f'--workdir={tmp_path}')
     assert done.returncode == 2 and word in done.stderr, done.stderr
