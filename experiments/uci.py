@@ -8,7 +8,7 @@
   of its residuals; students with one hidden layer of 50 units; 10 random 90/10 splits, here the first 10 standard ones.
 
 Passes over the data fall with the root of their number beyond 1,500, so that large sets take longer, but not in
-proportion. What teachers of `dlf` need was chosen on the last fifth of the training parts.
+proportion. The schedules are ours, and have not been tuned.
 """
 
 from collections.abc import Sequence
