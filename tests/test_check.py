@@ -1,6 +1,7 @@
 """What `check` says beforehand is what a run then has."""
 
 import math
+import sys
 
 from conftest import DATA_DIR, needs_uci
 import jax
@@ -13,6 +14,12 @@ from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
 
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+
+@pytest.fixture(autouse=True)
+def _own_hook(monkeypatch):
+  """Commands set this one, in whose place pytest has its own."""
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
 
 
 def config(*more, file='configs/digits.py:members=4'):

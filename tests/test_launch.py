@@ -76,10 +76,10 @@ class Machine:
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     env = {k: str(v) for k, v in {**self.env, **env}.items()}
     # What nohup or a shell's background has ignored stays so, and bash cannot trap it.
-    heard = lambda: [signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)]
-    process = subprocess.Popen(
-      list(map(str, command)), cwd=ROOT, env=env, start_new_session=True, preexec_fn=heard, **pipes
-    )
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, start_new_session=True, **pipes)
+    for number, handler in before.items():
+      signal.signal(number, handler)
     self.processes.append(process)
     return process
 
