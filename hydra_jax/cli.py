@@ -2,11 +2,13 @@
 
 import argparse
 import errno
+import logging
 import os
 from pathlib import Path
 import re
 import sys
 import traceback
+import warnings
 
 from hydra_jax import preemption
 from hydra_jax.errors import UserError
@@ -84,12 +86,14 @@ def _one_line(e: Exception) -> str:
 
 def set_up() -> None:
   """Keeps compiled programs in the user's cache directory, so that a second run starts at once."""
-  from absl import logging
+  from absl import logging as absl_logging
   import jax
 
   from hydra_jax.data.sources import cache_dir
 
-  logging.set_verbosity(logging.FATAL)  # Orbax logs the traceback of what it then raises
+  absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the traceback of what it then raises
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # and asyncio that of writes that failed beside it
+  warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)  # nor those that never began
   sys.unraisablehook = _but_for_late_writes
   sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):

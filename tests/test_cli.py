@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import shutil
 import subprocess
+import sys
 
 from conftest import ROOT, TINY, command, hydra_jax
 import pytest
@@ -152,6 +153,25 @@ def test_read_only_disk(mounted):
 def test_no_permission(tmp_path):
   tmp_path.chmod(0o555)
   refused('run', *TINY, f'--workdir={tmp_path / "run"}', word='permission denied')
+
+
+UNHEARD = """
+import asyncio, gc
+from hydra_jax import cli
+cli.set_up()
+failed = asyncio.new_event_loop().create_future()
+failed.set_exception(OSError(28, 'No space left on device'))
+async def write(): pass
+begun = write()
+del failed, begun
+gc.collect()
+"""
+
+
+def test_only_the_first_of_several_failed_writes_is_shown():
+  """Orbax raises one; asyncio would print the others, each with its traceback, and those it never began."""
+  done = subprocess.run([sys.executable, '-c', UNHEARD], cwd=ROOT, capture_output=True, text=True)
+  assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
 def test_disk_messages_are_for_known_errors():
