@@ -34,7 +34,7 @@ def get_config(argument=None):
   kinds, severities = (CORRUPTIONS[:2], (1, 3, 5)) if quick else (CORRUPTIONS, (1, 2, 3, 4, 5))
   config.data.shifts = tuple(f'{kind}:{severity}' for kind, severity in product(kinds, severities))
   config.teacher.members = 4 if quick else 50
-  short = dict(epochs=4.0, hinton_epochs=4.0, warmup_epochs=1.0) if quick else {}
+  short = dict(epochs=4.0, hydra_epochs=6.0, warmup_epochs=1.0) if quick else {}
   residual_recipe(config, NETWORKS[network], NETWORKS[network], **short)
   if quick:
     config.data.train = 'train[:2000]'

@@ -21,6 +21,6 @@ def get_config(argument=None):
     settings.batch_size = 64
   for settings in distilled(config):
     settings.epochs = 60.0
-  config.student.hydra.hinton_epochs = 60.0
+  config.student.hydra.epochs = 120.0
   config.data.shifts = ('rotate:15', 'rotate:30', 'rotate:45', 'rotate:90', 'translate:1', 'translate:2', 'translate:3')
   return apply_argument(config, argument)

@@ -23,5 +23,6 @@ def get_config(argument=None):
     config.data.name = words.pop(0)
   for settings in distilled(config):
     settings.epochs = 60.0
-  config.student.hydra.hinton_epochs = 60.0
+  # The file has predictions for the inputs in it, and for no others.
+  config.student.hydra.update(dict(epochs=120.0, augment=(), augment_share=1.0))
   return apply_argument(config, ','.join(words))

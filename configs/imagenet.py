@@ -32,7 +32,7 @@ def get_config(argument=None):
   config.data.test = 'validation'
   config.data.ood = ('noise',)
   config.teacher.members = 4
-  residual_recipe(config, RESNET50, RESNET50, epochs=90.0, hinton_epochs=45.0, weight_decay=1e-4, augment=())
+  residual_recipe(config, RESNET50, RESNET50, epochs=90.0, hydra_epochs=135.0, weight_decay=1e-4, augment=())
   for settings in (config.teacher, *config.student.values()):
     settings.batch_size = 256
   config.evaluation.batch_size = 100

@@ -10,7 +10,7 @@ Networks of ReLUs are piecewise linear: far out they grow certain, except along 
 methods score below 0.5 there by total uncertainty, and the ensemble least so.
 """
 
-from hydra_jax.config import apply_argument, default_config
+from hydra_jax.config import VECTORS, apply_argument, default_config
 
 
 def get_config(argument=None):
@@ -23,5 +23,5 @@ def get_config(argument=None):
   for settings in (config.teacher, *config.student.values()):
     settings.batch_size = 32
     settings.epochs = 200.0
-  config.student.hydra.hinton_epochs = 100.0
+  config.student.hydra.update(VECTORS | dict(epochs=300.0))
   return apply_argument(config, argument)

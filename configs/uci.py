@@ -9,7 +9,7 @@ splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
 0.25 to 2 standard deviations of each feature.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled
+from hydra_jax.config import VECTORS, apply_argument, default_config, distilled
 from hydra_jax.data.uci import SETS
 from hydra_jax.errors import look_up
 
@@ -30,5 +30,5 @@ def get_config(argument=None):
     settings.learning_rate = 1e-2
   for settings in distilled(config):
     settings.epochs = 120.0
-  config.student.hydra.hinton_epochs = 120.0
+  config.student.hydra.update(VECTORS | dict(epochs=240.0, temperature=1.0))
   return apply_argument(config, argument)

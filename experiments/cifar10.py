@@ -64,7 +64,7 @@ def small(config: ConfigDict) -> None:
   for settings in (config.teacher, *config.student.values()):
     settings.epochs, settings.warmup_epochs, settings.augment = 6.0, 1.0, ()
     gently(settings)
-  config.student.hydra.hinton_epochs = 3.0
+  config.student.hydra.update(dict(epochs=9.0, augment=('crop', 'flip', 'shuffle', 'mixup')))
   config.student.dlf.mean_epochs = 3.0
 
 

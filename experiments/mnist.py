@@ -26,7 +26,7 @@ def base(quick: bool):
     config.teacher.members, config.teacher.epochs = 5, 3.0
     for settings in distilled(config):
       settings.epochs = 3.0
-    config.student.hydra.hinton_epochs = 3.0
+    config.student.hydra.epochs = 6.0
   shown.add_hydra_train(config)
   return config
 

@@ -21,7 +21,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     config.replicas, config.teacher.members, config.teacher.epochs = 2, 4, 20.0
     for settings in distilled(config):
       settings.epochs = 20.0
-    config.student.hydra.hinton_epochs = 20.0
+    config.student.hydra.epochs = 30.0
   shown.add_hydra_train(config)
   columns = [
     Column('test', 'accuracy', 'accuracy', 'high'),

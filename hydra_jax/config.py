@@ -18,6 +18,12 @@ from hydra_jax.stages import Stage
 from hydra_jax.tasks import TASKS
 
 
+# What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
+# more of their disagreement. `experiments/inputs.py` is the study for images.
+IMAGES = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
+VECTORS = dict(augment=('noise',), augment_share=1.0)
+
+
 def training(learning_rate: float = 1e-3) -> dict[str, Any]:
   """Settings that every trained thing has."""
   return dict(
@@ -31,15 +37,15 @@ def training(learning_rate: float = 1e-3) -> dict[str, Any]:
     # Changes of inputs, see `augment`: crop | flip | cutout | shuffle | mixup | noise | scale, and where a student
     # learns from members also ods | conf_ods. The student's teacher then predicts in the same step.
     augment=(),
-    augment_share=1.0,  # of the inputs that are changed
+    augment_share=1.0,  # probability with which each of them changes an input
   )
 
 
-def distilling(learning_rate: float = 1e-3) -> dict[str, Any]:
+def distilling() -> dict[str, Any]:
   """Settings of what learns from members, which needs no labels."""
   return dict(
     unlabelled=(),  # other sets whose training inputs it sees as well, such as 'cifar10' or 'cifar10[:10000]'
-    **training(learning_rate),
+    **training(learning_rate=3e-3),
   )
 
 
@@ -78,17 +84,17 @@ def default_config() -> ConfigDict:
           heads=20,
           cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
           grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
-          temperature=1.0,
+          temperature=3.0,
           label_weight=0.0,  # share of the loss that is against the labels
-          hinton_epochs=20.0,  # phase 1: one head on the mean prediction; 0 leaves it out
+          hinton_epochs=0.0,  # phase 1: one head on the mean prediction; 0 leaves it out
           heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
           diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
           freeze_body=False,  # in phase 2
-          **distilling(),
+          **(distilling() | IMAGES),
         ),
         endd=dict(method='endd', start_temperature=10.0, **distilling()),
         proxy_endd=dict(method='proxy_endd', **distilling()),
-        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling(learning_rate=3e-3)),
+        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling()),
         batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **distilling()),
         # As many small networks as members: they need a network of their own.
         small_ensemble=dict(
@@ -140,7 +146,7 @@ def residual_recipe(
   student: Mapping[str, Any],
   *,
   epochs: float = 200.0,
-  hinton_epochs: float = 100.0,
+  hydra_epochs: float = 300.0,
   warmup_epochs: float = 5.0,
   weight_decay: float = 5e-4,
   augment: tuple[str, ...] = ('crop', 'flip'),
@@ -148,14 +154,16 @@ def residual_recipe(
   """How residual networks are trained on images, teachers and students alike.
 
   SGD with Nesterov momentum; linear warm-up to 0.1, then a cosine. Hydra's heads are the last block
-  and the dense layer.
+  and the dense layer, and it sees images that are changed further.
   """
   config.network.teacher, config.network.student = ConfigDict(teacher), ConfigDict(student)
   for settings in (config.teacher, *config.student.values()):
     settings.epochs, settings.warmup_epochs = epochs, warmup_epochs
     settings.optimizer, settings.learning_rate, settings.weight_decay = 'sgd', 0.1, weight_decay
     settings.augment = augment
-  config.student.hydra.cut, config.student.hydra.hinton_epochs = -2, hinton_epochs
+  config.student.hydra.update(
+    dict(cut=-2, epochs=hydra_epochs, augment=tuple(dict.fromkeys(augment + IMAGES['augment'])))
+  )
 
 
 SHORTCUTS = {'members': 'teacher.members', 'epochs': 'teacher.epochs'}

@@ -40,15 +40,18 @@ def test_flip_mirrors_about_half():
   assert np.all(mirrored ^ same) and 16 < mirrored.sum() < 48
 
 
-def test_crop_is_a_window_of_the_padded_image():
-  y = np.asarray(apply('crop', KEY, X))
-  padded = np.pad(X, ((0, 0), (4, 4), (4, 4), (0, 0)))
-  places = set()
+@pytest.mark.parametrize('shape, pad', [((32, 36), 4), ((28, 28), 4), ((8, 10), 1)])
+def test_crop_is_a_window_of_the_padded_image(shape, pad):
+  images = np.random.default_rng(0).normal(size=(B, *shape, 1)).astype('f')
+  y = np.asarray(apply('crop', KEY, jnp.asarray(images)))
+  padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  offsets, places = range(2 * pad + 1), set()
   for image, whole in zip(y, padded):
-    found = [(i, j) for i in range(9) for j in range(9) if np.array_equal(whole[i : i + H, j : j + W], image)]
+    windows = {(i, j): whole[i : i + shape[0], j : j + shape[1]] for i in offsets for j in offsets}
+    found = [place for place, window in windows.items() if np.array_equal(window, image)]
     assert found
     places.add(found[0])
-  assert len(places) > 20
+  assert len(places) > (20 if pad == 4 else 7)
 
 
 def test_cutout_blanks_a_square():
@@ -74,8 +77,8 @@ def test_mixup_says_what_it_mixed(y):
 def test_noise_has_its_strengths():
   added = np.asarray(apply('noise', KEY, jnp.zeros((200, 5000))))
   strengths = added.std(axis=1)
-  assert 0 < strengths.min() < 0.03 and 0.27 < strengths.max() < 0.31
-  np.testing.assert_allclose(strengths.mean(), 0.15, atol=0.02)
+  assert 0 < strengths.min() < 0.05 and 0.45 < strengths.max() < 0.52
+  np.testing.assert_allclose(strengths.mean(), 0.25, atol=0.03)
 
 
 def test_scale_multiplies_each_input_by_a_number():
@@ -115,13 +118,23 @@ def test_ods_goes_along_the_gradient_of_random_weights_of_the_probabilities(name
 
 
 def test_a_share_is_changed_and_the_rest_is_as_it_was():
-  both = augment.build(('mixup', 'noise'), 4, 0.25)(KEY, BATCH)
-  all_of_it = augment.build(('mixup', 'noise'), 4)(KEY, BATCH)
-  same = np.asarray([np.array_equal(a, b) for a, b in zip(both['x'], X)])
+  some = augment.build(('mixup',), 4, 0.25)(KEY, BATCH)
+  all_of_it = augment.build(('mixup',), 4)(KEY, BATCH)
+  same = np.asarray([np.array_equal(a, b) for a, b in zip(some['x'], X)])
   assert 6 < (~same).sum() < 28
-  np.testing.assert_array_equal(both['x'][~same], all_of_it['x'][~same])
-  np.testing.assert_array_equal(both['share'][same], 1)
-  np.testing.assert_array_equal(both['share'][~same], all_of_it['share'][~same])
+  np.testing.assert_array_equal(some['x'][~same], all_of_it['x'][~same])
+  np.testing.assert_array_equal(some['share'][same], 1)
+  np.testing.assert_array_equal(some['share'][~same], all_of_it['share'][~same])
+
+
+def test_each_augmentation_has_a_share_of_its_own():
+  """Half are mixed and half mirrored: a quarter is both, and what is only mirrored is its own."""
+  found = augment.build(('mixup', 'flip'), 4, 0.5)(KEY, {'x': X[:, :, :5], 'y': BATCH['y']})
+  mixed = np.asarray(found['share']) < 1
+  of = lambda images: np.asarray([np.array_equal(a, b) for a, b in zip(found['x'], images)])
+  same, mirrored = of(X[:, :, :5]), of(X[:, :, 4::-1])
+  assert 16 < mixed.sum() < 48 and 4 < mirrored.sum() and 16 < same.sum()
+  assert not np.any(mixed & (same | mirrored)) and np.all(mixed | same | mirrored)
 
 
 def test_none_is_the_identity_and_nonsense_is_refused():
