@@ -47,6 +47,7 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     # In another setting, published numbers are there to be seen, and nothing is run to compare with them.
     published=published.cifar(name, 'full setting' if quick else name),
     source=published.SOURCE,
+    rivals={'hydra': 'dlf'},
     tested=('nll', 'accuracy'),
     kept=('test', *config.data.shifts[1:2], *config.data.ood),
   )

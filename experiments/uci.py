@@ -121,6 +121,7 @@ def protocol(kind: str, quick: bool) -> Definition:
     labels=shown.LABELS,
     published=ours,
     source=published.SOURCE,
+    rivals={'hydra': 'dlf'},
     tested=('nll', 'crps'),
     drawings={'gaps': gaps},
   )

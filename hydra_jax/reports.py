@@ -59,6 +59,7 @@ class Definition(NamedTuple):
     labels: How methods are called in tables, where not by the name of the student.
     published: Numbers of papers by (run, data, method, metric), where `hydra-jax` means the same by a metric.
     source: Where they come from.
+    rivals: Methods that are also compared with what is published of another one.
     against: The method that others are tested against.
     tested: Metrics of the test set for which this is done.
     kept: Evaluation sets for which there is a table of what students keep of the ensemble's diversity.
@@ -71,6 +72,7 @@ class Definition(NamedTuple):
   labels: Mapping[str, str] = {}
   published: Mapping[tuple[str, str, str, str], Published] = {}
   source: str = ''
+  rivals: Mapping[str, str] = {}
   against: str = 'hydra'
   tested: Sequence[str] = ('nll',)
   kept: Sequence[str] = ()
@@ -188,7 +190,11 @@ def kept(found: Results) -> Iterator[Table]:
 def against_published(found: Results) -> Table | None:
   """Our numbers beside those of papers, and how far each student is from the teachers of its own experiment."""
   body, definition = [], found.definition
-  for (run_name, data, method, metric), theirs in definition.published.items():
+  own = [(method, method) for method in dict.fromkeys(method for _, _, method, _ in definition.published)]
+  pairs = [*own, *definition.rivals.items()]
+  compared = [(*key, method) for method, rival in pairs for key in definition.published if key[2] == rival]
+  for run_name, data, rival, metric, method in compared:
+    theirs = definition.published[run_name, data, rival, metric]
     ours, better = found.estimate(run_name, data, method, metric), _better(found, run_name, data, metric)
     cells = [run_name, metric, number(ours) if ours else MISSING, number(theirs), verdict(ours, theirs, better)]
     cells += [MISSING] * 3
@@ -198,7 +204,8 @@ def against_published(found: Results) -> Table | None:
       their_gap = Published(theirs.value - base.value, theirs.error)
       our_gap = gap and Estimate(gap.mean, gap.error, gap.n)
       cells[-3:] = [number(our_gap) if our_gap else MISSING, number(their_gap), _smaller(our_gap, their_gap, better)]
-    body.append((found.label(method), [(cell, '') for cell in cells]))
+    label = found.label(method) + f' beside {found.label(rival)}' * (method != rival)
+    body.append((label, [(cell, '') for cell in cells]))
   if not body:
     return None
   headings = ['set', 'metric', 'ours', 'published', 'verdict', 'our gap to our teachers', 'their gap to theirs', 'gap']

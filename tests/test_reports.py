@@ -75,12 +75,15 @@ def test_means_and_standard_errors_of_every_run():
 
 
 def test_beside_published_numbers_and_their_teachers():
-  found = cells(reports.against_published(results()))
+  found = cells(reports.against_published(results(rivals={'kd': 'dlf'})))
   assert found['ensemble'] == ['one', 'nll', '1.1000 ± 0.0577', '1.0000', 'agrees', '–', '–', '–']
   assert found['Hydra_1'][2:5] == ['1.2000 ± 0.0577', '1.3000 ± 0.0100', 'agrees']
   # Ours are 0.1 above our teachers in every replica, theirs 0.3 above theirs.
   assert found['Hydra_1'][5:] == ['0.1000 ± 0.0000', '0.3000 ± 0.0100', 'better']
   assert found['dlf'][2:5] == ['–', '0.5000 ± 0.0100', 'not run']
+  # Another method of ours beside it: 0.2 above our teachers, 0.5 below theirs.
+  assert found['kd beside dlf'][2:5] == ['1.3000 ± 0.0577', '0.5000 ± 0.0100', 'worse']
+  assert found['kd beside dlf'][5:] == ['0.2000 ± 0.0577', '-0.5000 ± 0.0100', 'worse']
 
 
 def test_differences_are_paired():
