@@ -16,7 +16,7 @@ ELSEWHERE = ('rotate:45', 'translate:6', 'collage', 'negative', 'noise')
 OTHER = dict(unlabelled=('cifar10[:20000]',), epochs=10.0, hinton_epochs=5.0)
 FAST = dict(learning_rate=3e-3)
 DIRECT = dict(hinton_epochs=0.0, epochs=30.0)
-# Name, how it is called, and what it changes. The hidden layer and the last one are in the heads, but where it says dense.
+# Name, label, and what it changes. The hidden and the last layer are in the heads, but where it says dense.
 STUDENTS = {
   'kd': ('KD, training data', {}),
   'kd_fast': ('KD, training data, rate × 3', FAST),

@@ -17,7 +17,6 @@ from hydra_jax.parallel import MODES
 from hydra_jax.stages import Stage
 from hydra_jax.tasks import TASKS
 
-
 # What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
 # more of their disagreement. `experiments/inputs.py` is the study for images.
 IMAGES = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
