@@ -313,8 +313,8 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
       )
     if config.teacher.predictions and settings.augment and learns:
       raise UserError(
-        f'config.student.{name}.augment changes inputs, and config.teacher.predictions are for those in the data: '
-        'leave one of them out'
+        f'config.teacher.predictions are for the inputs in the data, and config.student.{name}.augment changes them: '
+        f'add --config.student.{name}.augment="()"'
       )
     if task == 'regression' and settings.get('temperature', 1.0) != 1.0:
       raise UserError(f'config.student.{name}.temperature is for classification: set it to 1.0')

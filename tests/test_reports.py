@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 import re
 
-from conftest import ROOT, hydra_jax
+from conftest import ROOT, hydra_jax, needs, needs_uci
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -213,3 +213,34 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
   for wrong, word in ((['--replicas=0'], 'at least 1'), (['--config.seed=1'], 'in its file')):
     done = hydra_jax('table', 'spiral', *wrong, f'--workdir={tmp_path}')
     assert done.returncode == 2 and word in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'names',
+  [
+    pytest.param(('mnist', 'heads', 'cost'), marks=needs('mnist', 'fashion_mnist')),
+    pytest.param(('inputs',), marks=needs('mnist', 'cifar10')),
+    pytest.param(('cifar10',), marks=needs('cifar10', 'cifar100')),
+    pytest.param(('cifar100',), marks=needs('cifar10', 'cifar100')),
+    pytest.param(('uci',), marks=needs_uci('concrete')),
+  ],
+  ids='-'.join,
+)
+def test_quick_tables(monkeypatch, tmp_path, names):
+  """All methods and replicas are there, and each table has its figures; tables of one setting share what they train."""
+  monkeypatch.chdir(ROOT)
+  for name in names:
+    done = hydra_jax('table', name, '--quick', f'--workdir={tmp_path}')
+    assert done.returncode == 0, done.stderr
+    assert ('ensemble of' in done.stdout) == (name == names[0])
+    for which, definition in reports.load(name, True).items():
+      out = tmp_path / '-'.join(filter(None, ('table', name, which, 'quick')))
+      rows = json.loads((out / 'table.json').read_text())['rows']
+      for run, config in definition.runs.items():
+        of_run = [row for row in rows if row['run'] == run and row['data'] == 'test' and row['n']]
+        assert {row['method'] for row in of_run} == {'ensemble', *config.students}
+        assert {row['n'] for row in of_run} == {config.replicas}
+        assert all(math.isfinite(row['mean']) for row in of_run)
+      drawn = {file.stem for file in (out / 'figures').glob('*.png')}
+      assert drawn >= set(definition.drawings) and len(drawn) > 2
