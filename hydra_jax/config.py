@@ -20,7 +20,7 @@ from hydra_jax.tasks import TASKS
 # What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
 # more of their disagreement. `experiments/inputs.py` is the study for images.
 IMAGES = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
-VECTORS = dict(augment=('noise',), augment_share=1.0)
+VECTORS = dict(augment=('noise',), augment_share=0.5)
 
 
 def training(learning_rate: float = 1e-3) -> dict[str, Any]:
