@@ -9,8 +9,8 @@
 
 Passes over the data fall with the root of their number beyond 1,500, so that large sets take longer, but not in
 proportion. Two things were chosen in `dlf`, by the NLL on the last fifth of the training parts: how many times as many
-the teachers take (¼, 1, 2 or 4), and how many of Hydra's inputs get noise (none, ¼, ½ or all). One variance for all inputs
-is what noise can spoil: where the function is steep, it grows by what a student misses between the data.
+the teachers take (¼, 1, 2 or 4), and how many of Hydra's inputs get noise (none, ¼, ½ or all). Noise can spoil the one
+variance that there is for all inputs: where the function is steep, it grows by what a student misses between the data.
 """
 
 from collections.abc import Sequence
