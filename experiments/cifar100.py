@@ -16,6 +16,6 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = image_table('cifar100', cifar100.get_config(), quick)
   if quick:  # where only the test images are prepared, they do to see that it works
     config = table.runs['cifar100']
-    config.data.train, config.data.test = 'test[:2000]', 'test[2000:2500]'
+    config.data.train, config.data.test = 'test[:500]', 'test[500:1000]'
     config.data.shifts = ('gaussian_noise:3',)
   return {'': table}

@@ -196,7 +196,13 @@ def against_published(found: Results) -> Table | None:
   for run_name, data, rival, metric, method in compared:
     theirs = definition.published[run_name, data, rival, metric]
     ours, better = found.estimate(run_name, data, method, metric), _better(found, run_name, data, metric)
-    cells = [run_name, metric, number(ours) if ours else MISSING, number(theirs), verdict(ours, theirs, better)]
+    cells = [
+      run_name,
+      metric + f', {data}' * (data != 'test'),
+      number(ours) if ours else MISSING,
+      number(theirs),
+      verdict(ours, theirs, better),
+    ]
     cells += [MISSING] * 3
     base = definition.published.get((run_name, data, ENSEMBLE, metric))
     if base and method != ENSEMBLE:
