@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from hydra_jax import diversity, metrics, store
 from hydra_jax.data import Data, Evaluation, outside_of
+from hydra_jax.statistics import estimate
 from hydra_jax.tasks import TASKS, Scores
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
@@ -190,7 +191,7 @@ def rejection(scores: AllScores, outside: str) -> plt.Figure:
       kept = np.linspace(0.02, 1, 99)
       shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
       ax.plot(kept, shown, **line, lw=1.3, label=name)
-    title = where if labelled else f'test and {where}, which counts as wrong'
+    title = where if labelled else f'test and {where},\nwhich counts as wrong'
     ax.set(title=title, xlabel='share kept, by model uncertainty', ylabel='accuracy', xlim=(0, 1))
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
@@ -240,16 +241,18 @@ def _draw_curve(ax, rows: Sequence[dict], curve: Curve, measure: str) -> None:
     if row['metric'] == measure:
       values.setdefault((row['method'], row['data']), []).append(row['value'])
   for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
-    means = [np.mean([values[method, name] for name in names]) for names in curve.values()]
-    ax.plot(list(curve), means, marker='o', ms=3, lw=1.3, **line, label=method)
+    points = [estimate(np.mean([values[method, name] for name in names], axis=0)) for names in curve.values()]
+    means, errors, _ = zip(*points, strict=True)
+    errors = None if np.isnan(errors).any() else errors
+    ax.errorbar(list(curve), means, errors, marker='o', ms=3, lw=1.3, capsize=2, **line, label=method)
 
 
 def _measure_name(measure: str) -> str:
-  return {'model': 'model uncertainty', 'accuracy': measure}.get(measure, measure.upper())
+  return {'model': 'model uncertainty', 'total': 'total uncertainty', 'accuracy': measure}.get(measure, measure.upper())
 
 
 def shift_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measures: Sequence[str]) -> plt.Figure:
-  """Metrics against the strength of each kind of shift, mean over replicas and over corruptions."""
+  """Metrics against the strength of each kind of shift, mean over corruptions; bars: standard error over replicas."""
   curves, _ = _families(shifts)
   figure, axes = _panels(len(measures), len(curves), sharex='row')
   for line, (kind, curve) in zip(axes, curves.items()):

@@ -180,7 +180,7 @@ TASKS = {
       'ece': ('ECE', 'low'),
       'model': ('model unc.', ''),
     },
-    under_shift=('accuracy', 'nll', 'model'),
+    under_shift=('accuracy', 'nll', 'ece', 'total', 'model'),
   ),
   'regression': Task(
     predictives={
