@@ -233,7 +233,7 @@ def test_quick_tables(monkeypatch, tmp_path, names):
   for name in names:
     done = hydra_jax('table', name, '--quick', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr
-    assert ('ensemble of' in done.stdout) == (name == names[0])
+    assert ('ensemble of 5: reused' in done.stdout) == (name in names[1:])
     for which, definition in reports.load(name, True).items():
       out = tmp_path / '-'.join(filter(None, ('table', name, which, 'quick')))
       rows = json.loads((out / 'table.json').read_text())['rows']
