@@ -157,7 +157,7 @@ def kd(settings, ground: Ground) -> list[Phase]:
 
 
 def hydra(settings, ground: Ground) -> list[Phase]:
-  """Hydra (Tran et al. 2020): a Hinton head first, then its copies, each against its own members."""
+  """Hydra (Tran et al. 2020): each head against its own members; with `hinton_epochs`, after a phase with one head."""
   one = ground.network(settings.cut, 1)
   network = ground.network(settings.cut, settings.heads, train_body=not settings.freeze_body)
   groups = GROUPINGS[settings.grouping](ground.members, settings.heads)
@@ -169,6 +169,8 @@ def hydra(settings, ground: Ground) -> list[Phase]:
     raise UserError(
       f'heads_per_step={settings.heads_per_step} of {settings.heads} heads: set it to fewer, or 0 for all'
     )
+  if settings.freeze_body and not settings.hinton_epochs:
+    raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
   frozen = ('body',) if settings.freeze_body else ()
   optional = {k: settings[k] for k in ('diversity_weight', 'heads_per_step') if settings[k]}
   heads = Phase(

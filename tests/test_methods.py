@@ -101,11 +101,11 @@ def test_one_head_for_each_member_is_the_equation():
 
 
 def test_fewer_heads_learn_the_mean_over_their_group():
-  (phase,) = phases('hydra', heads=4, grouping='round_robin', hinton_epochs=0.0)
+  (phase,) = phases('hydra', heads=4, grouping='round_robin', temperature=3.0)
   outputs = jnp.asarray(RANDOM.normal(size=(4, B, C)), jnp.float32)
   found = phase.loss(outputs, BATCH)
   for h, group in enumerate(([0, 4], [1, 5], [2], [3])):
-    each = losses.hydra(jnp.repeat(outputs[h][None], len(group), axis=0), BATCH['teacher'][np.asarray(group)])
+    each = losses.hydra(jnp.repeat(outputs[h][None], len(group), axis=0), BATCH['teacher'][np.asarray(group)], 3.0)
     np.testing.assert_allclose(found[h], np.mean(each, axis=0), rtol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_diversity_term_keeps_heads_apart():
   """Hydra+: the more it weighs, the less alike the heads' weights end."""
   alike = []
   for weight in (0.0, 100.0):
-    first, second = phases('hydra', heads=M, diversity_weight=weight)
+    first, second = phases('hydra', heads=M, hinton_epochs=5.0, diversity_weight=weight)
     before = trained(first)
     grown = train.State(before.step, cut.grow(before.params, M), cut.grow(before.model_state, M), ())
     kernels = lambda params: [leaf for leaf in jax.tree.leaves(params['heads']) if leaf.ndim > 2]
@@ -202,7 +202,7 @@ def test_mixed_labels_are_learnt_by_their_shares(task, share):
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'sgd'])
 def test_a_frozen_body_stays_to_the_last_bit(optimizer):
-  first, second = phases('hydra', heads=M, freeze_body=True)
+  first, second = phases('hydra', heads=M, hinton_epochs=5.0, freeze_body=True)
   before = trained(first)
   grown = cut.grow(before.params, M), cut.grow(before.model_state, M)
   body = jax.tree.map(np.array, grown[0]['body'])
@@ -211,10 +211,12 @@ def test_a_frozen_body_stays_to_the_last_bit(optimizer):
   chex.assert_trees_all_equal(after.params['body'], body)
   spread = jax.tree.map(lambda leaf: float(jnp.max(jnp.std(leaf, axis=0))), after.params['heads'])
   assert min(jax.tree.leaves(spread)) > 0
+  with pytest.raises(UserError, match='set hinton_epochs'):
+    phases('hydra', heads=M, freeze_body=True)
 
 
 def test_the_second_phase_begins_where_the_first_ended():
-  first, second = phases('hydra', heads=M)
+  first, second = phases('hydra', heads=M, hinton_epochs=5.0)
   before = trained(first)
   one, _ = first.network.apply(before.params, before.model_state, X[:B])
   params = cut.grow(before.params, M)
@@ -275,14 +277,15 @@ def test_batch_ensemble_is_small():
 
 @pytest.mark.parametrize('warmup, schedule', [(0.0, 'constant'), (2.0, 'cosine')])
 def test_warm_up_then_schedule(warmup, schedule):
-  rule = optimizers.build(settings('kd', optimizer='sgd', schedule=schedule, warmup_epochs=warmup), 100, 10)
+  rate = 1e-3
+  changes = dict(optimizer='sgd', learning_rate=rate, schedule=schedule, warmup_epochs=warmup)
+  rule = optimizers.build(settings('kd', **changes), 100, 10)
   params, grads = {'w': jnp.zeros(())}, {'w': jnp.ones(())}
   sizes, state = [], rule.init(params)
   with jax.numpy_dtype_promotion('standard'):
     for _ in range(100):
       update, state = rule.update(grads, state, params)
       sizes.append(abs(float(update['w'])))
-  rate = 1e-3
   if warmup:
     assert sizes[0] < 0.11 * rate and max(sizes) > 3 * rate and sizes[-1] < 0.1 * rate
   else:
