@@ -1,7 +1,7 @@
 """CIFAR-10 with CIFAR-100, SVHN where `TFDS_DATA_DIR` has it, and corruptions.
 
     hydra-jax table cifar10            # the setting of Park et al. 2025; an accelerator's work
-    hydra-jax table cifar10 --quick    # LeNets on 1,000 images, on a CPU: to see that it works
+    hydra-jax table cifar10 --quick    # LeNets on 500 images, on a CPU: to see that it works
 
 Full: 4 teachers WRN-28-1, students WRN-16-1, 200 epochs, 5 seeds; Hydra's heads are the last block and the dense layer.
 """
@@ -63,7 +63,8 @@ def gently(settings: ConfigDict) -> None:
 def small(config: ConfigDict) -> None:
   """LeNets that train within a minute on two cores."""
   config.network.teacher = config.network.student = ConfigDict(dict(name='lenet'))
-  config.data.train, config.data.test = 'train[:1000]', 'test[:500]'
+  config.data.train, config.data.test = 'train[:500]', 'test[:500]'
+  config.data.shifts = ('gaussian_noise:1', 'gaussian_noise:3', 'gaussian_noise:5')
   for settings in (config.teacher, *config.student.values()):
     settings.epochs, settings.warmup_epochs, settings.augment = 4.0, 1.0, ()
     gently(settings)

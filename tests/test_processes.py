@@ -94,7 +94,9 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   killed = time.monotonic()
   codes, said = finish(two)
   assert 'continues at step' in said[0]
-  assert codes[0] not in (0, 2, 75) and 'another process' in said[0] and time.monotonic() - killed < 60
+  # Now and then Gloo, on CPUs, throws where nobody can catch it, and the process ends by SIGABRT before it can say why.
+  assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'another process' in said[0]), said
+  assert time.monotonic() - killed < 60
 
   last = start(2, 2, moved, '--config.parallel.mesh.head=1')
   codes, said = finish(last)
