@@ -1,0 +1,107 @@
+"""Digests of source code, so that a result of older code is never taken for one of this code.
+
+Comments, docstrings and annotations do not count: they change no result. A digest is part of the key of
+everything that is saved, beside the settings and the data that it was made from.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+import functools
+import hashlib
+import inspect
+from pathlib import Path
+import textwrap
+
+PACKAGE = Path(__file__).parent
+
+# Which modules decide what a saved part holds. Methods and the wiring of a phase are digested function by function
+# (see `definition`), so that adding a method does not retrain what other methods have trained.
+LAYERS: dict[str, tuple[str, ...]] = {
+  'training': (
+    *('adapters', 'augment', 'axes', 'cut', 'feeds', 'gradients', 'latent', 'losses', 'mapping', 'networks'),
+    *('optimizers', 'parallel', 'priors', 'rank_one', 'replicas', 'stages', 'survivors', 'tasks', 'train'),
+    *('data/__init__', 'data/corruptions', 'data/files', 'data/photos', 'data/shifts', 'data/sources', 'data/toy'),
+    *('data/uci', 'given', 'user_networks'),
+  ),
+  'evaluation': ('diversity', 'evaluate', 'metrics', 'uncertainty'),
+  'cost': ('cost',),
+}
+# Modules that change no saved number: they show, store, or check.
+WITHOUT_NUMBERS = (
+  *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'methods', 'parts', 'pipeline'),
+  *('preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store', 'tables'),
+)
+
+
+@functools.cache
+def digest(layer: str) -> str:
+  """Twelve hex digits that stand for the code of a layer, see `LAYERS`."""
+  return _hash(_plain((PACKAGE / f'{name}.py').read_text()) for name in LAYERS[layer])
+
+
+@functools.cache
+def package_digest() -> str:
+  """Twelve hex digits that stand for all code of the package."""
+  return _hash(_plain(path.read_text()) for path in sorted(PACKAGE.rglob('*.py')))
+
+
+@functools.cache
+def definition(function: Callable) -> str:
+  """Twelve hex digits that stand for a function, and for all that it reaches by name in its own module.
+
+  Example:
+    >>> definition(METHODS['kd'].phases)  # changes with `kd` and `_hinton`, and not with `hydra`
+  """
+  function = inspect.unwrap(function)
+  name = getattr(function, '__qualname__', '')
+  file = Path(inspect.getsourcefile(function) or '')
+  # In a notebook there is no file, but the source of each function is kept.
+  source = file.read_text() if file.is_file() else textwrap.dedent(inspect.getsource(function))
+  tree = _stripped(ast.parse(source))
+  bound = {target: node for node in tree.body for target in _binds(node)}
+  if name not in bound:  # a lambda or a nested function
+    return _hash([ast.unparse(tree)])
+  reached: dict[str, str] = {}
+  waiting = [name]
+  while waiting:
+    current = waiting.pop()
+    if current in bound and current not in reached:
+      reached[current] = ast.unparse(bound[current])
+      waiting += [node.id for node in ast.walk(bound[current]) if isinstance(node, ast.Name)]
+  return _hash(reached[key] for key in sorted(reached))
+
+
+def _hash(texts) -> str:
+  whole = hashlib.sha256()
+  for text in texts:
+    whole.update(text.encode() + b'\0')
+  return whole.hexdigest()[:12]
+
+
+def _plain(source: str) -> str:
+  return ast.unparse(_stripped(ast.parse(source)))
+
+
+def _binds(node: ast.stmt) -> Iterator[str]:
+  """Names that a statement of a module defines, other than by an import."""
+  if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    yield node.name
+  elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _stripped(tree: ast.Module) -> ast.Module:
+  """Without docstrings and annotations, in place."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      first = node.body[0] if node.body else None
+      if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:] or [ast.Pass()]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      node.returns = None
+    if isinstance(node, ast.arg):
+      node.annotation = None
+    if isinstance(node, ast.AnnAssign):
+      node.annotation = ast.Constant(None)
+  return tree
