@@ -297,9 +297,9 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     state = train.fresh(optimizer, *(jax.vmap(grow) if replicas else grow)(job.before), replicas)
 
   layout = laid_out(config, phase, settings, job.what)
-  state = layout.put(state, replicas)
+  state = layout.plain(layout.put(state, replicas))  # as it is saved: global arrays on these devices
   saver = checkpoints.Saver(_progress(folder), config.checkpoints_kept)
-  saved = checkpoints.latest(saver.folder, layout.plain(state))
+  saved = checkpoints.latest(saver.folder, state)
   if saved is not None:
     state = saved
     say(f'{job.what}: continues at step {int(state.step)} of {steps}')

@@ -226,7 +226,7 @@ def test_published_files_are_evaluated(miniature):
 
 def test_the_figure_shows_means_where_all_kinds_have_a_severity():
   names = ('rotate:30', 'fog:1', 'fog:5', 'contrast:5', 'contrast:3', 'CIFAR-10-C/fog:2')
-  sets = [Evaluation(n, 'shift', None, s, shift.family) for n in names for shift, s in [shifts.parse(n)]]
+  sets = [Evaluation(n, 'shift', None, None, s, shift.family) for n in names for shift, s in [shifts.parse(n)]]
   means, parts = figures._families(sets)
   assert list(means) == ['rotate', 'corruptions, mean of 2', 'CIFAR-10-C/fog']
   assert means['corruptions, mean of 2'] == {0.0: ['test', 'test'], 5.0: ['fog:5', 'contrast:5']}

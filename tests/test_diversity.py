@@ -73,7 +73,9 @@ def scores_of(logits):
 def test_rows():
   """A student that is the ensemble keeps all of it; one head keeps none; half as much keeps half."""
   split = lambda: Split(np.zeros((N, 2)), np.zeros(N))
-  sets = {name: Evaluation(name, kind, split) for name, kind in (('test', 'test'), ('far', 'ood'), ('plane', 'plane'))}
+  sets = {
+    name: Evaluation(name, kind, split, None) for name, kind in (('test', 'test'), ('far', 'ood'), ('plane', 'plane'))
+  }
   data = Data('classification', split(), C, None, sets, '', None)
   ensemble = {name: scores_of(LOGITS + i) for i, name in enumerate(sets)}
   halved = {w: {s: v / 2 if s == 'model' else v for s, v in found.items()} for w, found in ensemble.items()}

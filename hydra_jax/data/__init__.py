@@ -71,6 +71,8 @@ class Evaluation(NamedTuple):
     name: As it stands in the results.
     kind: `test`, `shift` (labels hold), `ood` (no labels) or `plane` (a grid to draw, no labels).
     load: Returns the `Split`.
+    key: Returns a hash of all that the set is made from: of its content, or where that takes long to make, of the test
+      split, the scaling and the name of the change.
     strength: Of a shift; 0 for all others.
     family: Of a shift, see `shifts.Shift`.
   """
@@ -78,6 +80,7 @@ class Evaluation(NamedTuple):
   name: str
   kind: str
   load: Callable[[], Split]
+  key: Callable[[], str]
   strength: float = 0.0
   family: str = ''
 
@@ -345,17 +348,21 @@ def _resized(x_NxHxWxC: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray
 
 
 def _evaluations(config, example, test, scaling, form: Form, unlabelled) -> dict[str, Evaluation]:
-  sets = {'test': Evaluation('test', 'test', test)}
+  content = lambda load: lambda: load().fingerprint
+  sets = {'test': Evaluation('test', 'test', test, content(test))}
   for name in config.shifts:
     shifts.check(name, config.name, example, form.data_dir)
     shift, strength = shifts.parse(name)
-    shifted = functools.partial(_shifted, name, test, scaling, form.data_dir)
-    sets[name] = Evaluation(name, 'shift', functools.cache(shifted), strength, shift.family)
+    shifted = functools.cache(functools.partial(_shifted, name, test, scaling, form.data_dir))
+    made_from = lambda name=name: f'{name}-{test().fingerprint}-{fingerprint(*scaling)}'
+    sets[name] = Evaluation(
+      name, 'shift', shifted, content(shifted) if shift.only else made_from, strength, shift.family
+    )
   for name in config.ood:
     look_up({**unlabelled, **SOURCES}, name.partition('[')[0], 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
-    outside = functools.partial(_outside, name, test, form, unlabelled)
-    sets[name] = Evaluation(name, kind, functools.cache(outside))
+    outside = functools.cache(functools.partial(_outside, name, test, form, unlabelled))
+    sets[name] = Evaluation(name, kind, outside, content(outside))
   return sets
 
 
