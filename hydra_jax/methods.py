@@ -49,7 +49,7 @@ class Phase(NamedTuple):
       phase that is over), maybe `teacher` [M, B, C], and what `augment.mixup` adds.
     objective: Reduces the loss of each head `[H]` to the number that is minimised.
     epochs: Passes over the training data.
-    spec: What network and loss depend on, for the hash that names the result.
+    unread: Settings of the method that this phase does not read. All others are part of the key of its result.
     distils: Whether the loss reads the teacher's predictions.
     frozen: Parts of the parameters that stay as they are.
     penalty: Added to the objective, `params -> ()`.
@@ -61,7 +61,7 @@ class Phase(NamedTuple):
   loss: Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
   objective: Callable[[jax.Array], jax.Array]
   epochs: float
-  spec: dict[str, Any]
+  unread: tuple[str, ...] = ()
   distils: bool = True
   frozen: tuple[str, ...] = ()
   penalty: Callable[[Any], jax.Array] | None = None
@@ -91,10 +91,9 @@ def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> j
   return share * loss + (1 - share) * task.label(outputs, batch['other_y'])
 
 
-def _against_labels(network: cut.Network, settings, ground: Ground, **spec) -> Phase:
+def _against_labels(network: cut.Network, settings, ground: Ground, unread: tuple[str, ...] = ()) -> Phase:
   loss = lambda outputs, batch: label_loss(ground.task, outputs, batch)
-  spec = {'loss': 'label', 'heads': len(network.heads), 'cut': network.cut, **spec}
-  return Phase('labels', network, loss, jnp.sum, settings.epochs, spec, distils=False)
+  return Phase('labels', network, loss, jnp.sum, settings.epochs, unread, distils=False)
 
 
 def ensemble(settings, ground: Ground) -> list[Phase]:
@@ -102,7 +101,8 @@ def ensemble(settings, ground: Ground) -> list[Phase]:
 
   The members' losses are added, so that each is trained as if it were alone.
   """
-  return [_against_labels(ground.network(0, settings.members), settings, ground)]
+  network = ground.network(0, settings.members)
+  return [_against_labels(network, settings, ground, unread=('predictions', 'checkpoints', 'keep_as'))]
 
 
 def single(settings, ground: Ground) -> list[Phase]:
@@ -117,7 +117,7 @@ def mc_dropout(settings, ground: Ground) -> list[Phase]:
   """
   dropped = cut.hydra(with_dropout(ground.stages('members'), settings.rate), 0, 1)
   network = cut.sampled(dropped, settings.samples)
-  return [_against_labels(network, settings, ground, rate=settings.rate, samples=settings.samples)]
+  return [_against_labels(network, settings, ground)]
 
 
 def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:
@@ -134,21 +134,18 @@ def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:
   return [s for stage in stages[:-1] for s in (stage, drop)] + stages[-1:]
 
 
-def _hinton(network: cut.Network, settings, ground: Ground, epochs: float) -> Phase:
+def _hinton(network: cut.Network, settings, ground: Ground, epochs: float, unread: tuple[str, ...] = ()) -> Phase:
   mean = lambda outputs, batch: ground.task.mean(outputs, batch['teacher'], settings.temperature)
-  spec = {'loss': 'mean', 'heads': 1, 'cut': network.cut, 'temperature': settings.temperature}
-  loss, spec = _with_labels(mean, settings, ground, spec)
-  return Phase('mean prediction', network, loss, jnp.mean, epochs, spec)
+  return Phase('mean prediction', network, _with_labels(mean, settings, ground), jnp.mean, epochs, unread)
 
 
-def _with_labels(loss, settings, ground: Ground, spec: dict):
+def _with_labels(loss, settings, ground: Ground):
   """Mixes the loss with that against the labels, `(1 − w) distillation + w labels` (Hinton et al. 2015)."""
   weight = settings.label_weight
   if not weight:
-    return loss, spec
+    return loss
   labels = lambda outputs, batch: label_loss(ground.task, outputs, batch)
-  mixed = lambda outputs, batch: (1 - weight) * loss(outputs, batch) + weight * labels(outputs, batch)
-  return mixed, {**spec, 'label_weight': weight}
+  return lambda outputs, batch: (1 - weight) * loss(outputs, batch) + weight * labels(outputs, batch)
 
 
 def kd(settings, ground: Ground) -> list[Phase]:
@@ -156,35 +153,36 @@ def kd(settings, ground: Ground) -> list[Phase]:
   return [_hinton(ground.network(0, 1), settings, ground, settings.epochs)]
 
 
+# Settings of `hydra` that its first phase, with one head, does not read.
+OF_MANY_HEADS = ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body')
+
+
 def hydra(settings, ground: Ground) -> list[Phase]:
   """Hydra (Tran et al. 2020): each head against its own members; with `hinton_epochs`, after a phase with one head."""
   one = ground.network(settings.cut, 1)
   network = ground.network(settings.cut, settings.heads, train_body=not settings.freeze_body)
   groups = GROUPINGS[settings.grouping](ground.members, settings.heads)
-  spec = {'loss': 'member', 'heads': settings.heads, 'cut': network.cut, 'temperature': settings.temperature}
-  loss, spec = _with_labels(
-    _member_loss(groups, settings, ground), settings, ground, {**spec, 'grouping': settings.grouping}
-  )
+  loss = _with_labels(_member_loss(groups, settings, ground), settings, ground)
   if settings.heads_per_step > settings.heads:
     raise UserError(
       f'heads_per_step={settings.heads_per_step} of {settings.heads} heads: set it to fewer, or 0 for all'
     )
   if settings.freeze_body and not settings.hinton_epochs:
     raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
-  frozen = ('body',) if settings.freeze_body else ()
-  optional = {k: settings[k] for k in ('diversity_weight', 'heads_per_step') if settings[k]}
   heads = Phase(
     'members',
     network,
     loss,
     jnp.mean,
     settings.epochs,
-    {**spec, 'frozen': frozen, **optional},
-    frozen=frozen,
+    unread=('hinton_epochs',),  # what the first phase left is part of the key
+    frozen=('body',) if settings.freeze_body else (),
     penalty=_similarity_of_heads(settings.diversity_weight) if settings.diversity_weight else None,
     heads_per_step=settings.heads_per_step,
   )
-  return [_hinton(one, settings, ground, settings.hinton_epochs)] * bool(settings.hinton_epochs) + [heads]
+  if not settings.hinton_epochs:
+    return [heads]
+  return [_hinton(one, settings, ground, settings.hinton_epochs, OF_MANY_HEADS), heads]
 
 
 def _similarity_of_heads(weight: float):
@@ -236,22 +234,14 @@ def small_ensemble(settings, ground: Ground) -> list[Phase]:
   """As many small independent networks as members, each distilled from one: a Hydra without a body."""
   network = ground.network(0, ground.members)
   loss = _member_loss(np.arange(ground.members), settings, ground)
-  spec = {'loss': 'member', 'heads': ground.members, 'cut': 0, 'temperature': settings.temperature}
-  return [Phase('members', network, loss, jnp.sum, settings.epochs, spec)]
+  return [Phase('members', network, loss, jnp.sum, settings.epochs)]
 
 
 def batch_ensemble(settings, ground: Ground) -> list[Phase]:
   """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
   network = rank_one.batch_ensemble(ground.stages('members'), ground.members, ground.mapping)
   loss = _member_loss(np.arange(ground.members), settings, ground)
-  spec = {'loss': 'member', 'heads': ground.members, 'rank': 1, 'temperature': settings.temperature}
-  return [Phase('members', network, loss, jnp.mean, settings.epochs, spec)]
-
-
-def _one_distribution(name: str, loss_of, settings, ground: Ground, **spec) -> list[Phase]:
-  network = ground.network(0, 1, 'prior')
-  spec = {'loss': name, 'heads': 1, 'cut': 0, **spec}
-  return [Phase('all members', network, loss_of, jnp.mean, settings.epochs, spec)]
+  return [Phase('members', network, loss, jnp.mean, settings.epochs)]
 
 
 def endd(settings, ground: Ground) -> list[Phase]:
@@ -265,7 +255,7 @@ def endd(settings, ground: Ground) -> list[Phase]:
     temperature = priors.annealed(batch['done'], settings.start_temperature)
     return ground.task.prior(outputs, batch['teacher'], temperature)
 
-  return _one_distribution('prior', loss, settings, ground, start=settings.start_temperature)
+  return [Phase('all members', ground.network(0, 1, 'prior'), loss, jnp.mean, settings.epochs)]
 
 
 def proxy_endd(settings, ground: Ground) -> list[Phase]:
@@ -273,7 +263,7 @@ def proxy_endd(settings, ground: Ground) -> list[Phase]:
   if ground.task.proxy is None:
     raise UserError('proxy_endd is for classification: leave it out of config.students, or use endd')
   loss = lambda outputs, batch: ground.task.proxy(outputs, batch['teacher'])
-  return _one_distribution('proxy', loss, settings, ground)
+  return [Phase('all members', ground.network(0, 1, 'prior'), loss, jnp.mean, settings.epochs)]
 
 
 def dlf(settings, ground: Ground) -> list[Phase]:
@@ -285,13 +275,14 @@ def dlf(settings, ground: Ground) -> list[Phase]:
     raise UserError(f'samples={settings.samples} are drawn in pairs: set it to an even number')
   network = latent.network(ground.stages('members', latent.width(settings.factors)), settings.factors, settings.samples)
 
-  def phase(name, loss_of, epochs):
+  def phase(name, loss_of, epochs, unread):
     loss = lambda outputs, batch: loss_of(outputs, ground.task.canonical(batch['teacher']), settings.factors)
-    spec = {'loss': f'latent {name}', 'heads': 1, 'cut': 0, 'factors': settings.factors, 'samples': settings.samples}
-    return Phase(name, network, loss, jnp.mean, epochs, spec)
+    return Phase(name, network, loss, jnp.mean, epochs, unread)
 
-  before = [phase('mean', latent.mean_error, settings.mean_epochs)] * bool(settings.mean_epochs)
-  return [*before, phase('factors', latent.expanded_nll, settings.epochs)]
+  factors = phase('factors', latent.expanded_nll, settings.epochs, ('mean_epochs',))
+  if not settings.mean_epochs:
+    return [factors]
+  return [phase('mean', latent.mean_error, settings.mean_epochs, ('epochs',)), factors]
 
 
 METHODS: dict[str, Method] = {

@@ -32,6 +32,7 @@ from hydra_jax import (
   parts,
   preemption,
   processes,
+  provenance,
   results,
   store,
   survivors,
@@ -232,19 +233,9 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
     online = sees_views(group[0].data, settings)
     teachers = teachers if online else [taught(*both) for both in zip(group, teachers, strict=True)]
   recipe = parts.recipe_of(config, role, settings, group[0].data.task, group[0].data.outputs)
-  trees, key = None, ''
-  for number, phase in enumerate(parts.phases_of(recipe, config.execution.mapping)):
-    key = store.key_of(
-      dict(
-        data=[replica.data.fingerprint for replica in group],
-        network=configs.identity(recipe.network),
-        training={k: settings[k] for k in configs.training() if k != 'epochs'},
-        phase=[phase.epochs, phase.spec],
-        seed=[config.seed, [replica.index for replica in group], role],
-        before=key,
-        teacher=[teacher.key for teacher in teachers if phase.distils],
-      )
-    )
+  phases = parts.phases_of(recipe, config.execution.mapping)
+  trees, keys = None, keys_of_phases(group, recipe, phases, [teacher.key for teacher in teachers])
+  for number, (phase, key) in enumerate(zip(phases, keys, strict=True)):
     what = f'{name}: {phase.name}' if role == 'student' else f'{name} of {len(phase.network.heads)}'
     job = Job(what, recipe, number, phase, trees, teachers if phase.distils else ())
     make = functools.partial(train_phase, group, job)
@@ -258,7 +249,41 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
   each = [parts.of_replica(trees, i, stacked(group)) for i in range(len(group))]
   network, each = survivors.of(phase.network, each, name, config.on_nan)
   models = [Model(network, *mine, replica.data.scaling, read) for mine, replica in zip(each, group, strict=True)]
-  return [trained(replica, model, f'{key}-{i}') for i, (replica, model) in enumerate(zip(own, models, strict=True))]
+  return [
+    trained(replica, model, f'{keys[-1]}-{i}') for i, (replica, model) in enumerate(zip(own, models, strict=True))
+  ]
+
+
+def keys_of_phases(
+  group: Group, recipe: parts.Recipe, phases: Sequence[Phase], teachers: Sequence[str] = ()
+) -> list[str]:
+  """For each phase of a method the key of what it trains: a hash of its code, its settings, and all that it reads.
+
+  Args:
+    group: Replicas that are trained together.
+    recipe: Of the method.
+    phases: Built from it.
+    teachers: Keys of the teachers of the replicas.
+  """
+  config, keys = group[0].config, ['']
+  phases_of = METHODS[recipe.settings.get('method', 'ensemble')].phases
+  for phase in phases:
+    read = {k: v for k, v in recipe.settings.items() if k not in (*phase.unread, 'network')}
+    keys.append(
+      store.key_of(
+        dict(
+          code=[provenance.digest('training'), *map(provenance.definition, (phases_of, train_phase))],
+          data=[replica.data.fingerprint for replica in group],
+          network=configs.identity(recipe.network),
+          phase=[phase.name, phase.epochs],
+          settings=read,
+          seed=[config.seed, [replica.index for replica in group], recipe.role],
+          before=keys[-1],
+          teacher=teachers if phase.distils else [],
+        )
+      )
+    )
+  return keys[1:]
 
 
 def taught(replica: Replica, teacher: Teacher) -> Teacher:
@@ -395,8 +420,7 @@ def predicting(models: Sequence[Model], layout: parallel.Layout, augmentations: 
 
 def predicted(replica: Replica, teacher: Model, key: str) -> np.ndarray:
   """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
-  dtype = replica.config.teacher.keep_as
-  key = store.key_of(dict(teacher=key, data=replica.data.fingerprint))
+  dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key)
 
   def make(new, folder):
     x = np.asarray(replica.data.train.x)
@@ -407,6 +431,12 @@ def predicted(replica: Replica, teacher: Model, key: str) -> np.ndarray:
 
   folder = part(replica, 'predictions', key, 'teacher predictions', make)
   return np.load(folder / 'predictions.npy', mmap_mode='r')
+
+
+def key_of_predictions(replica: Replica, teacher: str) -> str:
+  """Key of the predictions of a teacher, whose own key is given, on the training inputs of a replica."""
+  code = [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(predicted)]
+  return store.key_of(dict(teacher=teacher, data=replica.data.fingerprint, code=code))
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What comes out of a run: scores of every example, rows of results, the table and the figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
 import platform
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hydra_jax import cost, diversity, evaluate, figures, store, tables
+from hydra_jax import cost, diversity, evaluate, figures, provenance, store, tables
 from hydra_jax.data import Data, outside_of
 from hydra_jax.progress import bar, say
 from hydra_jax.replicas import Replica, Trained, part
@@ -17,14 +17,26 @@ from hydra_jax.tasks import TASKS, Scores
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
-# Part of the key of scores: raise it when there are more of them.
-SCORES = 2
+
+def key_of_scores(replica: Replica, model: str) -> str:
+  """Key of the scores of a model, whose own key is given: with the content of all sets that it is evaluated on."""
+  sets = {name: evaluation.key() for name, evaluation in replica.data.evaluations.items()}
+  return store.key_of(dict(model=model, sets=sets, batch=replica.config.evaluation.batch_size, code=_code(evaluated)))
+
+
+def key_of_divergences(replica: Replica, model: str, ensemble: str) -> str:
+  """Key of how far the heads of a model are from the members of an ensemble, whose own keys are given."""
+  sets = {name: replica.data.evaluations[name].key() for name in diversity.compared_on(replica.data)}
+  return store.key_of(dict(model=model, teacher=ensemble, sets=sets, code=_code(divergences)))
+
+
+def _code(make: Callable) -> list[str]:
+  return [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(make)]
 
 
 def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
-  config, data = replica.config, replica.data
-  key = store.key_of(dict(model=trained.key, data=config.data.to_dict(), replica=replica.index, scores=SCORES))
+  data, key = replica.data, key_of_scores(replica, trained.key)
 
   def make(new, folder):
     with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
@@ -44,7 +56,7 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
 def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained) -> dict[str, np.ndarray]:
   """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`."""
   data, size = replica.data, replica.config.evaluation.batch_size
-  key = store.key_of(dict(model=trained.key, teacher=ensemble.key, data=replica.config.data.to_dict()))
+  key = key_of_divergences(replica, trained.key, ensemble.key)
 
   def make(new, folder):
     found = {}
@@ -72,7 +84,8 @@ def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
 def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   """Rows of latency, measured once for each set of models."""
   size = replica.config.evaluation.batch_size
-  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device()))
+  code = [provenance.digest('cost'), provenance.definition(measured)]
+  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device(), code=code))
 
   def make(new, folder):
     test = replica.data.evaluations['test'].load()

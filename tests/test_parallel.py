@@ -33,7 +33,7 @@ def settings(data=-1, head=1, mode='shard_map'):
 
 
 def phase(network, heads_per_step=0):
-  return Phase('it', network, None, None, 1, {}, heads_per_step=heads_per_step)
+  return Phase('it', network, None, None, 1, heads_per_step=heads_per_step)
 
 
 def layout(name, network, **options):
