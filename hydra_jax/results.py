@@ -92,8 +92,9 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
     batch = np.asarray(test.x[:size]), test.y[:size]
     found = cost.latencies({n: t.model for n, t in models.items()}, replica.data.task, *batch)
     rows = [
-      {'data': 'cost', 'method': m, 'replica': 0, 'metric': 'latency_ms', 'value': v, 'n': len(batch[0])}
-      for m, v in found.items()
+      {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
+      for m, latency in found.items()
+      for metric, value in zip(('latency_ms', 'latency_ms_low', 'latency_ms_high'), latency, strict=True)
     ]
     (new / 'timings.json').write_text(json.dumps(rows))
 
