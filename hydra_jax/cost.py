@@ -55,7 +55,9 @@ def _flops(jaxpr: Jaxpr) -> float:
   if not outputs:
     return total
   inputs = [*jaxpr.constvars, *jaxpr.invars, *given]
-  alone = jaxpr.replace(eqns=rest, constvars=[], invars=inputs, outvars=outputs, debug_info=jaxpr.debug_info.with_unknown_names())
+  alone = jaxpr.replace(
+    eqns=rest, constvars=[], invars=inputs, outvars=outputs, debug_info=jaxpr.debug_info.with_unknown_names()
+  )
   shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inputs]
   lowered = jax.jit(jaxpr_as_fun(ClosedJaxpr(alone, ())), keep_unused=True).lower(*shapes)
   return total + lowered.cost_analysis().get('flops', 0.0)

@@ -48,6 +48,7 @@ from hydra_jax.stages import Tree
 
 CONFIG = 'config.json'
 ROLES = ('teacher', 'student')
+WORSE = 'look at its learning rate, its epochs and the data'
 
 Group = Sequence[Replica]
 
@@ -186,8 +187,13 @@ def teacher_of(replica: Replica, ensemble: Trained) -> tuple[Teacher, Trained]:
   """An ensemble as a teacher, with its predictions if students need them."""
   config = replica.config
   kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
-  key = ensemble.key + config.teacher.keep_as.removeprefix('float32')
+  key = key_of_teacher(config, ensemble.key)
   return Teacher(predicted(replica, ensemble.model, key) if kept else None, ensemble.model, key), ensemble
+
+
+def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
+  """Key of what students learn from: that of the ensemble, and how its predictions are kept."""
+  return f'{ensemble}-{config.teacher.keep_as}'
 
 
 def loaded_teacher(replica: Replica) -> Trained:
@@ -341,6 +347,7 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     phase.heads_per_step,
     execution.heads_per_chunk,
   )
+  losses: list[float] = []
   processes.meet()
   try:
     with (
@@ -363,13 +370,15 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
         layout=layout,
         skip=config.on_nan == 'skip-member' and step.independent,
         stopping=preemption.asked,
-        progress=lambda step, loss: advance(step, loss, feed.note()),
+        progress=lambda step, loss: [losses.append(loss), advance(step, loss, feed.note())],
         save=lambda state: saver.save(int(state.step), state),
         save_every=config.checkpoint_seconds,
         profile=group[0].profile and processes.rank_folder(group[0].profile / folder.name),
       )
   except UserError as e:
     raise UserError(f"in phase '{job.what}': {e}") from e
+  if saved is None and losses[-1] >= losses[0]:
+    say(f'{job.what}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}')
   parts.save(new, state.params, state.model_state, job.recipe, job.number, [replica.data for replica in group])
 
 
@@ -453,11 +462,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
   saved = workdir / CONFIG
   if saved.exists():
     try:
-      name = json.loads(saved.read_text())['name']
-    except (ValueError, KeyError, TypeError) as e:
+      config_then = json.loads(saved.read_text())
+      name, data = config_then['name'], config_then['data']['name']
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
       raise UserError(f'{saved} is damaged: delete it, or choose another --workdir') from e
-    if name != config.name:
-      raise UserError(f"{workdir} holds a run of '{name}', not of '{config.name}': choose another --workdir")
+    for key, old, new in (('name', name, config.name), ('data.name', data, config.data.name)):
+      if old != new:
+        raise UserError(f"{workdir} holds a run with {key}='{old}', not '{new}': choose another --workdir")
   elif workdir.exists() and {p.name for p in workdir.iterdir()} - {'parts', store.LOCK}:
     raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
 

@@ -1,0 +1,214 @@
+"""Each setting changes the key of what it affects, and of nothing else; so does the code, and so do the data."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from hydra_jax import parts, pipeline, provenance, results
+from hydra_jax.config import default_config
+from hydra_jax.data import load
+from hydra_jax.methods import METHODS
+from hydra_jax.replicas import Replica
+
+MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
+# Of these nothing that is saved depends: they show, name, place or check.
+WITHOUT_EFFECT = (
+  *('name', 'students', 'on_nan', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
+  *('execution.', 'parallel.'),
+)
+# Another value of each setting that is not a number.
+OTHERS = {
+  'name': 'other',
+  'students': ('kd',),
+  'on_nan': 'skip-member',
+  'data.train': 'test',
+  'data.test': 'train',
+  'data.task': 'classification',
+  'data.shifts': ('rotate:10',),
+  'data.ood': ('noise',),
+  'widths': (6,),
+  'teacher.keep_as': 'float16',
+  'optimizer': 'adamw',
+  'schedule': 'constant',
+  'augment': ('crop',),
+  'unlabelled': ('digits',),
+  'grouping': 'one_each',
+  'heads': 2,
+  'mapping': 'unroll',
+  'mode': 'pmap',
+}
+# These stand for another teacher, or another method, instead of changing one.
+REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'method', 'data.name')
+REPLACING += ('network.name', 'network.teacher.name', 'network.student.name')
+
+
+def config_of() -> ConfigDict:
+  config = default_config().copy_and_resolve_references()
+  config.teacher.members, config.student.hydra.heads, config.student.hydra.grouping = 4, 4, 'round_robin'
+  config.student.hydra.hinton_epochs = 1.0
+  config.data.shifts, config.data.ood = ('rotate:30',), ('letters',)
+  for role in ('teacher', 'student'):
+    config.network[role].widths = (5,)
+  return config
+
+
+def keys(config: ConfigDict) -> dict[str, str]:
+  """Keys of all that a config would save, by 'method/part'."""
+  group = [Replica(config, Path(), i, load(config.data, '', i)) for i in range(config.replicas)]
+  data, found = group[0].data, {}
+
+  def add(name, role, settings, teachers=()):
+    recipe = parts.recipe_of(config, role, settings, data.task, data.outputs)
+    phases = parts.phases_of(recipe)
+    made = pipeline.keys_of_phases(group, recipe, phases, teachers)
+    found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
+    found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
+    return made[-1]
+
+  teacher = pipeline.key_of_teacher(config, ensemble := add(MEMBERS, 'teacher', config.teacher))
+  found[PREDICTIONS] = pipeline.key_of_predictions(group[0], teacher)
+  for name, settings in config.student.items():
+    made = add(name, 'student', settings, [teacher] * config.replicas)
+    if METHODS[settings.method].matched:
+      found[f'{name}/divergences'] = results.key_of_divergences(group[0], made, ensemble)
+  return found
+
+
+def leaves(config: ConfigDict, path: str = ''):
+  for key, value in config.items():
+    here = f'{path}.{key}'.lstrip('.')
+    yield from leaves(value, here) if isinstance(value, ConfigDict) else [(here, value)]
+
+
+def another(path: str, value):
+  """Another legal value of a setting."""
+  if path in OTHERS or path.rpartition('.')[2] in OTHERS:
+    return OTHERS.get(path, OTHERS.get(path.rpartition('.')[2]))
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, int):
+    return value + 2
+  assert isinstance(value, float), f'{path} needs another value in OTHERS'
+  return 0.25 if path.endswith(('label_weight', 'augment_share', 'rate')) else 2 * value + 1
+
+
+# Settings that the first phase of a method does not read.
+UNREAD = {
+  'hydra/mean prediction': ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body'),
+  'dlf/mean': ('epochs',),
+}
+
+
+def belongs(part: str, path: str) -> bool:
+  """Whether what is saved as `part` depends on a setting."""
+  method, _, what = part.partition('/')
+  distils = method not in (MEMBERS, 'single', 'mc_dropout')
+  if path.startswith(WITHOUT_EFFECT):
+    return False
+  if path in ('data.test', 'data.shifts', 'data.ood', 'evaluation.batch_size'):
+    compares = what == 'divergences' and path in ('data.test', 'data.ood')
+    return what == 'scores' or compares
+  if path.startswith('student.'):
+    _, name, setting = path.split('.', 2)
+    return method == name and setting not in UNREAD.get(part, ())
+  if path.startswith('network.student'):
+    return method not in (MEMBERS, PREDICTIONS, 'small_ensemble')
+  if path == 'teacher.keep_as':
+    return distils
+  if path.startswith(('network.teacher', 'teacher.')):
+    return distils or method == MEMBERS
+  if path == 'data.task':
+    return False
+  return True
+
+
+SETTINGS = [path for path, _ in leaves(config_of()) if not path.endswith(REPLACING)]
+
+
+@pytest.fixture(scope='module')
+def before():
+  return keys(config_of())
+
+
+@pytest.mark.parametrize('path', SETTINGS)
+def test_a_setting_changes_the_keys_of_what_it_affects_and_no_others(path, before):
+  config = config_of()
+  *sections, last = path.split('.')
+  node = config
+  for section in sections:
+    node = node[section]
+  node[last] = another(path, node[last])
+  after = keys(config)
+  changed = {part for part in before if after[part] != before[part]}
+  assert changed == {part for part in before if belongs(part, path)}
+
+
+def test_a_network_of_another_kind_changes_what_has_it(before):
+  config = config_of()
+  config.network.student = ConfigDict(dict(name='lenet'))
+  after = keys(config)
+  own = {part for part in before if part.partition('/')[0] not in (MEMBERS, PREDICTIONS, 'small_ensemble')}
+  assert {part for part in before if after[part] != before[part]} == own
+
+
+@pytest.mark.parametrize(
+  'layer, untouched',
+  [('training', ()), ('evaluation', ('labels', 'members', 'all members', 'mean prediction', 'mean', 'factors'))],
+)
+def test_the_code_of_a_layer_changes_what_it_makes(layer, untouched, before, monkeypatch):
+  whole = provenance.digest
+  monkeypatch.setattr(provenance, 'digest', lambda name: f'{whole(name)} edited' if name == layer else whole(name))
+  after = keys(config_of())
+  same = {part for part in before if after[part] == before[part]}
+  assert same == {part for part in before if part.partition('/')[2] in untouched}
+
+
+def test_the_code_of_a_method_changes_what_it_makes(before, monkeypatch):
+  whole = provenance.definition
+  edited = METHODS['kd'].phases
+  monkeypatch.setattr(provenance, 'definition', lambda f: f'{whole(f)} edited' if f is edited else whole(f))
+  after = keys(config_of())
+  changed = {part for part in before if after[part] != before[part]}
+  assert changed == {part for part in before if part.startswith('kd/')}
+
+
+ARRAYS = dict(x=(30, 4), y=(30,), x_test=(20, 4), y_test=(20,), x_far=(10, 4), x_unused=(10, 4))
+
+
+@pytest.fixture(scope='module')
+def of_file(tmp_path_factory):
+  """Keys for a file of random arrays, one of which may be changed."""
+  file = tmp_path_factory.mktemp('file') / 'data.npz'
+
+  def of(changed=None):
+    random = np.random.default_rng(0)
+    make = lambda name, shape: random.integers(3, size=shape) if name.startswith('y') else random.normal(size=shape)
+    arrays = {name: make(name, shape) for name, shape in ARRAYS.items()}
+    if changed:
+      arrays[changed] = arrays[changed].copy()
+      flat = arrays[changed].reshape(-1)
+      flat[1] = (flat[1] + 1) % 3 if changed.startswith('y') else flat[1] + 1e-3
+    np.savez(file, **arrays)
+    config = config_of()
+    config.data.update(dict(name=str(file), shifts=('jitter:1',), ood=('far', 'noise')))
+    return keys(config)
+
+  return of
+
+
+@pytest.mark.parametrize('array', ARRAYS)
+def test_a_corrected_value_in_a_file_changes_the_keys_of_what_reads_it(array, of_file):
+  before, after = of_file(), of_file(array)
+  changed = {part for part in before if after[part] != before[part]}
+  parts_of = lambda *kinds: {part for part in before if part.partition('/')[2] in kinds}
+  expected = {
+    'x': set(before),
+    'y': set(before),
+    'x_test': parts_of('scores', 'divergences'),
+    'y_test': parts_of('scores', 'divergences'),
+    'x_far': parts_of('scores', 'divergences'),
+    'x_unused': set(),
+  }[array]
+  assert changed == expected
