@@ -9,12 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import readme
 from hydra_jax import data as datasets, given, losses, methods
 from hydra_jax.config import default_config
 from hydra_jax.stages import mlp
 from hydra_jax.tasks import TASKS
 
-BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), flags=re.S)
+README = (ROOT / 'README.md').read_text()
+BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
+# The numbers with decimals in the text below Results, and how each is found.
+STATED = {
+  '.0017': lambda: round(1 / 599, 4),  # one of the test images of the digits
+  '.95': lambda: 0.95,  # what is aimed at, not what was measured
+}
 
 
 def block(word):
@@ -65,3 +72,23 @@ def test_stages_of_three_libraries():
   x = jnp.ones((32, 8, 8))
   outputs, _ = jax.eval_shape(names['student'].apply, names['params'], names['state'], x)
   assert outputs.shape == (20, 32, 10)
+
+
+def test_tables_of_results_are_those_of_their_files():
+  assert readme.refreshed(README) == README, 'run python -m experiments.readme'
+
+
+def test_every_table_with_a_decimal_names_its_file():
+  tables = re.findall(r'(^[^|\n].*|^)\n((?:^\|.*\n)+)', README, flags=re.M)
+  assert len(tables) > 10
+  measured = [above for above, table in tables if re.search(r'\|[^|`]*\d\.\d', table)]
+  assert measured and all(readme.MARKER.match(f'{above}\n') for above in measured), measured
+
+
+def test_numbers_in_the_text_of_the_results_are_few_and_right():
+  text = re.sub(r'^(\||    ).*$|!\[.*?\]\(.*?\)|jax 0\.10\.2|Python 3\.11', '', README, flags=re.M)
+  text = text.partition('## Results\n')[2].partition('\n## Speed')[0]
+  found = re.findall(r'(?<![\w.])\d*\.\d+(?![\w.])', text)
+  assert set(found) == set(STATED)
+  for number, of in STATED.items():
+    assert float(number) == of()
