@@ -529,12 +529,9 @@ def scaling(quick: bool) -> Row:
 
 def draw_scaling(panels: dict[str, tuple[Sequence[int], Sequence[float], str]], file: Path) -> None:
   """Measured times, and the straight line through the first of them, on logarithmic axes."""
-  import matplotlib
+  from hydra_jax import figures
 
-  matplotlib.use('Agg')
-  import matplotlib.pyplot as plt
-
-  figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), layout='constrained')
+  figure, [axes] = figures.panels(len(panels), size=(4, 3.4))
   for ax, (xlabel, (sizes, times, ylabel)) in zip(axes, panels.items()):
     ax.loglog(sizes, [times[0] * size / sizes[0] for size in sizes], '--', color='0.6', label='linear')
     ax.loglog(sizes, times, 'o-', color='C0', label='measured')
@@ -544,7 +541,6 @@ def draw_scaling(panels: dict[str, tuple[Sequence[int], Sequence[float], str]], 
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False)
   figure.savefig(file, dpi=150)
-  plt.close(figure)
 
 
 ROWS = {

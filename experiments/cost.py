@@ -6,7 +6,6 @@ The ensembles, and the students that are there already, are those of `hydra-jax 
 """
 
 from matplotlib.figure import Figure
-import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from experiments import mnist, shown
@@ -38,7 +37,7 @@ def pareto(found: Results, outside: str) -> Figure:
   """Quality against cost; lines join the methods that none is better than at no higher cost."""
   quality = (('test', 'nll', 'NLL', 1), (outside, 'auroc_total', f'AUROC by total uncertainty,\n{outside}', -1))
   methods = found.methods('mnist')
-  figure, axes = plt.subplots(2, len(COSTS), figsize=(4 * len(COSTS), 7), layout='constrained')
+  figure, axes = figures.panels(len(COSTS), 2, (4, 3.5))
   for line, (data, metric, heading, sign) in zip(axes, quality):
     for ax, (cost, what) in zip(line, COSTS.items()):
       front = []

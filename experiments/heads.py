@@ -6,9 +6,9 @@ The ensembles are those of `hydra-jax table mnist`. With fewer heads than member
 """
 
 from matplotlib.figure import Figure
-import matplotlib.pyplot as plt
 
 from experiments import mnist, shown
+from hydra_jax import figures
 from hydra_jax.config import variant
 from hydra_jax.reports import Definition, Results, Section
 
@@ -53,7 +53,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
 
 def curves(found: Results, counts: list[int], outside: str) -> Figure:
   """Scores against the number of heads; dashed, the ensemble."""
-  figure, axes = plt.subplots(1, len(SHOWN), figsize=(3.2 * len(SHOWN), 3), layout='constrained')
+  figure, [axes] = figures.panels(len(SHOWN), size=(3.2, 3))
   for ax, (metric, heading) in zip(axes, SHOWN.items()):
     for data, colour in (('test', '#1f78b4'), (outside, '#e08214')):
       points = {n: found.estimate('mnist', data, f'heads_{n}', metric) for n in counts}

@@ -4,11 +4,13 @@ Park et al. 2025, Knowledge Distillation of Uncertainty using Deep Latent Factor
 has linear heads. Standard errors are over 10 random 90/10 splits (UCI) and 5 seeds (images); teachers have none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hydra_jax.statistics import Published
 
 SOURCE = 'Published: Park et al., Knowledge Distillation of Uncertainty using Deep Latent Factor Model, NeurIPS 2025.'
+
+SPLITS, SEEDS = 10, 5
 
 UCI_SETS = ('bostonHousing', 'concrete', 'energy', 'wine-quality-red', 'power-plant', 'kin8nm')
 # By metric and method, for each of these sets.
@@ -136,10 +138,15 @@ CIFAR: Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[float, ...]]]] =
 }
 
 
+def _number(numbers: Sequence[float], replicas: int) -> Published:
+  """A number with its standard error, if it has one, which is over so many replicas."""
+  return Published(*numbers, replicas) if len(numbers) > 1 else Published(*numbers)
+
+
 def uci() -> dict[tuple[str, str, str, str], Published]:
   """By (set, `test`, method, metric)."""
   return {
-    (name, 'test', method, metric): Published(*numbers)
+    (name, 'test', method, metric): _number(numbers, SPLITS)
     for (metric, method), sets in UCI.items()
     for name, numbers in zip(UCI_SETS, sets, strict=True)
   }
@@ -148,7 +155,7 @@ def uci() -> dict[tuple[str, str, str, str], Published]:
 def cifar(name: str, run: str) -> dict[tuple[str, str, str, str], Published]:
   """By (run, data, method, metric)."""
   return {
-    (run, data, method, metric): Published(*numbers)
+    (run, data, method, metric): _number(numbers, SEEDS)
     for method, cells in CIFAR[name].items()
     for (data, metric), numbers in cells.items()
   }

@@ -16,7 +16,6 @@ variance that there is for all inputs: where the function is steep, it grows by 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
 from configs import uci
@@ -138,7 +137,7 @@ def gaps(found: Results) -> Figure:
   """How much worse than its teachers each student is, in NLL, on every set; hollow: published."""
   runs = list(found.definition.runs)
   methods = [method for method in found.methods(runs[0]) if method != 'ensemble']
-  figure, ax = plt.subplots(figsize=(1.5 * len(runs) + 2, 3.2), layout='constrained')
+  figure, [[ax]] = figures.panels(1, size=(1.5 * len(runs) + 2, 3.2))
   width = 0.8 / len(methods)
   for i, method in enumerate(methods):
     at = [place - 0.4 + (i + 0.5) * width for place in range(len(runs))]

@@ -19,6 +19,11 @@ KEPT = {
   'auroc_model_share': 'AUROC ÷ ensemble',
   'own_head': 'own head closest',
 }
+# Mean of the rejection curve by each kind of uncertainty, by heading; by model uncertainty only where there is any.
+REJECTION = {
+  'rejection_area_total': 'rejection area, by total unc.',
+  'rejection_area_model': 'rejection area, by model unc.',
+}
 
 
 def rank_correlation(ours_N: np.ndarray, theirs_N: np.ndarray) -> float:
@@ -39,18 +44,23 @@ def rejection_curve(uncertainty_N: np.ndarray, outcome_N: np.ndarray) -> np.ndar
   return np.cumsum(sorted_N) / np.arange(1, len(sorted_N) + 1)
 
 
-def rejection(scores: Mapping[str, Scores], where: str, labelled: bool, outcome: str) -> np.ndarray:
-  """The curve for one evaluation set by model uncertainty; inputs without labels are mixed with the test set, as wrong.
+def rejection(scores: Mapping[str, Scores], where: str, labelled: bool, outcome: str, by: str) -> np.ndarray | None:
+  """The curve for one evaluation set; inputs without labels are mixed with the test set, as wrong.
 
   Args:
     scores: Of one method, `{set: {score: [N]}}`.
     where: The set.
     labelled: Whether it has labels.
     outcome: Name of the score whose mean is looked at.
+    by: `total` or `model`, the uncertainty that decides what is rejected.
+
+  Returns:
+    The curve, or None where the uncertainty is the same for all examples, as is the model uncertainty of one network.
   """
   sets = [where] if labelled else ['test', where]
-  outcomes = [scores[name][outcome] if labelled or name == 'test' else 0 * scores[name]['model'] for name in sets]
-  return rejection_curve(np.concatenate([scores[name]['model'] for name in sets]), np.concatenate(outcomes))
+  outcomes = [scores[name][outcome] if labelled or name == 'test' else np.zeros(len(scores[name][by])) for name in sets]
+  uncertain = np.concatenate([scores[name][by] for name in sets])
+  return rejection_curve(uncertain, np.concatenate(outcomes)) if np.ptp(uncertain) else None
 
 
 def divergences(student_HxNxC: np.ndarray, ensemble_MxNxC: np.ndarray, task: str, batch_size: int) -> np.ndarray:
@@ -104,14 +114,17 @@ def rows(
   for method, where, kind in _pairs(scores, data):
     here, theirs = scores[method][where], ensemble.get(where)
     if kind != 'ood' or data.task == 'classification':
-      add(where, method, 'rejection_area', float(np.mean(rejection(scores[method], where, kind != 'ood', outcome))))
+      for by in ('total', 'model'):
+        curve = rejection(scores[method], where, kind != 'ood', outcome, by)
+        if curve is not None:
+          add(where, method, f'rejection_area_{by}', float(np.mean(curve)))
     if method == 'ensemble' or theirs is None:
       continue
     add(where, method, 'rank_correlation', rank_correlation(here['model'], theirs['model']))
     for name, score in (('model_ratio', 'model'), ('disagreement_ratio', 'disagreement')):
       if score in here and score in theirs and theirs[score].any():
         add(where, method, name, float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64)))
-    if (where, 'ensemble') in auroc and np.ptp(here['model']):
+    if auroc.get((where, 'ensemble')) and np.ptp(here['model']):
       add(where, method, 'auroc_model_share', auroc[where, method] / auroc[where, 'ensemble'])
     if where in matrices.get(method, {}):
       add(where, method, 'own_head', own_head(matrices[method][where]))

@@ -14,14 +14,6 @@ from hydra_jax.data import Data, Scaling, Split, scale_inputs
 from hydra_jax.stages import Tree
 from hydra_jax.tasks import TASKS, Scores, Task
 
-DETECTION = {'auroc': metrics.auroc, 'aupr': metrics.aupr, 'fpr95': metrics.fpr_at_95}
-
-
-@jax.jit
-def detection(inside_N: jax.Array, outside_N: jax.Array) -> dict[str, jax.Array]:
-  """How well a score tells out-of-domain examples from in-domain ones, by every measure."""
-  return {name: f(inside_N, outside_N) for name, f in DETECTION.items()}
-
 
 class Model(NamedTuple):
   """A trained network with what it needs to read stored inputs, and to have its outputs read.
@@ -178,9 +170,9 @@ def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins:
       values |= task.summary(here, bins)
     if name != 'test':
       values |= {
-        f'{metric}_{by}': float(value)
+        f'{metric}_{by}': value
         for by in ('total', 'model')
-        for metric, value in detection(scores['test'][by], here[by]).items()
+        for metric, value in metrics.detection(scores['test'][by], here[by]).items()
       }
     found += [
       {'data': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()

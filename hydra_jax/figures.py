@@ -1,17 +1,20 @@
-"""Figures of a run, as PNG, from the scores of every example and the rows."""
+"""Figures of a run, as PNG, from the scores of every example and the rows.
+
+They are made without pyplot, which would choose a backend for the whole process: that of a notebook stays as it is.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 import numpy as np
-from scipy.stats import spearmanr
 
 from hydra_jax import diversity, metrics, store
-from hydra_jax.data import Data, Evaluation, outside_of
+from hydra_jax.data import Data, Evaluation, Split, outside_of
+from hydra_jax.formats import digits
 from hydra_jax.statistics import estimate
 from hydra_jax.tasks import TASKS, Scores
 
@@ -20,14 +23,22 @@ AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
 DASHES = ('-', '--', ':')
 SIZE = 3.0  # inches, of one panel
-STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'font.size': 9, 'axes.titlesize': 10, 'savefig.dpi': 130}
+STYLE: dict[Any, Any] = {
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'font.size': 9,
+  'axes.titlesize': 10,
+  'savefig.dpi': 130,
+}
 SHOWN_AT_MOST = 1000
 PANELS_IN_A_ROW = 5
 
 
-def draw_all(folder: Path, data: Data, scores: AllScores, matrices, rows: Sequence[dict], bins: int) -> None:
-  """Draws every figure that these data allow into a folder."""
-  figures: dict[str, Callable[[], plt.Figure]] = {}
+def draw_all(
+  folder: Path, data: Data, scores: AllScores, matrices, rows: Sequence[dict], bins: int, test_to_train: float = 0.0
+) -> None:
+  """Draws every figure that these data allow into a folder; for `test_to_train`, see `statistics`."""
+  figures: dict[str, Callable[[], Figure]] = {}
   kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
   test = _covering(scores, ['test'])
   if data.task == 'classification':
@@ -48,35 +59,36 @@ def draw_all(folder: Path, data: Data, scores: AllScores, matrices, rows: Sequen
     measures = TASKS[data.task].under_shift
     methods = _covering(scores, ['test', *(e.name for e in kinds['shift'])])
     shown = [row for row in rows if row['method'] in methods]
-    figures['shifts'] = lambda: shift_curves(shown, kinds['shift'], measures)
+    figures['shifts'] = lambda: shift_curves(shown, kinds['shift'], measures, test_to_train)
     if _families(kinds['shift'])[1]:
-      figures['corruptions'] = lambda: corruption_curves(shown, kinds['shift'], measures[0])
+      figures['corruptions'] = lambda: corruption_curves(shown, kinds['shift'], measures[0], test_to_train)
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
   save(folder, figures)
 
 
-def save(folder: Path, drawings: Mapping[str, Callable[[], plt.Figure]]) -> None:
+def save(folder: Path, drawings: Mapping[str, Callable[[], Figure]]) -> None:
   """Draws figures into a folder, as PNG by name."""
   folder.mkdir(exist_ok=True)
-  with plt.rc_context(STYLE):
+  with matplotlib.rc_context(STYLE):
     for name, draw in drawings.items():
       figure = draw()
       with store.replacing(folder / f'{name}.png') as new:
         figure.savefig(new, format='png', bbox_inches='tight')
-      plt.close(figure)
 
 
-def _panels(columns: int, rows: int = 1, **kwargs):
-  return plt.subplots(
-    rows, columns, figsize=(SIZE * columns, SIZE * rows), squeeze=False, layout='constrained', **kwargs
-  )
+def panels(
+  columns: int, rows: int = 1, size: tuple[float, float] = (SIZE, SIZE), **kwargs
+) -> tuple[Figure, np.ndarray]:
+  """A figure and its axes `[rows, columns]`, each of this width and height in inches; the rest goes to `subplots`."""
+  figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
+  return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
 def _grid(count: int, **kwargs):
   """So many panels in rows of at most five, as a flat array of axes; and those that begin a row."""
   columns = min(count, PANELS_IN_A_ROW)
-  figure, axes = _panels(columns, -(-count // columns), **kwargs)
+  figure, axes = panels(columns, -(-count // columns), **kwargs)
   for ax in axes.ravel()[count:]:
     ax.set_visible(False)
   for ax in axes.ravel()[max(0, count - columns) : count]:
@@ -88,7 +100,7 @@ def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def _lines(names) -> dict[str, dict[str, str]]:
+def _lines(names) -> dict[str, dict[str, Any]]:
   """How lines are drawn: where there are more of them than colours, dashes tell them apart."""
   return {
     name: {'color': colour, 'ls': DASHES[i // len(COLOURS) % len(DASHES)]}
@@ -96,28 +108,28 @@ def _lines(names) -> dict[str, dict[str, str]]:
   }
 
 
-def reliability(scores: AllScores, bins: int) -> plt.Figure:
+def reliability(scores: AllScores, bins: int) -> Figure:
   """Accuracy against confidence on the test set; bars show how many examples each bin has."""
   figure, axes, first = _grid(len(scores), sharey=True)
   for ax, (name, colour) in zip(axes, _colours(scores).items()):
     test = scores[name]['test']
-    sums = np.asarray(metrics.calibration_bins(test['confidence'], test['correct'], bins))
+    sums = metrics.calibration_bins(test['confidence'], test['correct'], bins)
     confidence, correct, count = sums[sums[:, 2] > 0].T
     edges = np.arange(bins) / bins
     ax.bar(edges, sums[:, 2] / sums[:, 2].sum(), 1 / bins, align='edge', color='#dddddd', label='share of examples')
     ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
     ax.plot(confidence / count, correct / count, 'o-', ms=3, color=colour, label='accuracy')
-    gap = float(metrics.calibration_error(sums))
-    ax.set(title=f'{name}, ECE {gap:.4f}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
+    gap = metrics.calibration_error(sums)
+    ax.set(title=f'{name}, ECE {digits(gap, 3)}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
   for ax in first:
     ax.set_ylabel('accuracy')
   axes[0].legend(frameon=False, loc='upper left')
   return figure
 
 
-def calibration(scores: AllScores) -> plt.Figure:
+def calibration(scores: AllScores) -> Figure:
   """Share of test targets below each quantile of the predictive mixture."""
-  figure, axes = _panels(1)
+  figure, axes = panels(1)
   ax = axes[0][0]
   levels = np.linspace(0, 1, 101)
   for name, line in _lines(scores).items():
@@ -139,7 +151,7 @@ def _uncertain(scores: AllScores) -> AllScores:
   return {name: found for name, found in scores.items() if found['test']['model'].any()}
 
 
-def histograms(scores: AllScores, outside: str) -> plt.Figure:
+def histograms(scores: AllScores, outside: str) -> Figure:
   """Model uncertainty of test and out-of-domain inputs, one panel for each method."""
   names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
@@ -149,10 +161,10 @@ def histograms(scores: AllScores, outside: str) -> plt.Figure:
     found = {where: scores[name][where]['model'] for where in ('test', outside)}
     for (where, values), colour in zip(found.items(), ('#1f78b4', '#e08214')):
       weights = np.full(len(values), 1 / len(values))
-      label = f'{where}, mean {values.mean():.2g}'
+      label = f'{where}, mean {digits(values.mean(dtype=np.float64), 2)}'
       ax.hist(np.clip(values, *edges[[0, -1]]), edges, weights=weights, color=colour, alpha=0.6, label=label)
-    area = float(metrics.auroc(found['test'], found[outside]))
-    ax.set(title=f'{name}, AUROC {area:.3f}', xlabel='model uncertainty', xscale='log')
+    area = metrics.detection(found['test'], found[outside])['auroc']
+    ax.set(title=f'{name}, AUROC {digits(area, 3)}', xlabel='model uncertainty', xscale='log')
     ax.legend(frameon=False, loc='upper left', fontsize=8)
   for ax in first:
     ax.set_ylabel('share of examples')
@@ -160,7 +172,7 @@ def histograms(scores: AllScores, outside: str) -> plt.Figure:
   return figure
 
 
-def agreement(scores: AllScores, outside: str) -> plt.Figure:
+def agreement(scores: AllScores, outside: str) -> Figure:
   """Model uncertainty against the ensemble's, example by example, one panel for each student."""
   students = [name for name in scores if name != 'ensemble']
   figure, axes, _ = _grid(len(students))
@@ -170,7 +182,7 @@ def agreement(scores: AllScores, outside: str) -> plt.Figure:
     for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
       ours, theirs = scores[name][where]['model'], scores['ensemble'][where]['model']
       ax.plot(pick(theirs), pick(ours), '.', ms=2.5, alpha=0.5, color=colour, label=where, rasterized=True)
-      title.append(f'rank correlation, {where}: {spearmanr(theirs, ours).statistic:.2f}')
+      title.append(f'rank correlation, {where}: {digits(diversity.rank_correlation(ours, theirs), 2)}')
     top = max(ax.get_xlim()[1], ax.get_ylim()[1])
     ax.plot([1e-5 * top, top], [1e-5 * top, top], ':', color='#888888', lw=1)
     ax.set_title('\n'.join(title), fontsize=8)
@@ -181,26 +193,32 @@ def agreement(scores: AllScores, outside: str) -> plt.Figure:
   return figure
 
 
-def rejection(scores: AllScores, outside: str) -> plt.Figure:
-  """Accuracy against the share of inputs that is kept, the most certain by model uncertainty."""
-  figure, axes = _panels(2)
-  panels = {'test': True, outside: False}
-  for ax, (where, labelled) in zip(axes[0], panels.items()):
-    for name, line in _lines(scores).items():
-      curve = diversity.rejection(scores[name], where, labelled, 'correct')
-      kept = np.linspace(0.02, 1, 99)
-      shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
-      ax.plot(kept, shown, **line, lw=1.3, label=name)
-    title = where if labelled else f'test and {where},\nwhich counts as wrong'
-    ax.set(title=title, xlabel='share kept, by model uncertainty', ylabel='accuracy', xlim=(0, 1))
+def rejection(scores: AllScores, outside: str) -> Figure:
+  """Accuracy against the share of inputs that is kept, the most certain by total and, where there is any, by model unc.
+
+  One network has no model uncertainty, so it is ranked by the total one alone.
+  """
+  figure, axes = panels(2, 2, sharex=True, sharey='col')
+  kept = np.linspace(0.02, 1, 99)
+  for row, by in zip(axes, ('total', 'model')):
+    for ax, (where, labelled) in zip(row, {'test': True, outside: False}.items()):
+      for name, line in _lines(scores).items():
+        curve = diversity.rejection(scores[name], where, labelled, 'correct', by)
+        if curve is not None:
+          shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
+          ax.plot(kept, shown, **line, lw=1.3, label=name)
+      title = where if labelled else f'test and {where},\nwhich counts as wrong'
+      ax.set(xlabel=f'share kept, by {by} uncertainty', xlim=(0, 1), **({'title': title} if by == 'total' else {}))
+      ax.tick_params(labelbottom=True)
+    row[0].set_ylabel('accuracy')
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 
 
-def divergences(matrices: Mapping[str, Mapping[str, np.ndarray]]) -> plt.Figure:
+def divergences(matrices: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
   """Every head against every member, one row of panels a student, one column an evaluation set."""
   sets = list(next(iter(matrices.values())))
-  figure, axes = _panels(len(sets), len(matrices))
+  figure, axes = panels(len(sets), len(matrices))
   for line, (name, found) in zip(axes, matrices.items()):
     for ax, where in zip(line, sets):
       image = ax.imshow(found[where], cmap='viridis_r')
@@ -224,7 +242,8 @@ def _curves(shifts: Sequence[Evaluation]) -> dict[str, Curve]:
 
 def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str, Curve]]:
   """Curves, one for each family, its mean where all of its kinds have a strength; and those behind the means."""
-  curves, together = _curves(shifts), {}
+  curves = _curves(shifts)
+  together: dict[str, list[str]] = {}
   for kind, family in {e.name.partition(':')[0]: e.family for e in shifts}.items():
     together.setdefault(family or kind, []).append(kind)
   means = {}
@@ -235,40 +254,45 @@ def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str,
   return means, {kind: curves[kind] for kinds in together.values() if len(kinds) > 1 for kind in kinds}
 
 
-def _draw_curve(ax, rows: Sequence[dict], curve: Curve, measure: str) -> None:
+def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> None:
   values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
     if row['metric'] == measure:
       values.setdefault((row['method'], row['data']), []).append(row['value'])
   for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
-    points = [estimate(np.mean([values[method, name] for name in names], axis=0)) for names in curve.values()]
-    means, errors, _ = zip(*points, strict=True)
-    errors = None if np.isnan(errors).any() else errors
-    ax.errorbar(list(curve), means, errors, marker='o', ms=3, lw=1.3, capsize=2, **line, label=method)
+    means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
+    points = [estimate(each, test_to_train) for each in means_of]
+    means, errors = ([getattr(point, part) for point in points] for part in ('mean', 'error'))
+    bars = None if np.isnan(errors).any() else errors
+    ax.errorbar(list(curve), means, bars, marker='o', ms=3, lw=1.3, capsize=2, **line, label=method)
 
 
 def _measure_name(measure: str) -> str:
   return {'model': 'model uncertainty', 'total': 'total uncertainty', 'accuracy': measure}.get(measure, measure.upper())
 
 
-def shift_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measures: Sequence[str]) -> plt.Figure:
+def shift_curves(
+  rows: Sequence[dict], shifts: Sequence[Evaluation], measures: Sequence[str], test_to_train: float = 0.0
+) -> Figure:
   """Metrics against the strength of each kind of shift, mean over corruptions; bars: standard error over replicas."""
   curves, _ = _families(shifts)
-  figure, axes = _panels(len(measures), len(curves), sharex='row')
+  figure, axes = panels(len(measures), len(curves), sharex='row')
   for line, (kind, curve) in zip(axes, curves.items()):
     for ax, measure in zip(line, measures):
-      _draw_curve(ax, rows, curve, measure)
+      _draw_curve(ax, rows, curve, measure, test_to_train)
       ax.set(xlabel=kind, ylabel=_measure_name(measure))
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 
 
-def corruption_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measure: str) -> plt.Figure:
+def corruption_curves(
+  rows: Sequence[dict], shifts: Sequence[Evaluation], measure: str, test_to_train: float = 0.0
+) -> Figure:
   """One metric against the severity of each corruption that `shift_curves` shows the mean of."""
   _, curves = _families(shifts)
   figure, axes, first = _grid(len(curves), sharey=True)
   for ax, (kind, curve) in zip(axes, curves.items()):
-    _draw_curve(ax, rows, curve, measure)
+    _draw_curve(ax, rows, curve, measure, test_to_train)
     ax.set(title=kind, xlabel='severity')
   for ax in first:
     ax.set_ylabel(_measure_name(measure))
@@ -276,25 +300,18 @@ def corruption_curves(rows: Sequence[dict], shifts: Sequence[Evaluation], measur
   return figure
 
 
-def plane_maps(scores: AllScores, data: Data) -> plt.Figure:
+def plane_maps(scores: AllScores, data: Data) -> Figure:
   """Total, data and model uncertainty over the plane, one column a method, one colour scale a row."""
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
-  figure, axes = plt.subplots(
-    3,
-    len(scores),
-    figsize=(2.4 * len(scores) + 0.9, 7.2),
-    squeeze=False,
-    layout='constrained',
-    sharex=True,
-    sharey=True,
-  )
+  figure, axes = panels(len(scores), 3, (2.4, 2.4), sharex=True, sharey=True)
   for line, part in zip(axes, ('total', 'data', 'model')):
     top = max(found['plane'][part].max() for found in scores.values()) or 1
     for ax, (name, found) in zip(line, scores.items()):
       values = found['plane'][part].reshape(side, side)
       image = ax.imshow(values, origin='lower', extent=2 * (-reach, reach), vmin=0, vmax=top, cmap='viridis')
-      ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0)
+      if isinstance(data.train, Split):
+        ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0)
       ax.spines[:].set_visible(False)
       if part == 'total':
         ax.set_title(name)

@@ -27,13 +27,21 @@ def cross_entropy(logits_HxBxC: jax.Array, labels_B: jax.Array) -> jax.Array:
 
 
 def log_mean_exp(x: jax.Array, axis: int = 0) -> jax.Array:
-  """Log of the mean of exp along an axis; exactly x where all entries are equal."""
+  """Log of the mean of exp along an axis; exactly x where all entries are equal.
+
+  Where all entries are −inf, it is −inf, and the gradient is 0.
+  """
   top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-  return jnp.log(jnp.mean(jnp.exp(x - top), axis=axis)) + jnp.squeeze(top, axis)
+  top = jnp.where(jnp.isfinite(top), top, 0)
+  mean = jnp.mean(jnp.exp(x - top), axis=axis)
+  nothing = mean == 0  # the largest entry adds 1, unless it is −inf
+  return jnp.where(nothing, -jnp.inf, jnp.log(jnp.where(nothing, 1, mean)) + jnp.squeeze(top, axis))
 
 
-def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-  return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+def relative_entropy(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+  """KL(p ‖ q) along the last axis, in nats; 0 log 0 = 0."""
+  p = jnp.exp(log_p)
+  return jnp.sum(p * jnp.where(p > 0, log_p - log_q, 0), axis=-1)
 
 
 def hydra(student_MxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -45,7 +53,7 @@ def hydra(student_MxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float
   chex.assert_equal_shape([student_MxBxC, teacher_MxBxC])
   log_b = jax.nn.log_softmax(teacher_MxBxC / temperature)
   log_a = jax.nn.log_softmax(student_MxBxC / temperature)
-  return temperature**2 * _kl(log_b, log_a)
+  return temperature**2 * relative_entropy(log_b, log_a)
 
 
 def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -53,7 +61,7 @@ def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature
   chex.assert_equal_shape_suffix([student_HxBxC, teacher_MxBxC], 2)
   log_mean = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC / temperature))
   log_a = jax.nn.log_softmax(student_HxBxC / temperature)
-  return temperature**2 * _kl(log_mean[None], log_a)
+  return temperature**2 * relative_entropy(log_mean[None], log_a)
 
 
 def similarity(stacked: Sequence[jax.Array]) -> jax.Array:

@@ -111,8 +111,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
           shown = results.Shown(replica.data, scores, matrices)
-    processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes))
-  return results.Outcome(data.task, rows, timings, tests)
+    ratio = results.overlap(data, tests)
+    processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
+  return results.Outcome(data.task, rows, timings, tests, ratio)
 
 
 def compared(replica: Replica, models: dict[str, Trained], scores: results.AllScores) -> tuple[list[dict], dict]:

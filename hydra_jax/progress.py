@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hydra_jax.formats import digits
+
 SECONDS_BETWEEN_LINES = 10.0
 
-# Tables are wide; where output goes to a file, there is no terminal to fit.
-console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
+# Where output goes to a file, there is no terminal to fit, unless the user says how wide it is.
+FITS = sys.stdout.isatty() or 'COLUMNS' in os.environ
+console = Console(width=None if FITS else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(message: str) -> None:
@@ -28,7 +32,7 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
     nonlocal first
     first = done if first is None else first
     rate = (done - first) * per_step / max(time.monotonic() - started, 1e-9)
-    parts = (loss is not None and f'loss {loss:.4f}', rate and f'{rate:,.0f} {unit}/s', note)
+    parts = (loss is not None and f'loss {digits(loss)}', rate and f'{rate:,.0f} {unit}/s', note)
     return ' '.join(part for part in parts if part)
 
   if console.is_terminal:

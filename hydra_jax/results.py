@@ -117,23 +117,34 @@ class Outcome(NamedTuple):
     rows: Those of `results.jsonl`.
     timings: Those of `timings.jsonl`.
     tests: For each replica, a hash of its test split, and scores of every example of it, `{method: {score: [N]}}`.
+    test_to_train: See `overlap`.
   """
 
   task: str
   rows: list[dict]
   timings: list[dict]
   tests: list[tuple[str, dict[str, Scores]]]
+  test_to_train: float = 0.0
 
 
-def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str]) -> None:
+def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
+  """Test examples for each training example where replicas are overlapping splits of one data set, as UCI's, else 0.
+
+  Replicas with other seeds have the same test split. Standard errors are corrected by this number, see `statistics`.
+  """
+  several = len({digest for digest, _ in tests}) > 1
+  return len(data.evaluations['test'].load().x) / data.train.examples if several else 0.0
+
+
+def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str], test_to_train) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data))
+  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
-  figures.draw_all(workdir / 'figures', *shown, rows, bins)
-  tables.show(table._replace(note='second line of a cell: relative to the ensemble'))
+  figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
+  tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))
   for note in notes.values():
     say(note)
   say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')

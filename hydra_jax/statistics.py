@@ -1,4 +1,10 @@
-"""Means with their standard errors over replicas, paired tests, and verdicts on published numbers."""
+"""Means with their standard errors over replicas, paired tests, and verdicts on published numbers.
+
+Replicas are either repetitions with other seeds, which are independent, or overlapping splits of one data set, whose
+training parts share most examples. The usual standard error of the mean over splits is too small. Nadeau and Bengio
+(2003, Inference for the Generalization Error) replace the factor 1/n of its square by 1/n + n_test/n_train. Functions
+take this ratio as `test_to_train`, which is 0 where replicas are independent.
+"""
 
 from collections.abc import Sequence
 import math
@@ -7,9 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+LEVEL = 0.05
+
+Values = Sequence[float] | np.ndarray
+
 
 class Estimate(NamedTuple):
-  """Mean over n replicas, and its standard error: NaN where there is one replica, or where none is published."""
+  """Mean over n replicas, and its standard error: NaN where there is one replica."""
 
   mean: float
   error: float = math.nan
@@ -17,16 +27,11 @@ class Estimate(NamedTuple):
 
 
 class Published(NamedTuple):
-  """A number of a paper, and its standard error, NaN where the paper has none."""
+  """A number of a paper, its standard error as printed (NaN: it has none), and the number of replicas (0: not said)."""
 
   value: float
   error: float = math.nan
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-  """Mean and standard error, std / √n with n − 1 degrees of freedom."""
-  n = len(values)
-  return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
+  n: int = 0
 
 
 class Difference(NamedTuple):
@@ -38,29 +43,82 @@ class Difference(NamedTuple):
   n: int
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-  """Ours − theirs, pair by pair. Where all differences are the same, p is 1 if they are 0, else 0; of one pair, NaN."""
-  mean, error, n = estimate(np.subtract(ours, theirs, dtype=np.float64))
+def inflation(n: int, test_to_train: float) -> float:
+  """The corrected standard error over n splits, divided by the usual one: √(1 + n · n_test/n_train)."""
+  return math.sqrt(1 + n * test_to_train)
+
+
+def estimate(values: Values, test_to_train: float = 0.0) -> Estimate:
+  """Mean and standard error, std / √n with n − 1 degrees of freedom, corrected for splits that overlap."""
+  n = len(values)
+  with np.errstate(invalid='ignore'):  # infinite values, such as the NLL of what was thought impossible, give NaN
+    error = float(scipy.stats.sem(values)) * inflation(n, test_to_train) if n > 1 else math.nan
+  return Estimate(float(np.mean(values, dtype=np.float64)), error, n)
+
+
+def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Difference:
+  """Ours − theirs, pair by pair, with Nadeau and Bengio's t-test where splits overlap.
+
+  Where all differences are the same, p is 1 if they are 0, else 0. Of one pair, p is NaN.
+  """
+  mean, error, n = estimate(np.subtract(ours, theirs, dtype=np.float64), test_to_train)
   if n < 2:
     return Difference(mean, error, math.nan, n)
   p = float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
   return Difference(mean, error, p, n)
 
 
-def verdict(ours: Estimate | None, published: Published, better: str) -> str:
-  """`agrees` within 2 standard errors of the difference, else `better` or `worse`; `not run` where ours is missing.
+def welch(ours: Estimate, published: Published, test_to_train: float = 0.0) -> float:
+  """The p-value of Welch's two-sided t-test that a published mean is ours; NaN where either has no standard error.
 
-  A standard error that is not known counts as 0.
+  The published error is taken to be the usual one, and is corrected like ours. Where the paper does not say over how
+  many replicas it is, they are taken to be as many as ours.
+
+  Args:
+    ours: What was measured, its error corrected already.
+    published: As printed.
+    test_to_train: See the top of the module.
+  """
+  n = published.n or ours.n
+  error = published.error * inflation(n, test_to_train)
+  if math.isnan(ours.error) or math.isnan(error):
+    return math.nan
+  if not ours.error and not error:
+    return float(ours.mean == published.value)
+  ours_std, std = ours.error * math.sqrt(ours.n), error * math.sqrt(n)
+  found = scipy.stats.ttest_ind_from_stats(ours.mean, ours_std, ours.n, published.value, std, n, equal_var=False)
+  return float(found.pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+  """Values of p adjusted for their number by Holm's method (1979), in the given order; NaN stays and is not counted.
+
+  The i-th smallest of m is multiplied by m − i, counted from 0. Adjusted values neither fall nor exceed 1.
+  """
+  adjusted, highest = list(ps), 0.0
+  order = sorted((i for i, p in enumerate(ps) if not math.isnan(p)), key=lambda i: ps[i])
+  for rank, i in enumerate(order):
+    highest = max(highest, min(1.0, (len(order) - rank) * ps[i]))
+    adjusted[i] = highest
+  return adjusted
+
+
+def verdict(ours: Estimate | None, published: Published, better: str, p: float) -> str:
+  """`agrees` where the difference is not significant at 5%, else `better` or `worse`.
+
+  `not run` where ours is missing; `no verdict` where p is NaN, as one of the two has no standard error.
 
   Args:
     ours: What was measured.
     published: What it is compared with.
     better: `low`, `high`, or a number that values should be close to.
+    p: See `welch`, adjusted by `holm`.
   """
   if ours is None:
     return 'not run'
-  error = math.hypot(*(0.0 if math.isnan(e) else e for e in (ours.error, published.error)))
-  if abs(ours.mean - published.value) <= 2 * error:
+  if math.isnan(p):
+    return 'no verdict'
+  if p > LEVEL:
     return 'agrees'
   if better == 'low':
     return 'better' if ours.mean < published.value else 'worse'

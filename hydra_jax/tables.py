@@ -1,17 +1,23 @@
 """Tables, made from result rows alone, and how they are written: Markdown, LaTeX, and on the screen."""
 
 from collections.abc import Sequence
+import itertools
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
 from rich import box
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
+from hydra_jax.formats import digits, number, signed
 from hydra_jax.progress import console
-from hydra_jax.statistics import Estimate, Published, estimate
+from hydra_jax.statistics import estimate
 from hydra_jax.tasks import Task
 
 MISSING = '–'
+BETWEEN = 2  # characters between columns, as rich has them in this box, which also has one at the left
 ARROWS = {'low': ' ↓', 'high': ' ↑', '': ''}
 
 
@@ -42,6 +48,7 @@ class Table(NamedTuple):
     body: Names of the rows, which are the first column, and cells: a text, and maybe one that stands below it.
     title, note: Above and below.
     first: Heading of the first column.
+    groups: Of each heading, a word that is the same for columns that are best kept together; empty: all are.
   """
 
   headings: list[str]
@@ -49,6 +56,7 @@ class Table(NamedTuple):
   title: str = ''
   note: str = ''
   first: str = 'method'
+  groups: Sequence[str] = ()
 
 
 COSTS = (
@@ -58,10 +66,10 @@ COSTS = (
 )
 
 
-def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str]) -> Table:
+def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to_train: float = 0.0) -> Table:
   """The table of a run: scores in-domain, detection of out-of-domain inputs, and cost.
 
-  Where there are several replicas, a cell is the mean ± its standard error over them.
+  Where there are several replicas, a cell is the mean ± its standard error over them, see `statistics`.
   """
   columns = [Column('test', m, *shown) for m, shown in task.headline.items()]
   for name in outside:
@@ -72,47 +80,37 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str]) -> Tabl
   for row in rows:
     values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
   methods = list(dict.fromkeys(row['method'] for row in rows))
-  body = []
+  body, several = [], any(row['replica'] for row in rows)
   for method in methods:
     cells = [
-      _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c) for c in columns
+      _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c, test_to_train)
+      for c in columns
     ]
     body.append((method, [(text, '') for text, _ in cells] if method == 'ensemble' else cells))
-  return Table([c.heading.format(batch=batch) + ARROWS[c.better] for c in columns], body)
+  headings = [c.heading.replace('{batch}', str(batch)) + ARROWS[c.better] for c in columns]
+  return Table(headings, body, note=error_note(test_to_train > 0) if several else '', groups=[c.data for c in columns])
 
 
-def _cell(values, base, column: Column) -> tuple[str, str]:
+def error_note(over_splits: bool) -> str:
+  """What stands behind ±."""
+  if not over_splits:
+    return '±: standard error over replicas.'
+  return (
+    '±: standard error over splits, corrected for their overlap (Nadeau and Bengio 2003): s √(1/n + n_test/n_train), '
+    'where s is the standard deviation over n splits.'
+  )
+
+
+def _cell(values, base, column: Column, test_to_train: float) -> tuple[str, str]:
   if not values:
     return MISSING, ''
-  shown, mean = number(found := estimate(values)), found.mean
+  shown, mean = number(found := estimate(values, test_to_train)), found.mean
   against = float(np.mean(base)) if base else 0.0
   if not against:
     return shown, ''
   if column.relative == 'difference':
-    return shown, f'{mean - against:+.3f}'
-  ratio = mean / against
-  return shown, '0×' if not ratio else f'{ratio:.{3 if ratio < 1.995 else 2}f}×'
-
-
-def number(found: Estimate | Published) -> str:
-  """A mean ± its standard error, if it has one."""
-  mean, error, *_ = found
-  return digits(mean) + ('' if np.isnan(error) else f' ± {digits(error)}')
-
-
-def digits(value: float) -> str:
-  """Four decimals for scores; three digits and a unit for what is large."""
-  for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
-    if abs(value) >= size:
-      return _three(value / (1e3 if unit == 'k' else size)) + unit
-  return _three(value) if value == 0 or abs(value) >= 10 else f'{value:.4f}'
-
-
-def _three(value: float) -> str:
-  """Three significant digits, without an exponent."""
-  if value == 0:
-    return '0'
-  return f'{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}'
+    return shown, signed(mean - against, 3)
+  return shown, f'{digits(mean / against, 3)}×'
 
 
 def markdown(table: Table) -> str:
@@ -138,6 +136,7 @@ LATEX = {
   '→': r'$\to$',
   '<': r'$<$',
   '≥': r'$\ge$',
+  '√': r'$\surd$',
 }
 
 
@@ -164,14 +163,63 @@ def latex(table: Table) -> str:
   )
 
 
-def show(table: Table) -> None:
-  """Prints the table."""
-  shown = RichTable(
-    box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=table.title, title_justify='left', caption=table.note
-  )
-  shown.add_column(table.first, no_wrap=True)
-  for heading in table.headings:
-    shown.add_column(heading, justify='right')
-  for name, cells in table.body:
-    shown.add_row(name, *(f'{text}\n[dim]{below}[/dim]' if below else text for text, below in cells))
-  console.print(shown)
+def show(table: Table, to: Console = console) -> None:
+  """Prints the table: where it is wider than the terminal, as several with fewer columns, each with the first one."""
+  first, widths, parts = fitting(table, to.width)
+  for i, columns in enumerate(parts):
+    title = escape(table.title) if i == 0 and table.title else None
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify='left')
+    shown.add_column(escape(table.first), width=first, overflow='fold')
+    for c in columns:
+      heading = '\n'.join(textwrap.wrap(_unbroken(table.headings[c]), widths[c], break_long_words=False))
+      shown.add_column(escape(heading), justify='right', width=widths[c], overflow='fold')
+    for name, cells in table.body:
+      texts = [(escape(cells[c][0]), escape(cells[c][1])) for c in columns]
+      shown.add_row(escape(name), *(f'{text}\n[dim]{below}[/dim]' if below else text for text, below in texts))
+    to.print(shown)
+  if table.note:
+    to.print(table.note, markup=False)
+
+
+def fitting(table: Table, width: int) -> tuple[int, list[int], list[list[int]]]:
+  """Divides a table into parts that are no wider than so many characters.
+
+  Headings are broken between words where that makes columns narrower and the table is too wide. A group of columns is
+  divided only where it is too wide by itself. Each part has one column at least.
+
+  Returns:
+    Characters of the first column, those of every other one, and the indices of the columns of each part.
+  """
+  first = _first_width(table, width)
+  room = width - first - BETWEEN - 1
+  longest = lambda c: max((len(text) for _, line in table.body for text in line[c]), default=0)
+  cells = [longest(c) for c in range(len(table.headings))]
+  widths = [max(least, len(heading)) for least, heading in zip(cells, table.headings)]
+  if sum(w + BETWEEN for w in widths) > room:
+    words = [max(map(len, _unbroken(heading).split(' '))) for heading in table.headings]
+    widths = [max(1, least, word) for least, word in zip(cells, words)]
+  parts: list[list[int]] = [[]]
+  used = lambda columns: sum(widths[c] + BETWEEN for c in columns)
+  for _, group in itertools.groupby(range(len(widths)), key=lambda c: table.groups[c] if table.groups else ''):
+    columns = list(group)
+    if parts[-1] and used(parts[-1] + columns) > room >= used(columns):
+      parts.append([])
+    for c in columns:
+      if parts[-1] and used([*parts[-1], c]) > room:
+        parts.append([])
+      parts[-1].append(c)
+  return first, widths, parts
+
+
+def _first_width(table: Table, width: int) -> int:
+  """Characters of the first column: its names are broken between words where they take more than a third."""
+  names = [table.first, *(name for name, _ in table.body)]
+  word = max(len(word) for name in names for word in name.split(' '))
+  return min(max(map(len, names)), max(width // 3, word))
+
+
+def _unbroken(heading: str) -> str:
+  """A heading whose arrow stays on the line of the word before it."""
+  for arrow in filter(None, ARROWS.values()):
+    heading = heading.replace(arrow, '\N{NO-BREAK SPACE}' + arrow.strip())
+  return heading

@@ -4,7 +4,6 @@ Everything downstream (training, evaluation, tables, figures) reads a task and n
 """
 
 from collections.abc import Callable, Mapping
-import functools
 from typing import NamedTuple
 
 import jax
@@ -103,14 +102,12 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
 
 
 def classification_summary(scores: Scores, bins: int) -> dict[str, float]:
-  ece, adaptive = _calibration(scores['confidence'], scores['correct'], bins)
-  return {'ece': float(ece), 'adaptive_ece': float(adaptive)}
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _calibration(confidence_N, correct_N, bins):
-  ece = metrics.calibration_error(metrics.calibration_bins(confidence_N, correct_N, bins))
-  return ece, metrics.adaptive_calibration_error(confidence_N, correct_N, bins)
+  """Calibration of a whole set."""
+  confidence, correct = scores['confidence'], scores['correct']
+  return {
+    'ece': metrics.calibration_error(metrics.calibration_bins(confidence, correct, bins)),
+    'adaptive_ece': metrics.adaptive_calibration_error(confidence, correct, bins),
+  }
 
 
 def _original_units(mean_MxBxD, var_MxBxD, y_shift, y_scale) -> losses.Gaussian:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hydra_jax.losses import log_mean_exp
+from hydra_jax.losses import log_mean_exp, relative_entropy
 
 
 class Uncertainty(NamedTuple):
@@ -23,7 +23,7 @@ class Uncertainty(NamedTuple):
 def entropy(log_p: jax.Array) -> jax.Array:
   """Entropy in nats along the last axis; 0 log 0 = 0."""
   p = jnp.exp(log_p)
-  return -jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1)
+  return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
 
 
 def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
@@ -33,9 +33,7 @@ def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
   does not cancel where members agree: it is exactly 0 for one member or for identical ones.
   """
   log_mean = log_mean_exp(log_p_MxBxC)
-  p = jnp.exp(log_p_MxBxC)
-  terms = jnp.where(p > 0, p * (log_p_MxBxC - log_mean[None]), 0)
-  model = jnp.maximum(jnp.mean(jnp.sum(terms, axis=-1), axis=0), 0)
+  model = jnp.maximum(jnp.mean(relative_entropy(log_p_MxBxC, log_mean[None]), axis=0), 0)
   data = jnp.mean(entropy(log_p_MxBxC), axis=0)
   return Uncertainty(data + model, data, model)
 

@@ -1,0 +1,66 @@
+"""How numbers are printed: in tables, figures and progress lines."""
+
+from decimal import Decimal
+import math
+
+from hydra_jax.statistics import Estimate, Published
+
+SIGNIFICANT = 4
+# Where an error is this much smaller than its mean, it is printed apart from it.
+MOST_SIGNIFICANT = 7
+UNITS = {9: 'G', 6: 'M', 4: 'k'}
+
+
+def digits(value: float, significant: int = SIGNIFICANT) -> str:
+  """A number with so many significant digits, of any size.
+
+  Below 0.0001 and from 1e12 on it has a power of ten (`1.234e-7`), from 10,000 on a unit (`35.21k`, `1.234M`). Whole
+  numbers from 10 to 9,999 have no decimals. NaN and the infinities are `nan`, `inf` and `-inf`.
+  """
+  if not math.isfinite(value) or value == 0:
+    return f'{value:.0f}'.replace('-0', '0')
+  exponent, unit = _unit(value, significant)
+  if 10 <= abs(value) < 1e4 and value == int(value):
+    return f'{value:.0f}'
+  return _fixed(value, max(0, significant - 1 - _place(value, significant) + exponent), exponent) + unit
+
+
+def number(found: Estimate | Published) -> str:
+  """A mean ± its standard error, if it has one.
+
+  The error has two significant digits, and the mean ends at the same decimal: `0.00091 ± 0.00002`, `12.35k ± 0.46k`.
+  An error of 0, and one of less than a millionth of the mean, is printed by itself.
+  """
+  mean, error = found[:2]
+  if math.isnan(error):
+    return digits(mean)
+  place, size = _place(error, 2) - 1, max(abs(mean), error)
+  if not (math.isfinite(mean) and math.isfinite(error)) or not 0 < error or _place(size, 2) - place >= MOST_SIGNIFICANT:
+    return f'{digits(mean)} ± {digits(error, 2)}'
+  exponent, unit = _unit(size, 2)
+  decimals = max(0, exponent - place)
+  return f'{_fixed(mean, decimals, exponent)}{unit} ± {_fixed(error, decimals, exponent)}{unit}'
+
+
+def signed(value: float, significant: int = SIGNIFICANT) -> str:
+  """As `digits`, with a sign: differences."""
+  return '+' * (value > 0) + digits(value, significant)
+
+
+def _place(value: float, significant: int) -> int:
+  """The power of ten of the first digit, after rounding: 1 for 12.3, and for 9.9999 with 4 digits."""
+  return int(f'{value:.{significant - 1}e}'.partition('e')[2]) if value and math.isfinite(value) else 0
+
+
+def _unit(value: float, significant: int) -> tuple[int, str]:
+  """The power of ten that a number is divided by, and what is written behind it instead."""
+  place = _place(value, significant)
+  if value and not -4 <= place < 12:
+    return place, f'e{place}'
+  return next(((3 if unit == 'k' else power, unit) for power, unit in UNITS.items() if place >= power), (0, ''))
+
+
+def _fixed(value: float, decimals: int, exponent: int) -> str:
+  """The number divided by a power of ten, in decimals, without a sign where all of them are 0."""
+  text = f'{Decimal(float(value)).scaleb(-exponent):.{decimals}f}'
+  return text.lstrip('-') if not text.strip('-0.') else text
