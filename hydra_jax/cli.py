@@ -216,6 +216,7 @@ def _fail(message: str, code: int = 2, wait: bool = False) -> int:
 
 def command() -> int:
   """A process that is nothing but a command: once that has ended, there is nothing left to be asked to save."""
+  os.environ['MPLBACKEND'] = 'agg'  # figures go to files; the one that a notebook names may not be installed here
   code = main()
   preemption.ignore()
   return code

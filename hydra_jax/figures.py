@@ -194,13 +194,15 @@ def agreement(scores: AllScores, outside: str) -> Figure:
 
 
 def rejection(scores: AllScores, outside: str) -> Figure:
-  """Accuracy against the share of inputs that is kept, the most certain by total and, where there is any, by model unc.
+  """Accuracy against the share of inputs that is kept, the most certain ones.
 
-  One network has no model uncertainty, so it is ranked by the total one alone.
+  The upper panels rank every method by total uncertainty, the lower ones by model uncertainty, which single networks do
+  not have.
   """
-  figure, axes = panels(2, 2, sharex=True, sharey='col')
+  kinds = ('total', 'model') if _uncertain(scores) else ('total',)
+  figure, axes = panels(2, len(kinds), sharey='col')
   kept = np.linspace(0.02, 1, 99)
-  for row, by in zip(axes, ('total', 'model')):
+  for row, by in zip(axes, kinds):
     for ax, (where, labelled) in zip(row, {'test': True, outside: False}.items()):
       for name, line in _lines(scores).items():
         curve = diversity.rejection(scores[name], where, labelled, 'correct', by)
@@ -208,8 +210,8 @@ def rejection(scores: AllScores, outside: str) -> Figure:
           shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
           ax.plot(kept, shown, **line, lw=1.3, label=name)
       title = where if labelled else f'test and {where},\nwhich counts as wrong'
-      ax.set(xlabel=f'share kept, by {by} uncertainty', xlim=(0, 1), **({'title': title} if by == 'total' else {}))
-      ax.tick_params(labelbottom=True)
+      ax.set(title=title if by == 'total' else 'methods that have\nmodel uncertainty')
+      ax.set(xlabel=f'share kept, by {by} uncertainty', xlim=(0, 1))
     row[0].set_ylabel('accuracy')
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure

@@ -164,7 +164,7 @@ def checked(found: Any, place: str | Path) -> dict[str, Definition]:
   if not isinstance(found, Mapping) or not found:
     raise UserError(f'{place}: get_tables returns {_what(found)}, where a dict of Definition by name is needed')
   for which, definition in found.items():
-    what = f"{place}, table '{which}'"
+    what = f"{place}, table '{which}'" if which else f'{place}'
     if not isinstance(which, str) or not re.fullmatch(r'[\w.+-]*', which):
       raise UserError(f'{what}: the name becomes that of a folder, so it takes letters, digits and any of _ . + -')
     if not isinstance(definition, Definition):

@@ -110,7 +110,8 @@ def _cell(values, base, column: Column, test_to_train: float) -> tuple[str, str]
     return shown, ''
   if column.relative == 'difference':
     return shown, signed(mean - against, 3)
-  return shown, f'{digits(mean / against, 3)}×'
+  ratio = mean / against
+  return shown, f'{digits(ratio, 4 if 0.9995 <= ratio < 2 else 3)}×'
 
 
 def markdown(table: Table) -> str:

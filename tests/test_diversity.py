@@ -12,8 +12,7 @@ from hydra_jax import diversity, tasks, uncertainty
 from hydra_jax.data import Data, Evaluation, Split
 
 M, N, C = 4, 30, 3
-RANDOM = np.random.default_rng(0)
-LOGITS = RANDOM.normal(size=(M, N, C)).astype(np.float32) * 2
+LOGITS = np.random.default_rng(0).normal(size=(M, N, C)).astype(np.float32) * 2
 
 
 def test_disagreement_is_the_share_of_pairs_that_differ():
@@ -32,10 +31,11 @@ def test_rejection_of_what_is_most_uncertain():
 
 
 def test_rejection_by_what_is_equal_is_rejection_at_random():
-  right = RANDOM.integers(2, size=N).astype(np.float32)
+  random = np.random.default_rng(1)
+  right = random.integers(2, size=N).astype(np.float32)
   np.testing.assert_allclose(diversity.rejection_curve(np.zeros(N), right), np.full(N, right.mean()), rtol=1e-6)
-  level = RANDOM.integers(3, size=N)
-  shuffled = [RANDOM.permutation(N) for _ in range(2000)]
+  level = random.integers(3, size=N)
+  shuffled = [random.permutation(N) for _ in range(2000)]
   curves = [np.cumsum(right[p][np.argsort(level[p], kind='stable')]) / np.arange(1, N + 1) for p in shuffled]
   np.testing.assert_allclose(diversity.rejection_curve(level, right), np.mean(curves, axis=0), atol=0.05)
 
@@ -51,7 +51,7 @@ def test_divergences_of_classes_by_scipy(batch_size):
 
 
 def test_divergences_of_gaussians_are_0_where_head_is_member():
-  outputs = RANDOM.normal(size=(M, N, 2 * 2)).astype(np.float32)
+  outputs = np.random.default_rng(2).normal(size=(M, N, 2 * 2)).astype(np.float32)
   found = diversity.divergences(outputs, outputs, 'regression', 8)
   np.testing.assert_allclose(np.diag(found), np.zeros(M), atol=1e-6)
   assert np.all(found[~np.eye(M, dtype=bool)] > 0.01) and diversity.own_head(found) == 1
@@ -66,7 +66,8 @@ def test_a_sharp_member_does_not_hide_whose_head_is_whose():
 
 def scores_of(logits):
   read = tasks.TASKS['classification'].predictives['members'].read
-  found = tasks.classification_scores(read(jnp.asarray(logits), None, None), jnp.asarray(RANDOM.integers(C, size=N)))
+  labels = jnp.asarray(np.random.default_rng(3).integers(C, size=N))
+  found = tasks.classification_scores(read(jnp.asarray(logits), None, None), labels)
   return {name: np.asarray(score) for name, score in found.items()}
 
 
@@ -96,7 +97,17 @@ def test_rows():
       assert found[where, method, 'disagreement_ratio'] == pytest.approx(1)
     assert found[where, 'one', 'model_ratio'] == found[where, 'one', 'disagreement_ratio'] == 0
     assert (where, 'one', 'rank_correlation') not in found
-    assert found[where, 'same', 'rejection_area'] == found[where, 'ensemble', 'rejection_area']
+    for by in ('total', 'model'):
+      assert found[where, 'same', f'rejection_area_{by}'] == found[where, 'ensemble', f'rejection_area_{by}']
+    # One network is ranked by its total uncertainty: there is no other.
+    assert (where, 'one', 'rejection_area_model') not in found
+  right, order = one['test']['correct'], np.argsort(one['test']['total'])
+  by_hand = np.mean(np.cumsum(right[order]) / np.arange(1, N + 1))
+  assert found['test', 'one', 'rejection_area_total'] == pytest.approx(by_hand)
+  # Inputs without labels are mixed with the test set, as wrong.
+  both = np.argsort(np.concatenate([one['test']['total'], one['far']['total']]))
+  mixed = np.mean(np.cumsum(np.concatenate([right, np.zeros(N)])[both]) / np.arange(1, 2 * N + 1))
+  assert found['far', 'one', 'rejection_area_total'] == pytest.approx(mixed, abs=0.02)  # every input is there twice
   assert found['far', 'halved', 'auroc_model_share'] == pytest.approx(0.75)
   assert ('far', 'one', 'auroc_model_share') not in found and ('test', 'same', 'auroc_model_share') not in found
   assert found['test', 'same', 'own_head'] == 1

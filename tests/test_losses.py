@@ -99,6 +99,29 @@ def test_log_mean_exp_is_scipys_and_exact_for_equal_entries(seed):
   np.testing.assert_array_equal(losses.log_mean_exp(jnp.repeat(x[:1], 7, axis=0)), x[0])
 
 
+def test_log_mean_exp_of_nothing_is_nothing():
+  """−inf where all entries are, without NaN in value or gradient; infinite and NaN entries stay what they are."""
+  x = jnp.asarray([[-jnp.inf, -jnp.inf, 1.0, jnp.inf, jnp.nan], [-jnp.inf, 0.0, 2.0, 0.0, 0.0]])
+  expected = [-np.inf, -np.log(2), np.log((np.exp(1) + np.exp(2)) / 2), np.inf, np.nan]
+  np.testing.assert_allclose(losses.log_mean_exp(x), expected, rtol=1e-6)
+  grad = jax.grad(lambda x: jnp.sum(jnp.where(jnp.isfinite(v := losses.log_mean_exp(x)), v, 0)))(x[:, :3])
+  np.testing.assert_allclose(grad, [[0, 0, scipy.special.expit(-1)], [0, 1, scipy.special.expit(1)]], rtol=1e-5)
+
+
+@pytest.mark.parametrize('loss', [losses.hydra, losses.distillation])
+def test_teachers_that_rule_a_class_out(loss):
+  """A probability of 0 adds nothing to the divergence, 0 log 0 = 0, and its class gets the gradient of softmax."""
+  p = np.float32([[[0, 0.25, 0.75]], [[0, 0.5, 0.5]]])
+  with np.errstate(divide='ignore'):
+    teacher = jnp.asarray(np.log(p))
+  a = logits(0, 2, 1, 3)
+  q = scipy.special.softmax(np.float64(a), axis=-1)
+  target = np.broadcast_to(p if loss is losses.hydra else p.mean(0, keepdims=True), p.shape)
+  np.testing.assert_allclose(loss(a, teacher), scipy.special.rel_entr(target, q).sum(-1), rtol=1e-5)
+  grad = jax.grad(lambda a: jnp.sum(loss(a, teacher)))(a)
+  np.testing.assert_allclose(grad, q - target, rtol=1e-4, atol=1e-6)
+
+
 def test_gaussian_nll_is_scipys():
   out, y = logits(0, M, B, 2 * D), logits(1, B, D)
   mean, var = losses.gaussian(out)

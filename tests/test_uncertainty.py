@@ -54,6 +54,18 @@ def test_certain_members_that_disagree():
   np.testing.assert_allclose([found.total[0], found.data[0], found.model[0]], [np.log(2), 0, np.log(2)], atol=1e-6)
 
 
+def test_impossible_classes_add_nothing():
+  """0 log 0 = 0, also where no member gives a class a chance, in values and in gradients."""
+  p = np.float32([[[0, 0.25, 0.75]], [[0, 0.75, 0.25]], [[0, 0, 1]]])
+  with np.errstate(divide='ignore'):
+    log_p = jnp.asarray(np.log(p))
+  found = uncertainty.classification(log_p)
+  total, data = scipy.stats.entropy(np.float64(p).mean(0), axis=-1), scipy.stats.entropy(np.float64(p), axis=-1).mean(0)
+  np.testing.assert_allclose([found.total, found.data, found.model], [total, data, total - data], rtol=1e-5)
+  grad = jax.grad(lambda x: jnp.sum(uncertainty.entropy(jax.nn.log_softmax(x))))(jnp.asarray([[1e4, 0.0, 0.0]]))
+  np.testing.assert_array_equal(grad, np.zeros((1, 3)))
+
+
 def test_regression_is_the_law_of_total_variance():
   random = np.random.default_rng(0)
   mean, var = random.normal(size=(M, B, 2)), random.gamma(2, size=(M, B, 2))

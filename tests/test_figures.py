@@ -1,0 +1,100 @@
+"""Figures: what is drawn, and that drawing leaves matplotlib as it was."""
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+import matplotlib
+import numpy as np
+from PIL import Image
+import pytest
+
+from hydra_jax import figures
+
+
+def scores_of(seed, members):
+  """Made-up scores of 200 examples; of one network, the model uncertainty is 0."""
+  random = np.random.default_rng(seed)
+  data, model = random.gamma(2, 0.1, size=(2, 200)).astype(np.float32)
+  model = model if members > 1 else np.zeros_like(model)
+  correct = (random.uniform(size=200) > data).astype(np.float32)
+  confidence = random.uniform(0.5, 1, 200).astype(np.float32)
+  return {'total': data + model, 'data': data, 'model': model, 'correct': correct, 'confidence': confidence}
+
+
+SCORES = {
+  name: {where: scores_of(i + 10 * j, members) for j, where in enumerate(('test', 'far'))}
+  for i, (name, members) in enumerate({'ensemble': 5, 'kd': 1, 'hydra': 5}.items())
+}
+
+
+def test_every_method_is_rejected_by_an_uncertainty_that_it_has():
+  """By total uncertainty all are, and none is a flat line; by model uncertainty those that have any."""
+  figure = figures.rejection(SCORES, 'far')
+  (total, mixed), (model, _) = np.reshape(figure.axes, (2, 2))
+  of = lambda ax: {line.get_label(): line.get_ydata() for line in ax.lines}
+  assert set(of(total)) == set(of(mixed)) == set(SCORES) and set(of(model)) == {'ensemble', 'hydra'}
+  for by, ax in (('total', total), ('model', model)):
+    assert ax.get_xlabel() == f'share kept, by {by} uncertainty'
+    for name, curve in of(ax).items():
+      test = SCORES[name]['test']
+      half = test['correct'][np.argsort(test[by])][:100]
+      assert curve[49] == pytest.approx(half.mean(), abs=0.02) and np.ptp(curve) > 0
+      assert curve[-1] == pytest.approx(test['correct'].mean())
+  assert of(mixed)['kd'][-1] == pytest.approx(SCORES['kd']['test']['correct'].mean() / 2)
+
+
+def test_without_any_model_uncertainty_there_is_one_row():
+  figure = figures.rejection({'kd': SCORES['kd']}, 'far')
+  assert [len(ax.lines) for ax in figure.axes] == [1, 1]
+
+
+def test_titles_have_the_numbers_of_the_metrics():
+  figure = figures.reliability(SCORES, 15)
+  test = SCORES['kd']['test']
+  bins = np.minimum((test['confidence'] * 15).astype(int), 14)
+  gap = sum(abs((test['correct'] - test['confidence'])[bins == b].sum()) for b in range(15)) / 200
+  title = figure.axes[1].get_title()
+  assert title.startswith('kd, ECE ') and float(title.split()[-1]) == pytest.approx(gap, rel=5e-3)
+
+
+def test_drawing_changes_nothing_of_matplotlib(tmp_path):
+  before = dict(matplotlib.rcParams)
+  figures.save(tmp_path, {'rejection': lambda: figures.rejection(SCORES, 'far')})
+  assert (tmp_path / 'rejection.png').read_bytes()[1:4] == b'PNG'
+  assert dict(matplotlib.rcParams) == before
+
+
+PROGRAM = """
+import sys
+from hydra_jax import figures, reports
+for name in ('uci', 'heads', 'cost'):
+  reports.load(name, True)
+figure, axes = figures.panels(2)
+figures.save(__import__('pathlib').Path(sys.argv[1]), {'empty': lambda: figure})
+print('matplotlib.pyplot' in sys.modules)
+"""
+
+
+def test_no_backend_is_chosen(tmp_path):
+  """A notebook keeps its own: pyplot, which would choose one, is not imported, by our tables neither."""
+  done = subprocess.run([sys.executable, '-c', PROGRAM, tmp_path], capture_output=True, text=True, cwd=ROOT)
+  assert done.stdout.strip() == 'False', done.stderr
+  assert (tmp_path / 'empty.png').exists()
+
+
+@pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_inline', 'nonsense'])
+def test_a_backend_that_is_not_installed_does_not_stop_the_command(tmp_path, backend):
+  """A shell that is started from a notebook has its MPLBACKEND."""
+  settings = '--config.teacher.members=2 --config.teacher.epochs=1 --config.data.shifts=() --config.data.ood=()'
+  command = [sys.executable, '-m', 'hydra_jax.cli', 'run', f'--config={ROOT}/configs/digits.py', '--config.students=()']
+  done = subprocess.run(
+    [*command, *settings.split(), '--workdir=w'],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env={**os.environ, 'MPLBACKEND': backend, 'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
+  )
+  assert done.returncode == 0, done.stderr
+  assert np.ptp(np.asarray(Image.open(tmp_path / 'w' / 'figures' / 'reliability.png'))) > 0
