@@ -28,7 +28,19 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'methods', 'parts', 'pipeline'),
+  *(
+    '__init__',
+    'check',
+    'checkpoints',
+    'cli',
+    'config',
+    'errors',
+    'figures',
+    'formats',
+    'methods',
+    'parts',
+    'pipeline',
+  ),
   *('preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store', 'tables'),
 )
 

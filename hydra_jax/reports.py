@@ -335,19 +335,20 @@ def _better(found: Results, run_name: str, data: str, method: str, metric: str) 
 def differences(found: Results) -> Iterator[Table]:
   """Every method against one, paired over replicas, and over test examples where these are the same ones."""
   definition, runs = found.definition, list(found.definition.runs)
-  against, several = definition.against, len(runs) > 1
-  headings = runs if several else ['over replicas', 'over test examples']
+  against = definition.against
+  examples = len(runs) == 1 and len({digest for digest, _ in found.outcomes[runs[0]].tests}) == 1
+  headings = ['over replicas', 'over test examples'] if examples else runs
   note = 'Paired t-tests over replicas'
   if found.over_splits():
     note = "Paired t-tests over splits, with Nadeau and Bengio's correction for their overlap"
-  note += '.' if several else ', and over test examples, of their mean over replicas, where all have the same ones.'
+  note += ', and over test examples, of their mean over replicas.' if examples else '.'
   for metric in definition.tested:
     lines = {}
     for method in found.methods(runs[0]):
       if method == against:
         continue
       over = [found.difference(run_name, 'test', metric, method, against) for run_name in runs]
-      over += [] if several else [_over_examples(found.outcomes[runs[0]], metric, method, against)]
+      over += [_over_examples(found.outcomes[runs[0]], metric, method, against)] if examples else []
       if any(over):
         lines[method] = over
     ps = [each.p if each else math.nan for over in lines.values() for each in over]
@@ -361,8 +362,8 @@ def differences(found: Results) -> Iterator[Table]:
 
 
 def _over_examples(outcome: Outcome, metric: str, method: str, other: str) -> Difference | None:
-  sets, score = {key for key, _ in outcome.tests}, TASKS[outcome.task].averages.get(metric)
-  if score is None or len(sets) > 1 or not all({method, other} <= set(found) for _, found in outcome.tests):
+  score = TASKS[outcome.task].averages.get(metric)
+  if score is None or not all({method, other} <= set(found) for _, found in outcome.tests):
     return None
   mean = lambda name: np.stack([found[name][score] for _, found in outcome.tests]).mean(axis=0, dtype=np.float64)
   return paired(mean(method), mean(other))
