@@ -319,7 +319,7 @@ def against_published(found: Results) -> Table | None:
     notes.append('Published errors are as printed; for verdicts they are corrected for overlap, as ours are.')
   if any(not c.theirs.n for c in judged):
     notes.append('Where a paper does not say over how many replicas its error is, it is taken to be as many as ours.')
-  return Table(headings, body, 'Beside published numbers', ' '.join(filter(None, notes)))
+  return Table(headings, body, 'Beside published numbers', ' '.join(filter(None, notes)), repeated=2)
 
 
 def _better(found: Results, run_name: str, data: str, method: str, metric: str) -> str:

@@ -49,6 +49,7 @@ class Table(NamedTuple):
     title, note: Above and below.
     first: Heading of the first column.
     groups: Of each heading, a word that is the same for columns that are best kept together; empty: all are.
+    repeated: How many columns after the first say what a row is, so that each part of a divided table has them.
   """
 
   headings: list[str]
@@ -57,6 +58,7 @@ class Table(NamedTuple):
   note: str = ''
   first: str = 'method'
   groups: Sequence[str] = ()
+  repeated: int = 0
 
 
 COSTS = (
@@ -199,9 +201,11 @@ def fitting(table: Table, width: int) -> tuple[int, list[int], list[list[int]]]:
   if sum(w + BETWEEN for w in widths) > room:
     words = [max(map(len, _unbroken(heading).split(' '))) for heading in table.headings]
     widths = [max(1, least, word) for least, word in zip(cells, words)]
-  parts: list[list[int]] = [[]]
   used = lambda columns: sum(widths[c] + BETWEEN for c in columns)
-  for _, group in itertools.groupby(range(len(widths)), key=lambda c: table.groups[c] if table.groups else ''):
+  repeated, others = list(range(table.repeated)), range(table.repeated, len(widths))
+  room -= used(repeated)
+  parts: list[list[int]] = [[]]
+  for _, group in itertools.groupby(others, key=lambda c: table.groups[c] if table.groups else ''):
     columns = list(group)
     if parts[-1] and used(parts[-1] + columns) > room >= used(columns):
       parts.append([])
@@ -209,7 +213,7 @@ def fitting(table: Table, width: int) -> tuple[int, list[int], list[list[int]]]:
       if parts[-1] and used([*parts[-1], c]) > room:
         parts.append([])
       parts[-1].append(c)
-  return first, widths, parts
+  return first, widths, [repeated + part for part in parts]
 
 
 def _first_width(table: Table, width: int) -> int:

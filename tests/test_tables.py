@@ -64,6 +64,12 @@ def test_columns_of_one_kind_stay_together_where_they_fit():
   assert len(tables.fitting(table, 60)[2]) == 3 and len(tables.fitting(table, 300)[2]) == 1
 
 
+def test_columns_that_say_what_a_row_is_are_in_every_part():
+  body = [('kd', [(metric, ''), ('1.000 ± 0.020', ''), ('2.000 ± 0.010', '')]) for metric in ('nll', 'rmse')]
+  table = Table(['metric', 'ours', 'published'], body, repeated=1)
+  assert tables.fitting(table, 30)[2] == [[0, 1], [0, 2]] and tables.fitting(table, 80)[2] == [[0, 1, 2]]
+
+
 def test_a_column_wider_than_the_terminal_is_a_part():
   table = Table(['a', 'b'], [('x', [('1' * 50, ''), ('2' * 50, '')])])
   assert tables.fitting(table, 40)[2] == [[0], [1]]
