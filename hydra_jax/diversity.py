@@ -26,9 +26,14 @@ REJECTION = {
 }
 
 
+def is_constant(values_N: np.ndarray) -> bool:
+  """Whether all values are the same, infinite ones too; not where any is NaN."""
+  return bool(np.min(values_N) == np.max(values_N))
+
+
 def rank_correlation(ours_N: np.ndarray, theirs_N: np.ndarray) -> float:
   """Spearman's correlation; NaN where either is constant, as the model uncertainty of one network is."""
-  if np.ptp(ours_N) == 0 or np.ptp(theirs_N) == 0:
+  if is_constant(ours_N) or is_constant(theirs_N):
     return float('nan')
   return float(spearmanr(ours_N, theirs_N).statistic)
 
@@ -60,7 +65,7 @@ def rejection(scores: Mapping[str, Scores], where: str, labelled: bool, outcome:
   sets = [where] if labelled else ['test', where]
   outcomes = [scores[name][outcome] if labelled or name == 'test' else np.zeros(len(scores[name][by])) for name in sets]
   uncertain = np.concatenate([scores[name][by] for name in sets])
-  return rejection_curve(uncertain, np.concatenate(outcomes)) if np.ptp(uncertain) else None
+  return None if is_constant(uncertain) else rejection_curve(uncertain, np.concatenate(outcomes))
 
 
 def divergences(student_HxNxC: np.ndarray, ensemble_MxNxC: np.ndarray, task: str, batch_size: int) -> np.ndarray:
@@ -124,7 +129,7 @@ def rows(
     for name, score in (('model_ratio', 'model'), ('disagreement_ratio', 'disagreement')):
       if score in here and score in theirs and theirs[score].any():
         add(where, method, name, float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64)))
-    if auroc.get((where, 'ensemble')) and np.ptp(here['model']):
+    if auroc.get((where, 'ensemble')) and not is_constant(here['model']):
       add(where, method, 'auroc_model_share', auroc[where, method] / auroc[where, 'ensemble'])
     if where in matrices.get(method, {}):
       add(where, method, 'own_head', own_head(matrices[method][where]))

@@ -147,22 +147,26 @@ def _covering(scores: AllScores, sets: Sequence[str]) -> AllScores:
 
 
 def _uncertain(scores: AllScores) -> AllScores:
-  """Methods that have model uncertainty at all."""
-  return {name: found for name, found in scores.items() if found['test']['model'].any()}
+  """Methods that have model uncertainty at all, which can be drawn."""
+  positive = lambda values: bool(np.any(np.isfinite(values) & (values > 0)))
+  return {name: found for name, found in scores.items() if positive(found['test']['model'])}
 
 
 def histograms(scores: AllScores, outside: str) -> Figure:
   """Model uncertainty of test and out-of-domain inputs, one panel for each method."""
   names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
-  top = max(scores[name][outside]['model'].max() for name in names)
+  of = lambda name, where: np.asarray(scores[name][where]['model'], np.float64)
+  finite = lambda values: values[np.isfinite(values)]
+  top = max(np.max(finite(of(name, where)), initial=0) for name in names for where in ('test', outside))
   edges = np.geomspace(1e-6 * top, top, 41)
   for ax, name in zip(axes, names):
-    found = {where: scores[name][where]['model'] for where in ('test', outside)}
+    found = {where: of(name, where) for where in ('test', outside)}
     for (where, values), colour in zip(found.items(), ('#1f78b4', '#e08214')):
-      weights = np.full(len(values), 1 / len(values))
-      label = f'{where}, mean {digits(values.mean(dtype=np.float64), 2)}'
-      ax.hist(np.clip(values, *edges[[0, -1]]), edges, weights=weights, color=colour, alpha=0.6, label=label)
+      drawn = np.clip(finite(values), *edges[[0, -1]])
+      weights = np.full(len(drawn), 1 / len(values))
+      label = f'{where}, mean {digits(values.mean(), 2)}'
+      ax.hist(drawn, edges, weights=weights, color=colour, alpha=0.6, label=label)
     area = metrics.detection(found['test'], found[outside])['auroc']
     ax.set(title=f'{name}, AUROC {digits(area, 3)}', xlabel='model uncertainty', xscale='log')
     ax.legend(frameon=False, loc='upper left', fontsize=8)

@@ -98,3 +98,18 @@ def test_a_backend_that_is_not_installed_does_not_stop_the_command(tmp_path, bac
   )
   assert done.returncode == 0, done.stderr
   assert np.ptp(np.asarray(Image.open(tmp_path / 'w' / 'figures' / 'reliability.png'))) > 0
+
+
+@pytest.mark.parametrize('value', [np.inf, np.nan, 1e38, 1e-40])
+@pytest.mark.parametrize('where', [3, slice(None)])
+def test_what_is_infinite_or_tiny_does_not_stop_the_drawing(tmp_path, value, where):
+  """After a long training nothing is lost because one uncertainty has overflown, or all are nearly 0."""
+  scores = {name: {w: {k: v.copy() for k, v in s.items()} for w, s in SCORES[name].items()} for name in SCORES}
+  for found in scores['hydra'].values():
+    found['model'][where] = found['total'][where] = value
+  both = figures._uncertain(scores)
+  assert ('hydra' in both) == (where == 3 or value in (1e38, 1e-40))
+  drawn = [figures.histograms] + [figures.agreement] * (len(both) > 1)
+  drawings = {f.__name__: lambda f=f: f(both, 'far') for f in drawn}
+  figures.save(tmp_path, {**drawings, 'rejection': lambda: figures.rejection(scores, 'far')})
+  assert len(list(tmp_path.glob('*.png'))) == 1 + len(both)
