@@ -14,7 +14,8 @@ its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5'
 
 from itertools import product
 
-from hydra_jax.config import apply_argument, default_config, residual_recipe
+from hydra_jax.config import apply_argument, default_config, residual_recipe, split_argument
+from hydra_jax.errors import UserError
 
 NETWORKS = {
   'resnet20': dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32'),
@@ -24,8 +25,10 @@ CORRUPTIONS = ('gaussian_noise', 'defocus_blur', 'contrast', 'pixelate')
 
 
 def get_config(argument=None):
-  words = (argument or '').split(',')
-  network = next((w for w in words if w in NETWORKS), 'resnet20')
+  words = split_argument(argument)
+  network, *more = [word for word in words if word in NETWORKS] or ['resnet20']
+  if more:
+    raise UserError(f'{network} and {more[0]} are two networks: name one')
   quick = 'quick' in words
   config = default_config()
   config.name = f'cifar10-{network}' + ('-quick' if quick else '')
@@ -39,4 +42,4 @@ def get_config(argument=None):
   if quick:
     config.data.train = 'train[:2000]'
     config.data.test = 'test[:1000]'
-  return apply_argument(config, ','.join(w for w in words if w not in (*NETWORKS, 'quick')))
+  return apply_argument(config, argument, words=(*NETWORKS, 'quick'))

@@ -29,7 +29,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
   *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'methods', 'parts', 'pipeline'),
-  *('preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store', 'tables'),
+  *('preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'rules', 'statistics', 'store'),
+  *('tables', 'text', 'user_files'),
 )
 
 

@@ -7,6 +7,7 @@ Linen module, and `adapters` those of NNX and Equinox. A network is a plain list
 
 from collections.abc import Callable, Sequence
 import inspect
+import numbers
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from hydra_jax import axes
+from hydra_jax.errors import UserError
 from hydra_jax.mapping import on_cpu
 
 Tree = Any
@@ -159,11 +161,20 @@ class Homoscedastic(nn.Module):
     return jnp.concatenate([mean, jnp.broadcast_to(raw[None], mean.shape)], axis=-1)
 
 
+def is_count(value: Any) -> bool:
+  """Whether a value is a whole number of at least 1."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+
+
 def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:
   """Multi-layer perceptron: one stage for each hidden layer and one for the outputs.
 
   With `homoscedastic`, for Gaussian outputs, the predicted variances are parameters that do not depend on the input.
   """
+  if not isinstance(widths, Sequence) or not all(is_count(width) for width in widths):
+    raise UserError(f'widths={widths!r} must be a tuple of whole numbers of at least 1, such as (100, 100)')
+  if not isinstance(homoscedastic, bool):
+    raise UserError(f'homoscedastic={homoscedastic!r} must be True or False')
   hidden = [linen(Hidden(w), own=Hidden(w, _own_dot_general)) for w in widths]
   if not homoscedastic:
     return [*hidden, dense(outputs)]
