@@ -13,8 +13,10 @@ from rich.table import Table
 
 from hydra_jax import config as configs, optimizers, parallel, parts, train
 from hydra_jax.cut import belongs_to_heads
-from hydra_jax.data import About, about
+from hydra_jax.data import About, about, outside_sets
+from hydra_jax.errors import look_up
 from hydra_jax.methods import Phase
+from hydra_jax.pipeline import count_members
 from hydra_jax.progress import console, say
 
 
@@ -43,8 +45,11 @@ class Plan(NamedTuple):
 
 def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   """A plan of every phase of an experiment; raises a `UserError` where a mesh, a batch or heads do not fit."""
+  config.teacher.members = count_members(config.teacher)
   configs.validate(config)
   data = about(config.data)
+  for name in config.data.ood:
+    look_up(outside_sets(config.data), name.partition('[')[0], 'out-of-domain set')
   configs.validate(config, data.task, 1 + len(data.shape))
   for name, recipe in parts.recipes(config, data.task, data.outputs):
     for phase in parts.phases_of(recipe, config.execution.mapping):

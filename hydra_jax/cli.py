@@ -80,6 +80,8 @@ def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | Non
   say = say or progress.say
   place, colon, argument = file.partition(':')
   what = f"config file '{place}'"
+  if not place:
+    raise UserError('--config names no file: write --config=FILE or --config=FILE:ARGUMENT')
   if not Path(place).exists():
     raise UserError(f'there is no {what}: {_other_config(place)}')
   find_modules_here()
@@ -124,8 +126,8 @@ def _other_config(place: str) -> str:
   if found := [str(file) for file in Path('configs').glob('*.py')]:
     return f'choose one of: {", ".join(sorted(found))}'
   return (
-    f'there is no folder configs/ in {Path.cwd()} (it comes with the source of hydra_jax, not with the package): '
-    'start from the root of a checkout, or write a file with a function get_config() that returns '
+    f'there are none in {Path.cwd() / "configs"} either (they come with the source, not with the package): start from '
+    'the root of a checkout, or write a file with a function get_config() that returns '
     'hydra_jax.config.default_config() with your changes'
   )
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from hydra_jax import augment, rules, text, user_networks
 from hydra_jax.data import shifts
-from hydra_jax.errors import UserError, closest, look_up, nearest
+from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
 from hydra_jax.methods import METHODS, Ground
 from hydra_jax.networks import NETWORKS
 from hydra_jax.progress import say
@@ -229,19 +229,23 @@ def apply_argument(config: ConfigDict, argument: str | None, words: Iterable[str
   Raises:
     UserError: There is no such key, or the value is wrong.
   """
-  pairs = []
-  for part in split_argument(argument):
-    key, equals, value = (piece.strip() for piece in part.partition('='))
-    if part in words:
-      continue
-    if not equals:
-      hint = f' ({nearest(part, words)})' if words else ''
-      raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5{hint}")
-    if '.' not in key:
-      look_up({known: known for known in (*SHORTCUTS, *config)}, key, 'config argument')
-    pairs.append((key, value))
-  set_values(config, pairs, say, shortcuts=True)
+  try:
+    pairs = [_pair(config, part, words) for part in split_argument(argument) if part not in words]
+    set_values(config, pairs, say, shortcuts=True)
+  except UserError as e:
+    raise without_place(e) from e.__cause__
   return config
+
+
+def _pair(config: ConfigDict, part: str, words: Iterable[str]) -> tuple[str, str]:
+  """Key and value of a part of a sub-argument."""
+  key, equals, value = (piece.strip() for piece in part.partition('='))
+  if not equals:
+    hint = f' ({nearest(part, words)})' if words else ''
+    raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5{hint}")
+  if '.' not in key:
+    look_up({known: known for known in (*SHORTCUTS, *config)}, key, 'config argument')
+  return key, value
 
 
 def split_argument(argument: str | None) -> list[str]:
@@ -310,7 +314,7 @@ def _set_value(config: ConfigDict, key: str, value: str, say: Say) -> None:
   else:
     found = text.parse(value, section[last], f'config.{key}', say)
   if (rule := rules.of(key)) and (wrong := rule(found)):
-    raise UserError(f'config.{key}={value} {wrong}')
+    raise UserError(f'config.{key}={_short(found)} {wrong}')
   section[last] = found
 
 
@@ -330,6 +334,7 @@ def _unknown(config: ConfigDict, path: list[str], name: str, key: str) -> str:
   """What to say of a key that is not there: the nearest one in its section, or the same one in another section."""
   here = list(_section(config, path, key))
   elsewhere = [known for known, _ in leaves(config) if known.rpartition('.')[2] == name]
+  elsewhere.sort(key=lambda known: known.startswith('student.'))  # the teacher's first
   close = f"did you mean '{elsewhere[0]}'?" if elsewhere and not closest(name, here) else nearest(name, here)
   return f"unknown config key '{key}'" + (f": config.{'.'.join(path)} has no '{name}'" if path else '') + f': {close}'
 
@@ -350,7 +355,7 @@ def _set_network(config: ConfigDict, place: str, name: str, say: Say) -> None:
   with config.unlocked():
     parent[last] = ConfigDict({'name': name, **defaults})
   shown = ', '.join(f'{key}={value!r}' for key, value in defaults.items())
-  say(f'config.{place} is {name} with {f"its default arguments {shown}" if shown else "no arguments"}')
+  say(f'config.{place} is {name} with {f"its default arguments {shown}" if shown else "no default arguments"}')
 
 
 def _arguments(name: str) -> tuple[dict[str, Any], bool]:

@@ -7,7 +7,19 @@ SHOWN_AT_MOST = 20
 
 
 class UserError(Exception):
-  """Something the user can put right. The message is one line that says what to change."""
+  """Something the user can put right. The message is one line that says what to change.
+
+  Attributes:
+    has_place: Whether the message names the line of code that is to blame, or none is.
+  """
+
+  has_place = False
+
+
+def without_place(error: UserError) -> UserError:
+  """The same error, for which no line of code is to blame, such as a wrong argument."""
+  error.has_place = True
+  return error
 
 
 def closest(word: object, legal: Iterable[object]) -> str:

@@ -7,7 +7,6 @@ other tables, so what is there already is not trained again.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
-import importlib.util
 import io
 import itertools
 import json
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from hydra_jax import figures, pipeline, processes, store, tables
+from hydra_jax import config as configs, figures, pipeline, processes, store, tables, user_files
 from hydra_jax.diversity import KEPT
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.progress import say
@@ -116,19 +115,24 @@ def load(name: str, quick: bool) -> dict[str, Definition]:
   """The definitions in `experiments/<name>.py`, or in a file of the user's own; one of them is `<name>:<which>`."""
   name, _, which = name.partition(':')
   own = Path(name) if name.endswith('.py') else Path('experiments') / f'{name}.py'
-  known = sorted(p.stem for p in Path('experiments').glob('*.py') if 'def get_tables(' in p.read_text())
+  known = sorted(p.stem for p in Path('experiments').glob('*.py') if b'def get_tables(' in p.read_bytes())
   if not own.is_file() or (not name.endswith('.py') and name not in known):
     where = (
       nearest(name, known) if known else 'there is no folder experiments/ here, start from the root of the project'
     )
     raise UserError(f"there is no table '{name}': {where}")
-  spec = importlib.util.spec_from_file_location(f'table_{own.stem}', own)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_tables'):
-    raise UserError(f'{own} has no function get_tables(quick)')
-  found = module.get_tables(quick)
-  return {which: look_up(found, which, f"table of '{name}'")} if which else found
+  what = f"table file '{own}'"
+  found = user_files.call(user_files.load(str(own), what), 'get_tables', what, quick)
+  if not isinstance(found, dict) or not all(isinstance(each, Definition) for each in found.values()):
+    raise UserError(f'{what}: get_tables(quick) must return a dict of names and Definitions')
+  wanted = {which: look_up(found, which, f"table of '{name}'")} if which else found
+  for definition in wanted.values():
+    for run_name, config in definition.runs.items():  # all of them before the first one begins
+      try:
+        configs.check_values(config)
+      except UserError as e:
+        raise UserError(f"{what}, run '{run_name}': {e}") from e
+  return wanted
 
 
 def run(name: str, workdir: Path, data_dir: str, replicas: int | None, quick: bool) -> None:

@@ -86,8 +86,8 @@ def check_student_name(name: Any) -> None:
 _COUNT = _number(' of at least 1', lambda v: v >= 1, whole=True)
 _COUNT_OR_0 = _number(' of at least 0', lambda v: v >= 0, whole=True)
 _DEVICES = _number(' of at least 1, or -1 for the rest', lambda v: v == -1 or v >= 1, whole=True)
-_POSITIVE = _number(' more than 0 and finite', lambda v: 0 < v < float('inf'))
-_NOT_NEGATIVE = _number(' at least 0 and finite', lambda v: 0 <= v < float('inf'))
+_POSITIVE = _number(' of more than 0, and finite', lambda v: 0 < v < float('inf'))
+_NOT_NEGATIVE = _number(' of at least 0, and finite', lambda v: 0 <= v < float('inf'))
 _SHARE = _number(' from 0 to 1', lambda v: 0 <= v <= 1)
 
 # Rules for `training()`, and for all that a student can have.
@@ -100,7 +100,7 @@ TRAINING: dict[str, Rule] = {
   'warmup_epochs': _NOT_NEGATIVE,
   'weight_decay': _NOT_NEGATIVE,
   'augment': _names,
-  'augment_share': _number(' more than 0 and at most 1', lambda v: 0 < v <= 1),
+  'augment_share': _number(' of more than 0 and at most 1', lambda v: 0 < v <= 1),
 }
 STUDENT: dict[str, Rule] = {
   **TRAINING,
@@ -120,7 +120,7 @@ STUDENT: dict[str, Rule] = {
   'factors': _COUNT,
   'samples': _COUNT,
   'mean_epochs': _NOT_NEGATIVE,
-  'rate': _number(' more than 0 and less than 1', lambda v: 0 < v < 1),
+  'rate': _number(' of more than 0 and less than 1', lambda v: 0 < v < 1),
 }
 
 # Rules by dotted key; `*` stands for the name of any student. What is below `network`, but for the name, are arguments

@@ -161,6 +161,19 @@ class Homoscedastic(nn.Module):
     return jnp.concatenate([mean, jnp.broadcast_to(raw[None], mean.shape)], axis=-1)
 
 
+def _flattening(stage: Stage) -> Stage:
+  """The same stage, whose inputs become vectors first."""
+
+  def on(f):
+    return lambda params, state, x, key, train: f(params, state, x.reshape(x.shape[0], -1), key, train)
+
+  return stage._replace(
+    init=lambda key, x: stage.init(key, x.reshape(x.shape[0], -1)),
+    apply=on(stage.apply),
+    own=on(stage.own) if stage.own else None,
+  )
+
+
 def is_count(value: Any) -> bool:
   """Whether a value is a whole number of at least 1."""
   return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
@@ -176,6 +189,7 @@ def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = 
   if not isinstance(homoscedastic, bool):
     raise UserError(f'homoscedastic={homoscedastic!r} must be True or False')
   hidden = [linen(Hidden(w), own=Hidden(w, _own_dot_general)) for w in widths]
-  if not homoscedastic:
-    return [*hidden, dense(outputs)]
-  return [*hidden, linen(Homoscedastic(outputs), own=Homoscedastic(outputs, _own_dot_general))]
+  last = dense(outputs)
+  if homoscedastic:
+    last = linen(Homoscedastic(outputs), own=Homoscedastic(outputs, _own_dot_general))
+  return [*hidden, last] if hidden else [_flattening(last)]

@@ -79,6 +79,8 @@ def parse_literal(text: str, old: Any, key: str, say: Callable[[str], Any]) -> A
   if isinstance(old, bool) and text.lower() in ('true', 'false'):
     return text.lower() == 'true'
   value = _literal(text)
+  if isinstance(old, float) and text in ('nan', 'inf', '-inf'):
+    return float(text)
   if value is None and text != 'None':
     return text
   return float(value) if isinstance(old, float) and type(value) is int else value

@@ -5,14 +5,16 @@ The line names the file and the line of the user's code in which the error happe
 
 from collections.abc import Callable, Iterator
 import contextlib
+import inspect
 from pathlib import Path
+import re
 import sys
 import sysconfig
 import traceback
 from types import ModuleType
 from typing import Any
 
-from hydra_jax.errors import UserError, nearest
+from hydra_jax.errors import UserError, closest, without_place
 
 # Code in these folders is not the user's.
 LIBRARIES = {Path(__file__).resolve().parent} | {
@@ -59,14 +61,16 @@ def call(module: ModuleType, name: str, what: str, *arguments: Any) -> Any:
   """
   function: Callable | None = getattr(module, name, None)
   if not callable(function):
-    raise UserError(f'{what} has no function {name}: {nearest(name, functions(module))}')
+    close = closest(name, [known for known, value in vars(module).items() if callable(value)])
+    raise UserError(f'{what} has no function {name}: ' + (f"did you mean '{close}'?" if close else 'add one'))
+  try:
+    inspect.signature(function).bind(*arguments)
+  except TypeError as e:
+    line = getattr(getattr(function, '__code__', None), 'co_firstlineno', '?')
+    given = ', '.join(map(repr, arguments)) or 'nothing'
+    raise UserError(f'{what}, line {line}: {name} is given {given}, and that does not fit: {e}') from e
   with one_line(what):
     return function(*arguments)
-
-
-def functions(module: ModuleType) -> list[str]:
-  """Names of the functions that a module defines or imports, for error messages."""
-  return [name for name, value in vars(module).items() if callable(value) and not name.startswith('_')] or ['none']
 
 
 @contextlib.contextmanager
@@ -74,15 +78,23 @@ def one_line(what: str) -> Iterator[None]:
   """Turns any error into a `UserError` that names the last line of the user's code on the way to it."""
   try:
     yield
-  except UserError:
-    raise
-  except SyntaxError as e:
-    raise UserError(f'{what}: {type(e).__name__}: {e.msg} ({e.filename or "?"}, line {e.lineno or "?"})') from e
+  except UserError as e:
+    if e.has_place or not _place(e):
+      raise
+    raise without_place(UserError(f'{e}{_place(e)}')) from e
   except (Exception, SystemExit) as e:  # a config that exits would end the command without a word
-    frames = traceback.extract_tb(e.__traceback__)
-    places = [f'{frame.filename}, line {frame.lineno}' for frame in frames if _is_users(frame.filename)]
-    where = f' ({places[-1]})' if places else ''
-    raise UserError(f'{what}: {type(e).__name__}: {" ".join(str(e).split())[:300]}{where}') from e
+    message = e.msg if isinstance(e, SyntaxError) else str(e)
+    # ConfigDict lists all its keys when one is wrong.
+    short = re.sub(r'Other fields present: .*?(?=Did you mean|$)', '', ' '.join(message.split()))
+    raise without_place(UserError(f'{what}: {type(e).__name__}: {short[:300]}{_place(e)}')) from e
+
+
+def _place(error: BaseException) -> str:
+  """The last line of the user's code on the way to an error, in parentheses, or ''."""
+  if isinstance(error, SyntaxError) and error.filename and error.lineno:
+    return f' ({error.filename}, line {error.lineno})'
+  frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
 
 
 def _is_users(filename: str) -> bool:
