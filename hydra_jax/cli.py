@@ -95,6 +95,8 @@ def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | Non
     raise UserError(f'{what}: {e}') from e
   configs.set_values(config, _overrides(overrides), say)
   configs.check_values(config)
+  for line in configs.doubtful(config):
+    say(line)
   return config
 
 

@@ -405,10 +405,13 @@ def check_values(config: Any) -> None:
     _check_network(network, f'config.network.{role}')
   for name, settings in config.student.items():
     _check_student(name, settings, schema)
-  for key, value in leaves(config):
+  # Students last: some of their values follow the teacher's, which is then the one to blame.
+  for key, value in sorted(leaves(config), key=lambda pair: pair[0].startswith('student.')):
     rule = rules.of(key)
     if wrong := rule(value) if rule else '':
       raise UserError(f'config.{key}={_short(value)} {wrong}')
+  for name in config.students:
+    look_up(config.student, name, 'student')
 
 
 def leaves(node: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -491,7 +494,18 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   if config.teacher.predictions and config.teacher.checkpoints:
     raise UserError('config.teacher has both predictions and checkpoints: set one of them')
   for name in config.students:
-    _check_trained(config, name, look_up(config.student, name, 'student'), task, ndim)
+    _check_trained(config, name, config.student[name], task, ndim)
+
+
+def doubtful(config: ConfigDict) -> Iterator[str]:
+  """What is possible, but hardly meant, a line each."""
+  parts = [('teacher', config.teacher), *((f'student.{name}', config.student[name]) for name in config.students)]
+  for name, settings in parts:
+    if settings.warmup_epochs >= settings.epochs:
+      yield (
+        f'config.{name}.warmup_epochs={settings.warmup_epochs} takes all of its epochs={settings.epochs}: '
+        'the learning rate rises to the end'
+      )
 
 
 def _check_trained(config: ConfigDict, name: str, settings: ConfigDict, task: str, ndim: int) -> None:
