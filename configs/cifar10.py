@@ -13,6 +13,7 @@ its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5'
 """
 
 from itertools import product
+from typing import Any
 
 from hydra_jax.config import apply_argument, default_config, residual_recipe, split_argument
 from hydra_jax.errors import UserError
@@ -37,7 +38,7 @@ def get_config(argument=None):
   kinds, severities = (CORRUPTIONS[:2], (1, 3, 5)) if quick else (CORRUPTIONS, (1, 2, 3, 4, 5))
   config.data.shifts = tuple(f'{kind}:{severity}' for kind, severity in product(kinds, severities))
   config.teacher.members = 4 if quick else 50
-  short = dict(epochs=4.0, hydra_epochs=6.0, warmup_epochs=1.0) if quick else {}
+  short: dict[str, Any] = dict(epochs=4.0, hydra_epochs=6.0, warmup_epochs=1.0) if quick else {}
   residual_recipe(config, NETWORKS[network], NETWORKS[network], **short)
   if quick:
     config.data.train = 'train[:2000]'

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.table import Table
 
-from hydra_jax import config as configs, optimizers, parallel, parts, train
+from hydra_jax import config as configs, cost, optimizers, parallel, parts, train
 from hydra_jax.cut import belongs_to_heads
 from hydra_jax.data import About, about, outside_sets
 from hydra_jax.errors import look_up
@@ -63,7 +63,7 @@ def plan(name: str, phase: Phase, settings: ConfigDict, data: About, mesh: paral
   x = jax.ShapeDtypeStruct((2, *data.shape), jnp.float32)
   optimizer = optimizers.build(settings, 2, 1.0, phase.frozen)
   state = jax.eval_shape(lambda key, x: train.init(phase.network, optimizer, key, x), jax.random.key(0), x)
-  forward = jax.jit(lambda params, model_state, x: phase.network.apply(params, model_state, x)[0])
+  forward = lambda params, model_state, x: phase.network.apply(params, model_state, x)[0]
   leaves = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     tiled = belongs_to_heads(path) and mesh.head > 1
@@ -75,7 +75,7 @@ def plan(name: str, phase: Phase, settings: ConfigDict, data: About, mesh: paral
     name,
     mesh,
     sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-    forward.lower(state.params, state.model_state, x).cost_analysis()['flops'] / x.shape[0],
+    cost.count_flops(forward, state.params, state.model_state, x) / x.shape[0],
     leaves,
   )
 

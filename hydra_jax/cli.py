@@ -307,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     where = f' ({e.filename})' if e.filename else ''
     # NumPy reports a short write without an error code.
     code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
-    return _fail(f'{DISK.get(code, _one_line(e))}{where}')
+    return _fail(f'{DISK.get(code or 0, _one_line(e))}{where}')
   except preemption.Preempted as e:
     return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:

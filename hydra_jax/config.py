@@ -25,8 +25,8 @@ from hydra_jax.tasks import TASKS
 # What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
 # more of their disagreement. `experiments/inputs.py` is the study for images; for vectors, half was the best share but
 # for protein, or close to it, by the NLL on validation parts of the UCI sets, of networks that predict a variance.
-IMAGES = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
-VECTORS = dict(augment=('noise',), augment_share=0.5)
+IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
+VECTORS: dict[str, Any] = dict(augment=('noise',), augment_share=0.5)
 
 
 def training(learning_rate: float = 1e-3) -> dict[str, Any]:

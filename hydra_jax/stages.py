@@ -7,12 +7,12 @@ Linen module, and `adapters` those of NNX and Equinox. A network is a plain list
 
 from collections.abc import Callable, Sequence
 import inspect
-import numbers
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hydra_jax import axes
 from hydra_jax.errors import UserError
@@ -176,7 +176,7 @@ def _flattening(stage: Stage) -> Stage:
 
 def is_count(value: Any) -> bool:
   """Whether a value is a whole number of at least 1."""
-  return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:

@@ -108,7 +108,7 @@ def _tuple(text: str, key: str, say: Callable[[str], Any]) -> tuple:
     names = split(inside)
     if not names or not all(BARE.fullmatch(name) for name in map(_unquoted, names)):
       raise UserError(f"{key} takes a tuple, not '{text}': write ('one', 'two'), or () for none")
-    made = tuple(map(_unquoted, names))
+    made: tuple[Any, ...] = tuple(map(_unquoted, names))
   elif isinstance(value, str | int | float):
     made = (value,)
   else:

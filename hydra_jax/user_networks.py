@@ -52,18 +52,18 @@ def find(name: str) -> Origin:
 def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, bytes]:
   """Sources by file: of a module, and of all that it names from others that are not installed either."""
   file = getattr(module, '__file__', None)
-  if file is None or file in found or (found and _is_installed(module)):
+  if module is None or file is None or file in found or (found and _is_installed(module, file)):
     return found
   found[file] = Path(file).read_bytes()
   for value in list(vars(module).values()):
-    other = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, '__module__', None))
+    other = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, '__module__', None) or '')
     _sources(other, found)
   return found
 
 
-def _is_installed(module: ModuleType) -> bool:
+def _is_installed(module: ModuleType, file: str) -> bool:
   top = module.__name__.partition('.')[0]
-  return top in sys.stdlib_module_names or top == 'hydra_jax' or 'site-packages' in Path(module.__file__).parts
+  return top in sys.stdlib_module_names or top == 'hydra_jax' or 'site-packages' in Path(file).parts
 
 
 def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]:

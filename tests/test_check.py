@@ -13,6 +13,8 @@ import pytest
 from hydra_jax import check, cli, cut, mlp, parallel, train
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
+from hydra_jax.mapping import MAPPINGS
+
 
 @pytest.fixture(autouse=True)
 def _own_hook(monkeypatch):
@@ -45,6 +47,17 @@ def test_it_needs_neither_data_nor_devices(tmp_path, capsys, monkeypatch):
   assert '64 × 4' in said and 'fits 256 devices' in said and 'params.heads' in said and 'copied' in said
 
 
+def test_flops_do_not_depend_on_how_heads_are_mapped():
+  """Two for each weight and one for each bias and each ReLU of 4 networks 64-100-100-10, within 2%."""
+  found = {}
+  for mapping in MAPPINGS:
+    given = (f'--config.execution.mapping={mapping}', '--config.students=()')
+    ((*_, found[mapping], _),) = check.plans(config(*given), 1)
+  weights, units = 64 * 100 + 100 * 100 + 100 * 10, 210
+  assert len(set(found.values())) == 1
+  np.testing.assert_allclose(found['loop'], 4 * (2 * weights + 2 * units), rtol=0.02)
+
+
 def test_it_counts_the_members_of_given_predictions(tmp_path):
   """As a run does; the config says 20."""
   random = np.random.default_rng(0)
@@ -66,7 +79,7 @@ def test_what_cannot_be_is_refused(capsys):
     (['--devices=0'], 'at least 1'),
     (['--config.parallel.mode=pmapp'], "did you mean 'pmap'"),
     (['--config.parallel.mesh.head=0'], 'or -1 for the rest'),
-    (['--config.data.ood=(\'lettres\',)'], "did you mean 'letters'"),
+    (["--config.data.ood=('lettres',)"], "did you mean 'letters'"),
     (['--config.student.kd.augment=crp'], "did you mean 'crop'"),
     (['--config.network.student.name=lenet'], 'of at least 16x16'),
   ):

@@ -41,7 +41,7 @@ def test_a_network_without_hidden_layers_is_linear_in_all_pixels(homoscedastic):
   params, state = stage.init(jax.random.key(0), X)
   y, _ = stage.apply(params, state, X, None, False)
   dense = params['Dense_0'] if homoscedastic else params
-  expected = X.reshape(B, -1) @ np.asarray(dense['kernel']) + dense['bias']
+  expected = X.reshape(B, -1) @ np.asarray(dense['kernel']) + np.asarray(dense['bias'])
   np.testing.assert_allclose(y[:, : expected.shape[1]], expected, rtol=1e-5, atol=1e-5)
   assert y.shape == (B, 4)
 
