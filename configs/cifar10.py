@@ -13,8 +13,10 @@ its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5'
 """
 
 from itertools import product
+from typing import Any
 
-from hydra_jax.config import apply_argument, default_config, residual_recipe
+from hydra_jax.config import apply_argument, default_config, residual_recipe, split_argument
+from hydra_jax.errors import UserError
 
 NETWORKS = {
   'resnet20': dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32'),
@@ -24,8 +26,10 @@ CORRUPTIONS = ('gaussian_noise', 'defocus_blur', 'contrast', 'pixelate')
 
 
 def get_config(argument=None):
-  words = (argument or '').split(',')
-  network = next((w for w in words if w in NETWORKS), 'resnet20')
+  words = split_argument(argument)
+  network, *more = [word for word in words if word in NETWORKS] or ['resnet20']
+  if more:
+    raise UserError(f'{network} and {more[0]} are two networks: name one')
   quick = 'quick' in words
   config = default_config()
   config.name = f'cifar10-{network}' + ('-quick' if quick else '')
@@ -34,9 +38,9 @@ def get_config(argument=None):
   kinds, severities = (CORRUPTIONS[:2], (1, 3, 5)) if quick else (CORRUPTIONS, (1, 2, 3, 4, 5))
   config.data.shifts = tuple(f'{kind}:{severity}' for kind, severity in product(kinds, severities))
   config.teacher.members = 4 if quick else 50
-  short = dict(epochs=4.0, hydra_epochs=6.0, warmup_epochs=1.0) if quick else {}
+  short: dict[str, Any] = dict(epochs=4.0, hydra_epochs=6.0, warmup_epochs=1.0) if quick else {}
   residual_recipe(config, NETWORKS[network], NETWORKS[network], **short)
   if quick:
     config.data.train = 'train[:2000]'
     config.data.test = 'test[:1000]'
-  return apply_argument(config, ','.join(w for w in words if w not in (*NETWORKS, 'quick')))
+  return apply_argument(config, argument, words=(*NETWORKS, 'quick'))

@@ -8,7 +8,7 @@ noise, and the test digits rotated and moved by growing amounts.
 Teachers: 20 MLPs 64-100-100-10. Under a minute on two CPU cores.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled
+from hydra_jax.config import apply_argument, default_config, distilled, update_training
 
 
 def get_config(argument=None):
@@ -17,8 +17,7 @@ def get_config(argument=None):
   config.data.name = 'digits'
   config.data.ood = ('letters', 'noise')
   config.teacher.epochs = 40.0
-  for settings in (config.teacher, *config.student.values()):
-    settings.batch_size = 64
+  update_training(config, batch_size=64)
   for settings in distilled(config):
     settings.epochs = 60.0
   config.student.hydra.epochs = 120.0

@@ -10,19 +10,19 @@ each also with `_test`. Further inputs `x_NAME`, with or without predictions, ar
 Where the file has no predictions for an evaluation set, the ensemble's row of the table is empty there.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled
+from hydra_jax.config import apply_argument, default_config, distilled, split_argument
 
 
 def get_config(argument=None):
-  words = (argument or '').split(',')
+  known = [word for word in split_argument(argument)[:1] if '=' not in word]
   config = default_config()
   config.name = 'external'
   config.teacher.predictions = 'predictions.npz'
   config.data.name = config.teacher.get_oneway_ref('predictions')
-  if '=' not in words[0] and words[0]:
-    config.data.name = words.pop(0)
+  if known:
+    config.data.name = known[0]
   for settings in distilled(config):
     settings.epochs = 60.0
   # The file has predictions for the inputs in it, and for no others.
   config.student.hydra.update(dict(epochs=120.0, augment=(), augment_share=1.0))
-  return apply_argument(config, ','.join(words))
+  return apply_argument(config, argument, words=known)

@@ -20,7 +20,7 @@ Computed in bfloat16 (`--config.network.teacher.dtype=float32`, and `student` li
 Hydra's heads are the last block and the dense layer.
 """
 
-from hydra_jax.config import apply_argument, default_config, residual_recipe
+from hydra_jax.config import apply_argument, default_config, residual_recipe, update_training
 
 RESNET50 = dict(name='resnet50', norm='batch', dtype='bfloat16')
 
@@ -33,8 +33,7 @@ def get_config(argument=None):
   config.data.ood = ('noise',)
   config.teacher.members = 4
   residual_recipe(config, RESNET50, RESNET50, epochs=90.0, hydra_epochs=135.0, weight_decay=1e-4, augment=())
-  for settings in (config.teacher, *config.student.values()):
-    settings.batch_size = 256
+  update_training(config, batch_size=256)
   config.evaluation.batch_size = 100
   config.checkpoint_seconds = 600.0
   return apply_argument(config, argument)

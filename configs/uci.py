@@ -9,13 +9,14 @@ splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
 0.25 to 2 standard deviations of each feature.
 """
 
-from hydra_jax.config import VECTORS, apply_argument, default_config, distilled
+from hydra_jax.config import VECTORS, apply_argument, default_config, distilled, split_argument, update_training
 from hydra_jax.data.uci import SETS
 from hydra_jax.errors import look_up
 
 
 def get_config(argument=None):
-  name, _, argument = (argument or 'concrete').partition(',')
+  named = [word for word in split_argument(argument)[:1] if '=' not in word]
+  name = named[0] if named else 'concrete'
   splits = look_up(SETS, name, 'UCI set').splits
   config = default_config()
   config.name = f'uci-{name}'
@@ -24,11 +25,8 @@ def get_config(argument=None):
   config.replicas = splits
   for role in ('teacher', 'student'):
     config.network[role].widths = (100,) if name.startswith('protein') else (50,)
-  for settings in (config.teacher, *config.student.values()):
-    settings.batch_size = 32
-    settings.epochs = 40.0
-    settings.learning_rate = 1e-2
+  update_training(config, batch_size=32, epochs=40.0, learning_rate=1e-2)
   for settings in distilled(config):
     settings.epochs = 120.0
   config.student.hydra.update(VECTORS | dict(epochs=240.0, temperature=1.0))
-  return apply_argument(config, argument)
+  return apply_argument(config, argument, words=named)

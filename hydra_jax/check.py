@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 from rich import box
 from rich.table import Table
 
-from hydra_jax import config as configs, optimizers, parallel, parts, train
+from hydra_jax import config as configs, cost, optimizers, parallel, parts, train
 from hydra_jax.cut import belongs_to_heads
-from hydra_jax.data import About, about
+from hydra_jax.data import About, about, outside_sets
+from hydra_jax.errors import look_up
 from hydra_jax.methods import Phase
+from hydra_jax.pipeline import count_members
 from hydra_jax.progress import console, say
 
 
@@ -43,8 +45,11 @@ class Plan(NamedTuple):
 
 def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   """A plan of every phase of an experiment; raises a `UserError` where a mesh, a batch or heads do not fit."""
+  config.teacher.members = count_members(config.teacher)
   configs.validate(config)
   data = about(config.data)
+  for name in config.data.ood:
+    look_up(outside_sets(config.data), name.partition('[')[0], 'out-of-domain set')
   configs.validate(config, data.task, 1 + len(data.shape))
   for name, recipe in parts.recipes(config, data.task, data.outputs):
     for phase in parts.phases_of(recipe, config.execution.mapping):
@@ -58,7 +63,7 @@ def plan(name: str, phase: Phase, settings: ConfigDict, data: About, mesh: paral
   x = jax.ShapeDtypeStruct((2, *data.shape), jnp.float32)
   optimizer = optimizers.build(settings, 2, 1.0, phase.frozen)
   state = jax.eval_shape(lambda key, x: train.init(phase.network, optimizer, key, x), jax.random.key(0), x)
-  forward = jax.jit(lambda params, model_state, x: phase.network.apply(params, model_state, x)[0])
+  forward = lambda params, model_state, x: phase.network.apply(params, model_state, x)[0]
   leaves = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     tiled = belongs_to_heads(path) and mesh.head > 1
@@ -70,7 +75,7 @@ def plan(name: str, phase: Phase, settings: ConfigDict, data: About, mesh: paral
     name,
     mesh,
     sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-    forward.lower(state.params, state.model_state, x).cost_analysis()['flops'] / x.shape[0],
+    cost.count_flops(forward, state.params, state.model_state, x) / x.shape[0],
     leaves,
   )
 

@@ -1,6 +1,8 @@
 """The command line: `hydra-jax run`, `hydra-jax table`, `hydra-jax check` and `hydra-jax prepare`."""
 
 import argparse
+from collections.abc import Callable, Iterator
+import contextlib
 import errno
 import logging
 import os
@@ -8,6 +10,7 @@ from pathlib import Path
 import re
 import sys
 import traceback
+from typing import Any
 import warnings
 
 from hydra_jax import preemption
@@ -31,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
   commands = p.add_subparsers(dest='command', required=True)
   run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
   run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
-  run.add_argument('--workdir', help='where everything is written (default: runs/<config name>)')
+  run.add_argument(
+    '--workdir', help='where everything is written (default: runs/<config name>, and -<file> for data in a file)'
+  )
   run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
   table = commands.add_parser('table', help='a table of several runs, with error bars', allow_abbrev=False)
@@ -54,34 +59,137 @@ def parser() -> argparse.ArgumentParser:
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  for command in (run, table, check, prepare):
+    command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
 
 
-def read_config(file: str, overrides: list[str]):
-  """Reads `FILE[:ARGUMENT]` and applies `--config.key=value` overrides."""
-  from absl import flags
-  from ml_collections import config_flags
+def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | None = None):
+  """Reads `FILE[:ARGUMENT]`, applies `--config.key=value` overrides, and checks every value by itself.
 
-  if not Path(file.split(':')[0]).is_file():
-    raise UserError(f"there is no config file '{file.split(':')[0]}': try configs/digits.py")
-  arguments = [f'--config={file}', *overrides]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
+  Args:
+    file: A Python file with a function `get_config()`, and what that takes.
+    overrides: Such as `--config.seed=3`; of those for one key the last counts.
+    say: Is told in one line what was assumed (default: prints it).
+
+  Raises:
+    UserError: Anything is wrong with the file or a value.
+  """
+  from hydra_jax import config as configs, progress, user_files
+
+  say = say or progress.say
+  place, colon, argument = file.partition(':')
+  what = f"config file '{place}'"
+  if not place:
+    raise UserError('--config names no file: write --config=FILE or --config=FILE:ARGUMENT')
+  if not Path(place).exists():
+    raise UserError(f'there is no {what}: {_other_config(place)}')
+  find_modules_here()
+  module = user_files.load(place, what)
+  config = user_files.call(module, 'get_config', what, *([argument] if colon else []))
+  if not isinstance(config, configs.ConfigDict):
+    raise UserError(f'{what}: get_config returns {type(config).__name__}, and must return a ConfigDict')
   try:
-    left = values(['hydra-jax', *arguments])[1:]
-  except UserError:
-    raise
-  except (AttributeError, KeyError) as e:
-    raise UserError(f'unknown config key {_one_line(e)}') from e
-  except (flags.Error, TypeError, ValueError, OSError) as e:
-    raise UserError(_one_line(e)) from e
-  if left:
-    raise UserError(f"unexpected argument '{left[0]}': config values are set as --config.key=value")
-  return values.config
+    configs.check_values(config)
+  except UserError as e:
+    raise UserError(f'{what}: {e}') from e
+  configs.set_values(config, _overrides(overrides), say)
+  configs.check_values(config)
+  for line in configs.doubtful(config):
+    say(line)
+  return config
+
+
+def _overrides(arguments: list[str]) -> list[tuple[str, str]]:
+  """Keys and values of `--config.key=value` or `--config.key value`."""
+  pairs, left = [], list(arguments)
+  while left:
+    flag, equals, value = left.pop(0).partition('=')
+    key = flag.removeprefix('--config.')
+    if key == flag or not key:
+      raise UserError(f"unexpected argument '{flag + equals + value}': config values are set as --config.key=value")
+    if not equals:
+      if not left or left[0].startswith('--'):
+        raise UserError(f'{flag} has no value: write {flag}=value')
+      value = left.pop(0)
+    pairs.append((key, value))
+  return pairs
+
+
+def _other_config(place: str) -> str:
+  """What to use instead of a config file that is not there: the nearest one that is."""
+  from hydra_jax.errors import closest
+
+  folder = Path(place).parent
+  files = sorted({*folder.glob('*.py'), *Path('configs').glob('*.py')})
+  by_name = {file.stem: str(file) for file in files}
+  if close := by_name.get(closest(Path(place).stem, by_name)):
+    return f"did you mean '{close}'?"
+  if found := [str(file) for file in Path('configs').glob('*.py')]:
+    return f'choose one of: {", ".join(sorted(found))}'
+  return (
+    f'there are none in {Path.cwd() / "configs"} either (they come with the source, not with the package): start from '
+    'the root of a checkout, or write a file with a function get_config() that returns '
+    'hydra_jax.config.default_config() with your changes'
+  )
+
+
+def find_modules_here() -> None:
+  """Modules of the user's own are found in the working directory, as they are by `python -m`."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
 
 
 def _one_line(e: Exception) -> str:
   return ' '.join(str(e).replace('\\n', ' ').strip('"').split())
+
+
+def local_folder(place: str, flag: str) -> Path:
+  """A folder that a user names, on a file system: work directories need locks and renames, which buckets do not have.
+
+  Raises:
+    UserError: It is a URL, or empty.
+  """
+  if not place.strip():
+    raise UserError(f'{flag} is empty: give a folder, or leave {flag} out')
+  if re.match(r'[A-Za-z][\w+.-]*:/', place):
+    raise UserError(
+      f'{flag}={place} is not on a file system, and locks and renames of folders need one: '
+      'give a local or shared folder, or mount the bucket (gcsfuse, s3fs) and give the place where it is mounted'
+    )
+  return Path(place).expanduser()  # the shell leaves a ~ that stands behind = as it is
+
+
+def writable(folder: Path, flag: str) -> Path:
+  """The same folder, which exists and can be written to, or can be made.
+
+  Raises:
+    UserError: It is a file, is below a file, or cannot be written.
+  """
+  there = folder
+  while not os.path.lexists(there) and there != there.parent:
+    there = there.parent
+  if not there.is_dir():
+    what = 'is a link to nothing' if there.is_symlink() and not there.exists() else 'is a file'
+    raise UserError(f'{flag}={folder}: {there} {what}, and must be a folder: give another one')
+  if not os.access(there, os.W_OK | os.X_OK):
+    why = 'read-only' if os.statvfs(there).f_flag & os.ST_RDONLY else 'permission denied'
+    raise UserError(f'{flag}={folder}: cannot write to {there.absolute()} ({why}): give another folder')
+  return folder
+
+
+def default_workdir(config) -> Path:
+  """Where a run is written if nobody says where: `runs/<name>`, and for a file of data `runs/<name>-<file>`."""
+  data = Path(config.data.name)
+  return Path('runs') / (f'{config.name}-{data.stem}' if data.suffix == '.npz' else config.name)
+
+
+def _data_dir(options) -> str:
+  from hydra_jax.data import sources
+
+  if options.data_dir is None:
+    return sources.default_data_dir()
+  return str(local_folder(options.data_dir, '--data_dir'))
 
 
 def set_up() -> None:
@@ -95,7 +203,7 @@ def set_up() -> None:
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # and asyncio that of writes that failed beside it
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)  # nor those that never began
   sys.unraisablehook = _but_for_late_writes
-  sys.path.append(os.getcwd())  # modules of the user's own are found as they are by `python -m`
+  find_modules_here()
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
@@ -123,14 +231,17 @@ def join(options) -> None:
 
 
 def run(options, overrides: list[str]) -> None:
-  config = read_config(options.config, overrides)
-  from hydra_jax import pipeline
-  from hydra_jax.data import sources
+  notes: list[str] = []
+  config = read_config(options.config, overrides, notes.append)
+  place = default_workdir(config) if options.workdir is None else local_folder(options.workdir, '--workdir')
+  workdir, data_dir = writable(place, '--workdir'), _data_dir(options)
+  from hydra_jax import pipeline, progress
 
   set_up()
   join(options)
-  workdir = Path(options.workdir or Path('runs') / config.name)
-  pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
+  for note in notes:
+    progress.say(note)
+  pipeline.run(config, workdir, data_dir, options.profile)
 
 
 def table(options, overrides: list[str]) -> None:
@@ -138,24 +249,23 @@ def table(options, overrides: list[str]) -> None:
     raise UserError(f"unexpected argument '{overrides[0]}': what a table runs is in its file")
   if options.replicas is not None and options.replicas < 1:
     raise UserError(f'--replicas={options.replicas} must be at least 1')
+  workdir, data_dir = writable(local_folder(options.workdir, '--workdir'), '--workdir'), _data_dir(options)
   from hydra_jax import reports
-  from hydra_jax.data import sources
 
   set_up()
   join(options)
-  data_dir = options.data_dir or sources.default_data_dir()
-  reports.run(options.name, Path(options.workdir), data_dir, options.replicas, options.quick)
+  reports.run(options.name, workdir, data_dir, options.replicas, options.quick)
 
 
 def check(options, overrides: list[str]) -> None:
+  if options.devices is not None and options.devices < 1:
+    raise UserError(f'--devices={options.devices} must be at least 1')
   config = read_config(options.config, overrides)
   import jax
 
   from hydra_jax import check
 
   set_up()
-  if options.devices is not None and options.devices < 1:
-    raise UserError(f'--devices={options.devices} must be at least 1')
   check.show(config, options.devices or jax.device_count())
 
 
@@ -164,7 +274,7 @@ def prepare(options, overrides: list[str]) -> None:
 
   if overrides:
     raise UserError(f"unexpected argument '{overrides[0]}'")
-  data_dir = options.data_dir or sources.default_data_dir()
+  data_dir = str(writable(local_folder(_data_dir(options), '--data_dir'), '--data_dir'))
   kind, _, name = options.name.partition('/')
   if kind == 'uci':
     uci.load_all(name, data_dir)
@@ -173,19 +283,31 @@ def prepare(options, overrides: list[str]) -> None:
   print(f'{options.name} is ready')
 
 
+@contextlib.contextmanager
+def shown(debug: bool) -> Iterator[None]:
+  """With `debug`, prints the traceback of whatever is raised, before it becomes one line."""
+  try:
+    yield
+  except BaseException:
+    if debug:
+      traceback.print_exc()
+    raise
+
+
 def main(arguments: list[str] | None = None) -> int:
   """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see the top."""
   options, overrides = parser().parse_known_args(arguments)
   try:
     preemption.listen()
-    {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
+    with shown(options.debug):
+      {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
   except OSError as e:
     where = f' ({e.filename})' if e.filename else ''
     # NumPy reports a short write without an error code.
     code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
-    return _fail(f'{DISK.get(code, _one_line(e))}{where}')
+    return _fail(f'{DISK.get(code or 0, _one_line(e))}{where}')
   except preemption.Preempted as e:
     return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:
@@ -206,7 +328,7 @@ def _has_joined() -> bool:
 
 
 def _fail(message: str, code: int = 2, wait: bool = False) -> int:
-  print(f'hydra-jax: {message}', file=sys.stderr)
+  print(f'hydra-jax: {" ".join(message.split())}', file=sys.stderr)
   if _has_joined() and not wait:
     from hydra_jax import processes
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from hydra_jax import axes
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.mapping import on_cpu
-from hydra_jax.stages import Stage, chain, dense, linen, mlp
+from hydra_jax.stages import Stage, chain, dense, is_count, linen, mlp
 
 convolution = partial(linen, convolution=True)
 
@@ -190,6 +190,7 @@ def lenet(outputs: int) -> list[Stage]:
 def resnet(outputs: int, depth: int = 20, width: int = 16, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
   """ResNet for CIFAR (He et al. 2015, arXiv 1512.03385, section 4.2): `6n + 2` layers, of `width` channels at first."""
   blocks, layers = _blocks(depth, 2), _layers(norm, dtype)
+  _check_width(width)
   return _assemble(Stem(**layers, channels=width), partial(Basic, **layers), width, [blocks] * 3, Pool(), outputs)
 
 
@@ -198,6 +199,9 @@ def wide_resnet(
 ) -> list[Stage]:
   """Wide ResNet WRN-depth-width (Zagoruyko & Komodakis 2016, arXiv 1605.07146): `6n + 4` layers."""
   blocks, layers = _blocks(depth, 4), _layers(norm, dtype)
+  _check_width(width)
+  if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+    raise UserError(f'dropout={dropout!r} must be a number of at least 0 and less than 1')
   block = partial(PreActivation, **layers, dropout=dropout)
   return _assemble(conv(16, dtype=layers['dtype']), block, 16 * width, [blocks] * 3, NormPool(**layers), outputs)
 
@@ -210,16 +214,24 @@ def resnet50(outputs: int = 1000, norm: str = 'batch', dtype: str = 'float32') -
 
 def _layers(norm: str, dtype: str) -> dict[str, Any]:
   """Arguments of `Layers`, checked."""
+  for word in (norm, dtype):
+    if not isinstance(word, str):
+      raise UserError(f'norm={norm!r} and dtype={dtype!r} must be names: {", ".join(NORMS)}; {", ".join(DTYPES)}')
   look_up(NORMS, norm, 'norm')
   return {'norm': norm, 'dtype': look_up(DTYPES, dtype, 'dtype')}
 
 
 def _blocks(depth: int, extra: int) -> int:
   """Blocks of two layers in each of three groups, where `extra` layers lie outside of blocks."""
-  if not isinstance(depth, int) or depth < 6 + extra or (depth - extra) % 6:
+  if not is_count(depth) or depth < 6 + extra or (depth - extra) % 6:
     legal = ', '.join(str(6 * n + extra) for n in range(1, 5))
-    raise UserError(f'depth={depth} is no depth of this network: choose 6n + {extra}, that is {legal}, …')
+    raise UserError(f'depth={depth!r} is no depth of this network: choose 6n + {extra}, that is {legal}, …')
   return (depth - extra) // 6
+
+
+def _check_width(width: Any) -> None:
+  if not is_count(width):
+    raise UserError(f'width={width!r} must be a whole number of at least 1')
 
 
 def _assemble(

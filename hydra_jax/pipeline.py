@@ -83,6 +83,7 @@ class Job(NamedTuple):
 
 def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> results.Outcome:
   """Does all that a config asks for, under `workdir`; with `profile`, traces a few steps of each phase as well."""
+  configs.check_values(config)
   config.teacher.members = count_members(config.teacher)
   configs.validate(config)
   check_workdir(workdir, config)

@@ -29,8 +29,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
   *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'formats', 'methods', 'parts'),
-  *('pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store'),
-  'tables',
+  *('pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'rules', 'statistics'),
+  *('store', 'tables', 'text', 'user_files'),
 )
 
 

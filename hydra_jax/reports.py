@@ -15,16 +15,14 @@ import math
 from pathlib import Path
 import re
 import shutil
-import sys
 import time
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import numpy as np
 
-from hydra_jax import config as configs, figures, pipeline, processes, store, tables
+from hydra_jax import config as configs, figures, pipeline, processes, store, tables, user_files
 from hydra_jax.diversity import KEPT, REJECTION
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.formats import digits, number
@@ -33,7 +31,6 @@ from hydra_jax.results import Outcome
 from hydra_jax.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
 from hydra_jax.tables import ARROWS, MISSING, Column, Table, error_note
 from hydra_jax.tasks import TASKS
-from hydra_jax.user_networks import one_line
 
 ENSEMBLE = 'ensemble'
 
@@ -140,23 +137,9 @@ def load(name: str, quick: bool) -> dict[str, Definition]:
       nearest(name, known) if known else 'there is no folder experiments/ here, start from the root of the project'
     )
     raise UserError(f"there is no table '{name}': {where}")
-  found = checked(_definitions(own, quick), own)
+  what = f"table file '{own}'"
+  found = checked(user_files.call(user_files.load(str(own), what), 'get_tables', what, quick), own)
   return {which: look_up(found, which, f"table of '{name}'")} if which else found
-
-
-def _definitions(file: Path, quick: bool) -> Any:
-  """What `get_tables` of a file returns. Its errors are one line, which names the file."""
-  module = ModuleType(f'table_{file.stem}')
-  module.__file__ = str(file)
-  sys.modules[module.__name__] = module  # dataclasses look their annotations up there
-  try:
-    with one_line(f"table file '{file}'", [str(file)]):
-      exec(compile(file.read_bytes(), str(file), 'exec'), module.__dict__)
-      if not callable(getattr(module, 'get_tables', None)):
-        raise UserError(f'{file} has no function get_tables(quick)')
-      return module.get_tables(quick)
-  except SystemExit as e:
-    raise UserError(f"table file '{file}' ends the process (exit code {e.code}): leave that out") from e
 
 
 def checked(found: Any, place: str | Path) -> dict[str, Definition]:
@@ -210,7 +193,8 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
   """Runs what is missing of a table, and writes it to the folder `out`."""
   begun, outcomes = time.monotonic(), {}
   for run_name, config in definition.runs.items():  # what is wrong with the last is better known before the first
-    with one_line(f"run '{run_name}' of {command}", []):
+    with user_files.one_line(f"run '{run_name}' of {command}"):
+      configs.check_values(config)
       config.teacher.members = pipeline.count_members(config.teacher)
       configs.validate(config)
   for i, (run_name, config) in enumerate(definition.runs.items()):
@@ -479,7 +463,7 @@ def _duration(seconds: float) -> str:
 def draw(found: Results, folder: Path, workdir: Path) -> list[Path]:
   """Figures of the table, and those of its runs."""
   folder.mkdir(exist_ok=True)
-  with one_line('a drawing of the table', []):
+  with user_files.one_line('a drawing of the table'):
     figures.save(folder, {name: functools.partial(draw, found) for name, draw in found.definition.drawings.items()})
   several = len(found.definition.runs) > 1
   for run_name, config in found.definition.runs.items():

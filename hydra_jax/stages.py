@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hydra_jax import axes
+from hydra_jax.errors import UserError
 from hydra_jax.mapping import on_cpu
 
 Tree = Any
@@ -159,12 +161,35 @@ class Homoscedastic(nn.Module):
     return jnp.concatenate([mean, jnp.broadcast_to(raw[None], mean.shape)], axis=-1)
 
 
+def _flattening(stage: Stage) -> Stage:
+  """The same stage, whose inputs become vectors first."""
+
+  def on(f):
+    return lambda params, state, x, key, train: f(params, state, x.reshape(x.shape[0], -1), key, train)
+
+  return stage._replace(
+    init=lambda key, x: stage.init(key, x.reshape(x.shape[0], -1)),
+    apply=on(stage.apply),
+    own=on(stage.own) if stage.own else None,
+  )
+
+
+def is_count(value: Any) -> bool:
+  """Whether a value is a whole number of at least 1."""
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
 def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:
   """Multi-layer perceptron: one stage for each hidden layer and one for the outputs.
 
   With `homoscedastic`, for Gaussian outputs, the predicted variances are parameters that do not depend on the input.
   """
+  if not isinstance(widths, Sequence) or not all(is_count(width) for width in widths):
+    raise UserError(f'widths={widths!r} must be a tuple of whole numbers of at least 1, such as (100, 100)')
+  if not isinstance(homoscedastic, bool):
+    raise UserError(f'homoscedastic={homoscedastic!r} must be True or False')
   hidden = [linen(Hidden(w), own=Hidden(w, _own_dot_general)) for w in widths]
-  if not homoscedastic:
-    return [*hidden, dense(outputs)]
-  return [*hidden, linen(Homoscedastic(outputs), own=Homoscedastic(outputs, _own_dot_general))]
+  last = dense(outputs)
+  if homoscedastic:
+    last = linen(Homoscedastic(outputs), own=Homoscedastic(outputs, _own_dot_general))
+  return [*hidden, last] if hidden else [_flattening(last)]

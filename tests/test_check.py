@@ -6,14 +6,14 @@ import sys
 from conftest import DATA_DIR, needs_uci
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from hydra_jax import check, cli, cut, mlp, parallel, train
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
-
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+from hydra_jax.mapping import MAPPINGS
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,31 @@ def test_it_needs_neither_data_nor_devices(tmp_path, capsys, monkeypatch):
   assert '64 × 4' in said and 'fits 256 devices' in said and 'params.heads' in said and 'copied' in said
 
 
+def test_flops_do_not_depend_on_how_heads_are_mapped():
+  """Two for each weight and one for each bias and each ReLU of 4 networks 64-100-100-10, within 2%."""
+  found = {}
+  for mapping in MAPPINGS:
+    given = (f'--config.execution.mapping={mapping}', '--config.students=()')
+    ((*_, found[mapping], _),) = check.plans(config(*given), 1)
+  weights, units = 64 * 100 + 100 * 100 + 100 * 10, 210
+  assert len(set(found.values())) == 1
+  np.testing.assert_allclose(found['loop'], 4 * (2 * weights + 2 * units), rtol=0.02)
+
+
+def test_it_counts_the_members_of_given_predictions(tmp_path):
+  """As a run does; the config says 20."""
+  random = np.random.default_rng(0)
+  arrays = {name: random.normal(size=shape) for name, shape in (('x', (30, 5)), ('x_test', (9, 5)))}
+  labels = {'y': np.arange(30) % 3, 'y_test': np.arange(9) % 3}
+  np.savez(tmp_path / 'members.npz', **arrays, **labels, logits=random.normal(size=(4, 30, 3)))
+  given = ['--config.student.hydra.cut=0', "--config.students=('hydra',)"]
+  (plan,) = check.plans(
+    config(f'--config.teacher.predictions={tmp_path / "members.npz"}', *given, file='configs/external.py'), 1
+  )
+  hidden = 5 * 100 + 100 + 100 * 100 + 100
+  assert plan.parameters == 4 * (hidden + 100 * 3 + 3)
+
+
 def test_what_cannot_be_is_refused(capsys):
   for more, words in (
     (['--devices=10', '--config.parallel.mesh.head=4'], 'set it to one of [1, 2, 5, 10]'),
@@ -54,6 +79,9 @@ def test_what_cannot_be_is_refused(capsys):
     (['--devices=0'], 'at least 1'),
     (['--config.parallel.mode=pmapp'], "did you mean 'pmap'"),
     (['--config.parallel.mesh.head=0'], 'or -1 for the rest'),
+    (["--config.data.ood=('lettres',)"], "did you mean 'letters'"),
+    (['--config.student.kd.augment=crp'], "did you mean 'crop'"),
+    (['--config.network.student.name=lenet'], 'of at least 16x16'),
   ):
     assert cli.main(['check', '--config=configs/digits.py:members=4', *more]) == 2
     assert words in capsys.readouterr().err

@@ -25,38 +25,296 @@ def refused(*arguments, word, **kwargs):
   return done
 
 
+@pytest.fixture
+def in_process(monkeypatch, tmp_path):
+  """Commands without a process for each, which start nothing; those below are processes."""
+  monkeypatch.setattr(cli, 'set_up', lambda: None)
+  monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  monkeypatch.chdir(tmp_path)
+  yield tmp_path
+  for name in ('mine.py', 'helper_of_mine'):
+    sys.modules.pop(name, None)
+
+
+def refused_in_process(capsys, *arguments):
+  """The one line with which a command is refused."""
+  assert cli.main([*map(str, arguments)]) == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert line.startswith('hydra-jax: ')
+  return line
+
+
+DIGITS = '--config=configs/digits.py'
+
+
 @pytest.mark.parametrize(
   'arguments, word',
   [
-    (['--config=configs/digit.py'], 'configs/digits.py'),
+    (['--config=configs/digit.py'], "did you mean 'configs/digits.py'"),
+    (['--config=configs/digits'], "did you mean 'configs/digits.py'"),
+    (['--config=uci'], "did you mean 'configs/uci.py'"),
+    (['--config=zzzzz.py'], 'choose one of: configs/cifar10.py, configs/cifar100.py'),
+    (['--config=configs'], "'configs' is a folder"),
+    (['--config='], '--config names no file'),
+    (['--config=README.md'], 'must end in .py'),
     (['--config=configs/digits.py:member=3'], "did you mean 'members'"),
-    (['--config=configs/digits.py', '--config.student.hydra.head=3'], 'Did you mean "heads"'),
-    (['--config=configs/digits.py', '--config.student.hydra.zzz=3'], "unknown config key 'zzz'"),
-    (['--config=configs/digits.py', '--config.teacher.members=2.5'], 'config.teacher.members'),
-    (['--config=configs/digits.py', '--config.teacher.members=0'], 'at least 1'),
-    (['--config=configs/digits.py', '--config.student.hydra.heads=0'], 'at least 1'),
-    (['--config=configs/digits.py', '--config.student.hydra.heads=7'], 'set heads to 20'),
-    (['--config=configs/digits.py', '--config.data.name=digit'], "did you mean 'digits'"),
-    (['--config=configs/digits.py', '--config.student.kd.method=kda'], "did you mean 'kd'"),
-    (['--config=configs/digits.py', '--config.data.name=zzz'], "unknown data set 'zzz'"),
-    (['--config=configs/digits.py', '--confg.seed=3'], 'confg'),
-    (['--config=configs/digits.py', 'seed=3'], 'seed=3'),
+    (['--config=configs/cifar10.py:quik'], "did you mean 'quick'"),
+    (['--config=configs/cifar10.py:resnet20,wrn28_1'], 'two networks'),
+    ([DIGITS, '--config.student.hydra.head=3'], "has no 'head': did you mean 'heads'"),
+    ([DIGITS, '--config.student.hydra.zzz=3'], "unknown config key 'student.hydra.zzz'"),
+    ([DIGITS, '--config.student.nope.x=1'], "config.student has no 'nope': choose one of: batch_ensemble"),
+    ([DIGITS, '--config.studnt.hydra.heads=1'], "did you mean 'student'"),
+    ([DIGITS, '--config.members=3'], "did you mean 'teacher.members'"),
+    ([DIGITS, '--config.epochs=3'], "did you mean 'teacher.epochs'"),
+    ([DIGITS, '--config.teacher.epochs.x=3'], 'no keys of its own'),
+    ([DIGITS, '--config.teacher=3'], 'is a section'),
+    ([DIGITS, '--config.=3'], 'unexpected argument'),
+    ([DIGITS, '--config.seed'], 'has no value'),
+    ([DIGITS, '--config.teacher.members=2.5'], 'takes a whole number'),
+    ([DIGITS, '--config.teacher.members=0'], 'config.teacher.members=0 must be a whole number of at least 1'),
+    ([DIGITS, '--config.teacher.epochs=nan'], 'of more than 0, and finite'),
+    ([DIGITS, '--config.teacher.epochs='], 'takes a number'),
+    ([DIGITS, '--config.teacher.epochs=1,5'], 'takes a number'),
+    ([DIGITS, '--config.seed=-1'], 'from 0 to'),
+    ([DIGITS, f'--config.seed={2**40}'], 'from 0 to'),
+    ([DIGITS, '--config.seed=1e3'], 'takes a whole number'),
+    ([DIGITS, '--config.students='], 'takes a tuple'),
+    ([DIGITS, "--config.students=('kd',5)"], 'must be a tuple of names'),
+    ([DIGITS, '--config.student.hydra.augment=crp'], "did you mean 'crop'"),
+    ([DIGITS, '--config.student.hydra.heads=0'], 'at least 1'),
+    ([DIGITS, '--config.student.hydra.heads=7'], 'set heads to 20'),
+    ([DIGITS, '--config.name='], 'names the folder'),
+    ([DIGITS, '--config.name=../other'], 'must be the name of a folder'),
+    ([DIGITS, '--config.network.teacher.name=lenet'], 'reads images [height, width, channels] of at least 16x16'),
+    ([DIGITS, '--config.data.name=digit'], "did you mean 'digits'"),
+    ([DIGITS, '--config.student.kd.method=kda'], "did you mean 'kd'"),
+    ([DIGITS, '--config.data.name=zzz'], "unknown data set 'zzz'"),
+    ([DIGITS, '--confg.seed=3'], 'confg'),
+    ([DIGITS, '-config.seed=3'], 'unexpected argument'),
+    ([DIGITS, 'seed=3'], 'seed=3'),
     (['--config=configs/mnist.py', '--data_dir=/nowhere'], 'hydra-jax prepare mnist'),
     (['--config=configs/imagenet.py', '--data_dir=/nowhere'], 'hydra-jax prepare imagenet2012'),
-    (['--config=configs/digits.py', "--config.data.ood=('fashion_mnist',)", '--data_dir=/nowhere'], 'prepare fashion'),
+    ([DIGITS, "--config.data.ood=('fashion_mnist',)", '--data_dir=/nowhere'], 'prepare fashion'),
+    ([DIGITS, '--data_dir=gs://bucket/data'], 'is not on a file system'),
+    ([DIGITS, '--data_dir='], '--data_dir is empty'),
   ],
 )
-@pytest.mark.filterwarnings('ignore:the load_module')  # of ml_collections
-def test_bad_input(tmp_path, monkeypatch, capsys, arguments, word):
-  """Without a process for each; those below are processes."""
-  workdir = tmp_path / 'run'
+def test_bad_input(in_process, monkeypatch, capsys, arguments, word):
+  workdir = in_process / 'run'
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(cli, 'set_up', lambda: None)
-  monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
-  assert cli.main(['run', *arguments, f'--workdir={workdir}']) == 2
-  (line,) = capsys.readouterr().err.strip().splitlines()
-  assert line.startswith('hydra-jax: ') and word in line
+  assert word in refused_in_process(capsys, 'run', *arguments, f'--workdir={workdir}')
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize('value', ['gs://bucket/w', 's3://bucket/w', 'http://a/b', 'hdfs://a', 'gs:/bucket', '', ' '])
+@pytest.mark.parametrize('command', [('run', f'--config={ROOT}/configs/digits.py'), ('table', 'mnist')])
+def test_work_directories_that_are_no_folders(in_process, capsys, command, value):
+  line = refused_in_process(capsys, *command, f'--workdir={value}')
+  assert '--workdir' in line and ('mount the bucket' in line or 'is empty' in line)
+  assert not list(in_process.iterdir())
+
+
+@pytest.mark.parametrize(
+  'value, word',
+  [
+    ('file', 'file is a file, and must be a folder'),
+    ('file/run', 'file is a file, and must be a folder'),
+    ('file/a/b/c', 'file is a file, and must be a folder'),
+    ('nowhere/run', 'nowhere is a link to nothing'),
+  ],
+)
+def test_work_directories_that_cannot_be_made(in_process, capsys, value, word):
+  (in_process / 'file').write_text('mine')
+  (in_process / 'nowhere').symlink_to(in_process / 'gone')
+  line = refused_in_process(capsys, 'run', f'--config={ROOT}/configs/digits.py', f'--workdir={value}')
+  assert word in line
+  assert (in_process / 'file').read_text() == 'mine' and len(list(in_process.iterdir())) == 2
+
+
+def test_the_default_work_directory_is_that_of_the_name_and_the_file():
+  config = cli.read_config(str(ROOT / 'configs' / 'digits.py'), [])
+  assert cli.default_workdir(config) == Path('runs/digits')
+  config.data.name = 'some/folder/wine.v2.npz'
+  assert cli.default_workdir(config) == Path('runs/digits-wine.v2')
+  config = cli.read_config(str(ROOT / 'configs' / 'external.py'), ['--config.teacher.predictions=members.npz'])
+  assert cli.default_workdir(config) == Path('runs/external-members')
+
+
+def test_a_home_directory_is_found_behind_an_equals_sign(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert cli.local_folder('~/runs', '--workdir') == tmp_path / 'runs'
+
+
+def test_overrides_say_what_they_assume(capsys):
+  given = ['--config.seed=1', '--config.seed', '2', '--config.students=hydra', '--config.data.train=a=b']
+  config = cli.read_config(str(ROOT / 'configs' / 'digits.py'), given)
+  assert (config.seed, config.students, config.data.train) == (2, ('hydra',), 'a=b')
+  said = capsys.readouterr().out
+  assert 'config.seed is given more than once: the last value counts, 2' in said
+  assert "config.students=hydra is taken as ('hydra',)" in said
+
+
+def config_file(change):
+  """A config that is right but for one line, the sixth."""
+  lines = ['from ml_collections import ConfigDict', 'from hydra_jax.config import default_config, variant']
+  lines += [
+    'def get_config():',
+    '  config = default_config()',
+    "  config.name = 'mine'",
+    f'  {change}',
+    '  return config',
+  ]
+  return '\n'.join(lines)
+
+
+BROKEN = {
+  'syntax': ('def get_config(:', 'SyntaxError: invalid syntax (mine.py, line 1)'),
+  'indentation': (
+    'def get_config():\n\treturn 1\n  x = 2',
+    'unindent does not match any outer indentation level (mine.py, line 3)',
+  ),
+  'import': ('import nowhere', "ModuleNotFoundError: No module named 'nowhere' (mine.py, line 1)"),
+  'error': ('def get_config():\n  return 1 / 0', 'ZeroDivisionError: division by zero (mine.py, line 2)'),
+  'error of two lines': (config_file(r"raise ValueError('one\ntwo')"), 'ValueError: one two (mine.py, line 6)'),
+  'assertion': (config_file('assert config.seed'), 'AssertionError: (mine.py, line 6)'),
+  'recursion': (
+    'def get_config():\n  return get_config()',
+    'RecursionError: maximum recursion depth exceeded (mine.py, line 2)',
+  ),
+  'exit': (config_file('raise SystemExit(0)'), 'SystemExit: 0 (mine.py, line 6)'),
+  'helper': ('import helper_of_mine\nget_config = helper_of_mine.make', "KeyError: 'x' ("),
+  'empty': ('', "config file 'mine.py' has no function get_config: add one"),
+  'misspelt': ('def get_confg(): pass', "did you mean 'get_confg'"),
+  'no function': ('get_config = 3', 'has no function get_config'),
+  'returns nothing': ('def get_config(): pass', "config file 'mine.py': get_config returns NoneType"),
+  'returns a dict': ('def get_config(): return dict(seed=1)', 'get_config returns dict'),
+  'returns a list': ('def get_config(): return []', 'get_config returns list'),
+  'returns a text': ("def get_config(): return 'digits'", 'get_config returns str'),
+  'is a class': ('class get_config: pass', 'get_config returns get_config'),
+  'returns another config': (
+    config_file('config = ConfigDict(dict(lr=1))'),
+    "'mine.py': unknown config key 'config.lr'",
+  ),
+  'returns an empty config': (config_file('config = ConfigDict()'), "'mine.py': the config has no key 'config."),
+  'is locked': (
+    config_file('config.teacher.memebers = 3'),
+    'Did you mean "members" instead of "memebers"?\' (mine.py, line 6)',
+  ),
+  'adds a key': (
+    config_file('config.unlock().teacher.memebers = 3'),
+    "'mine.py': unknown config key 'config.teacher.memebers': did you mean 'members'",
+  ),
+  'lacks a key': (config_file("del config.unlock()['seed']"), "'mine.py': the config has no key 'config.seed'"),
+  'wrong type': (config_file("config.seed = 'three'"), '(mine.py, line 6)'),
+  'wrong value': (config_file('config.seed = -1'), "'mine.py': config.seed=-1 must be a whole number from 0 to"),
+  'no name': (config_file("config.name = ''"), "'mine.py': config.name='' must be a text that is not empty"),
+  'student with a dot': (config_file("variant(config, 'a.b')"), "a student cannot be called 'a.b'"),
+  'student of nothing': (config_file("variant(config, 'a', of='hydr')"), "did you mean 'hydra'? (mine.py, line 6)"),
+  'student with a wrong key': (config_file("variant(config, 'a', cutt=1)"), "did you mean 'cut'? (mine.py, line 6)"),
+  'network without a name': (
+    config_file('config.network.teacher = ConfigDict()'),
+    "'mine.py': config.network.teacher=",
+  ),
+  'takes an argument': ('def get_config(argument): pass', "config file 'mine.py', line 1: get_config is given nothing"),
+  'NUL': (b'x = 1\x00', "config file 'mine.py': SyntaxError: source code string cannot contain null bytes"),
+  'latin-1': ("x = 'é'".encode('latin-1'), "codec can't decode byte 0xe9"),
+  'bytes': (bytes(range(1, 256)), "config file 'mine.py': SyntaxError"),
+  'folder': (None, "config file 'mine.py' is a folder"),
+}
+
+
+@pytest.mark.parametrize('content, word', BROKEN.values(), ids=list(BROKEN))
+@pytest.mark.parametrize('command', ['run', 'check'])
+def test_broken_config_files(in_process, capsys, command, content, word):
+  file = in_process / 'mine.py'
+  (in_process / 'helper_of_mine.py').write_text("def make():\n  return {}['x']")
+  if content is None:
+    file.mkdir()
+  else:
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+  line = refused_in_process(capsys, command, '--config=mine.py')
+  assert word in line
+  assert sorted(path.name for path in in_process.iterdir()) == ['helper_of_mine.py', 'mine.py']
+
+
+def test_an_argument_for_a_config_that_takes_none(in_process, capsys):
+  (in_process / 'mine.py').write_text(config_file('pass'))
+  line = refused_in_process(capsys, 'run', '--config=mine.py:seed=1')
+  assert "config file 'mine.py', line 3: get_config is given 'seed=1', and that does not fit" in line
+
+
+def test_interrupting_a_config_is_no_error_of_it(in_process, capsys):
+  (in_process / 'mine.py').write_text(config_file('raise KeyboardInterrupt'))
+  assert cli.main(['run', '--config=mine.py']) == 130
+  assert 'interrupted' in capsys.readouterr().err
+
+
+def test_a_config_that_prints(in_process, capsys):
+  (in_process / 'mine.py').write_text(config_file("print('hello')"))
+  assert cli.read_config('mine.py', []).name == 'mine' and capsys.readouterr().out == 'hello\n'
+
+
+def test_a_config_that_is_edited_is_read_again(in_process):
+  """Within a second, with the same size: no compiled copy is taken for the newest."""
+  for seed in (3, 4, 5):
+    (in_process / 'mine.py').write_text(config_file(f'config.seed = {seed}'))
+    assert cli.read_config('mine.py', []).seed == seed
+
+
+@pytest.mark.parametrize(
+  'content, word',
+  [
+    ('def get_tables(:', "table file 'mine.py': SyntaxError: invalid syntax (mine.py, line 1)"),
+    ('import nowhere', "No module named 'nowhere' (mine.py, line 1)"),
+    ('def get_tables(quick):\n  return 1 / 0', 'division by zero (mine.py, line 2)'),
+    ('def get_tables():\n  return {}', "table file 'mine.py', line 1: get_tables is given False"),
+    ('def get_tables(quick):\n  return [3]', 'must return a dict of names and Definitions'),
+    ('def get_tables(quick):\n  return {1: 3}', 'must return a dict of names and Definitions'),
+    ('x = 1', "table file 'mine.py' has no function get_tables: add one"),
+    (b'\x00', "table file 'mine.py': SyntaxError"),
+    (
+      'from hydra_jax.config import default_config\nfrom hydra_jax.reports import Definition\n'
+      "def get_tables(quick):\n  return {'': Definition('t', {'one': default_config()}, [])}",
+      "table file 'mine.py', run 'one': config.name=''",
+    ),
+  ],
+)
+def test_broken_table_files(in_process, capsys, content, word):
+  (in_process / 'mine.py').write_bytes(content if isinstance(content, bytes) else content.encode())
+  assert word in refused_in_process(capsys, 'table', 'mine.py')
+  assert [path.name for path in in_process.iterdir()] == ['mine.py']
+
+
+@pytest.mark.parametrize('file', ['configs/digits.py', 'digits.py', 'mine', 'a/b/c.py'])
+def test_outside_of_a_checkout(in_process, capsys, file):
+  """Where configs are is said, and no file is proposed that is not there either."""
+  for folder in (False, True):
+    if folder:
+      (in_process / 'configs').mkdir()
+    line = refused_in_process(capsys, 'run', f'--config={file}')
+    assert f"there is no config file '{file}': there are none in {in_process / 'configs'} either" in line
+    assert 'did you mean' not in line and 'default_config()' in line
+  (in_process / 'configs' / 'digits.py').write_text('')
+  assert "'configs/digits.py'" in refused_in_process(capsys, 'check', '--config=digits')
+
+
+@pytest.mark.parametrize(
+  'command, raised',
+  [
+    (['run', f'--config={ROOT}/configs/digits.py', '--config.seed=-1'], 'UserError: config.seed=-1 must be'),
+    (['check', '--config=mine.py'], 'ZeroDivisionError: division by zero'),
+    (['table', 'mine.py'], 'UserError: table file'),
+    (['prepare', 'uci/concret'], 'UserError: unknown UCI set'),
+  ],
+)
+def test_debug_shows_the_traceback_behind_the_line(in_process, capsys, command, raised):
+  (in_process / 'mine.py').write_text('def get_config():\n  return 1 / 0')
+  line = refused_in_process(capsys, *command)
+  assert cli.main([*command, '--debug']) == 2
+  shown = capsys.readouterr().err.strip().splitlines()
+  assert shown[0] == 'Traceback (most recent call last):' and shown[-1] == line
+  assert any(each.startswith((raised, f'hydra_jax.errors.{raised}')) for each in shown)
 
 
 def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, chain, cut, networks
+from hydra_jax import UserError, chain, cut, mlp, networks
 
 pytestmark = pytest.mark.slow  # compiles a lot
 
@@ -33,6 +33,17 @@ def build(stages, at, heads, x=X):
 
 def run(network, params, state, x=X, train=False):
   return network.apply(params, state, x, jax.random.key(2), train)
+
+
+@pytest.mark.parametrize('homoscedastic', [False, True])
+def test_a_network_without_hidden_layers_is_linear_in_all_pixels(homoscedastic):
+  (stage,) = mlp(4, (), homoscedastic)
+  params, state = stage.init(jax.random.key(0), X)
+  y, _ = stage.apply(params, state, X, None, False)
+  dense = params['Dense_0'] if homoscedastic else params
+  expected = X.reshape(B, -1) @ np.asarray(dense['kernel']) + np.asarray(dense['bias'])
+  np.testing.assert_allclose(y[:, : expected.shape[1]], expected, rtol=1e-5, atol=1e-5)
+  assert y.shape == (B, 4)
 
 
 def count(stages, *shape):

@@ -102,10 +102,11 @@ def test_a_function_by_name(folder, name):
 
 def test_the_whole_config_is_validated_with_it(folder):
   config = default_config()
+  config.name = 'mine'
   for role in ('teacher', 'student'):
     config.network[role] = network('mine.py:make', width=4)
   configs.validate(config)
-  configs.set_value(config, 'network.teacher.width', '6')
+  configs.set_values(config, [('network.teacher.width', '6')])
   assert config.network.teacher.width == 6
 
 

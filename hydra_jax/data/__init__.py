@@ -266,6 +266,11 @@ def _source(config) -> Source:
   return _file(config.name) if config.name.endswith('.npz') else look_up(SOURCES, config.name, 'data set')
 
 
+def outside_sets(config) -> dict[str, object]:
+  """Names that `config.ood` can hold, known without the data."""
+  return {**UNLABELLED, **_source(config).outside, **SOURCES}
+
+
 class About(NamedTuple):
   """What is known of a data set without its files: the task, the shape of an input, and the number of outputs."""
 
