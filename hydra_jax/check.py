@@ -45,6 +45,7 @@ def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   """A plan of every phase of an experiment; raises a `UserError` where a mesh, a batch or heads do not fit."""
   configs.validate(config)
   data = about(config.data)
+  configs.settle(config, data.task)
   configs.validate(config, data.task, 1 + len(data.shape))
   for name, recipe in parts.recipes(config, data.task, data.outputs):
     for phase in parts.phases_of(recipe, config.execution.mapping):

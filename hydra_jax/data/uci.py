@@ -106,7 +106,7 @@ def _piece(part: str, text: str, rows: int) -> slice:
 
 
 def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray, np.ndarray]:
-  """Features `[n, D]` and target `[n, 1]`, float32, of the train or test part of split `replica`.
+  """Features `[n, D]` and target `[n, 1]`, float64, of the train or test part of split `replica`.
 
   Of a part such as `train[:80%]` or `train[80%:]`, in the order of the published indices, too.
   """
@@ -118,4 +118,4 @@ def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray
   index = rows[replica].astype(np.int64)
   if bracket:
     index = index[_piece(part, piece, len(index))]
-  return arrays['features'][index].astype(np.float32), arrays['target'][index, None].astype(np.float32)
+  return arrays['features'][index].astype(np.float64), arrays['target'][index, None].astype(np.float64)
