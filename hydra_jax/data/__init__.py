@@ -38,7 +38,10 @@ class Split(NamedTuple):
   x: np.ndarray
   y: np.ndarray
 
-  varies = False  # whether an example looks different each time it is shown
+  @property
+  def varies(self) -> bool:
+    """Whether an example looks different each time it is shown."""
+    return False
 
   @property
   def examples(self) -> int:
@@ -71,6 +74,12 @@ class Scaling(NamedTuple):
   x_scale: np.ndarray
   y_shift: np.ndarray
   y_scale: np.ndarray
+
+
+# Mean and standard deviation of ImageNet's colours, as everybody has them.
+IMAGENET = Scaling(
+  255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225]), np.zeros(1), np.ones(1)
+)
 
 
 class Evaluation(NamedTuple):
@@ -134,7 +143,7 @@ class Source(NamedTuple):
     classes: Their number, in classification.
     shape: `form -> shape` of an input, known without the data.
     stream: `(split, form) -> Stream`, to train on what may be larger than memory.
-    scaling: Where it is not taken from the training split.
+    scaling: Of a stream; that of arrays is taken from the training split.
     outside: Out-of-domain sets of its own, made like those in `UNLABELLED`.
     names: Of the classes, if they have any.
     note: What was assumed of the data, for the user.
@@ -144,7 +153,7 @@ class Source(NamedTuple):
   classes: int | None
   shape: Callable[[Form], tuple[int, ...]]
   stream: Callable[[str, Form], photos.Stream] | None = None
-  scaling: Scaling | None = None
+  scaling: Scaling = IMAGENET
   outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
   names: tuple[str, ...] = ()
   note: str = ''
@@ -155,7 +164,9 @@ def _tfds(name: str, classes: int, *shape: int) -> Source:
 
 
 def _uci(name: str) -> Source:
-  load = lambda split, form: uci.split(name, split, form.data_dir, form.replica)
+  def load(split: str, form: Form) -> tuple[np.ndarray, np.ndarray]:
+    return uci.split(name, split, form.data_dir, form.replica)
+
   return Source(load, None, lambda form: (uci.SETS[name].features,))
 
 
@@ -165,14 +176,12 @@ def _photos(name: str, classes: int) -> Source:
     classes,
     lambda form: (form.image_size, form.image_size, 3),
     lambda split, form: photos.stream(name, split, form.data_dir, form.image_size),
-    IMAGENET,
   )
 
 
-# Mean and standard deviation of ImageNet's colours, as everybody has them.
-IMAGENET = Scaling(
-  255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225]), np.zeros(1), np.ones(1)
-)
+def _inputs_of_file(path: str, name: str, test: Split) -> np.ndarray:
+  del test
+  return files.inputs(path, name)
 
 
 def _file(path: str, task: str) -> Source:
@@ -182,7 +191,7 @@ def _file(path: str, task: str) -> Source:
     load=lambda split, form: files.load(path, split, task),
     classes=meaning.outputs if meaning.task == 'classification' else None,
     shape=lambda form: files.shape(path),
-    outside={name: lambda test, name=name: files.inputs(path, name) for name in files.sets(path)},
+    outside={name: functools.partial(_inputs_of_file, path, name) for name in files.sets(path)},
     names=meaning.names,
     note=meaning.note,
   )
@@ -293,11 +302,9 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   pieces = [flat[start : start + ROWS_AT_ONCE] for start in range(0, len(flat), ROWS_AT_ONCE)]
   size = np.maximum(np.abs(flat.min(axis=0).astype(np.float64)), np.abs(flat.max(axis=0).astype(np.float64)))
   unit = np.ldexp(1.0, np.frexp(size)[1])  # a power of two, by which division is exact
-  scaled = lambda piece: piece / unit - first
-  first = np.zeros(1)
-  first = scaled(flat[0])
-  mean = sum(scaled(piece).sum(axis=0) for piece in pieces) / len(flat)
-  variance = sum(np.square(scaled(piece) - mean).sum(axis=0) for piece in pieces) / len(flat)
+  first = flat[0] / unit
+  mean = sum((piece / unit - first).sum(axis=0) for piece in pieces) / len(flat)
+  variance = sum(np.square(piece / unit - first - mean).sum(axis=0) for piece in pieces) / len(flat)
   return (first + mean) * unit, np.where(constant(values), 1, np.sqrt(variance) * unit)
 
 
@@ -341,7 +348,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
   digest = hashlib.sha256()
   for array in arrays:
     digest.update(repr((array.shape, array.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(array))
+    digest.update(np.ascontiguousarray(array).data)
   return digest.hexdigest()[:16]
 
 
@@ -401,10 +408,13 @@ def load(config, data_dir: str, replica: int) -> Data:
     check_inputs(x, x_called, example)
     return Split(x, check_labels(y, y_called, len(x), source.classes, y.shape[-1] if targets is None else targets))
 
-  train = source.stream(config.train, form) if source.stream else split(config.train)
-  outputs = source.classes or train.y.shape[-1]
+  train: Split | photos.Stream
+  if source.stream:
+    train, outputs, scaling = source.stream(config.train, form), source.classes or 1, source.scaling
+  else:
+    train = split(config.train)
+    outputs, scaling = source.classes or train.y.shape[-1], standardise(train, source.classes is not None)
   test = functools.cache(lambda: split(config.test, train.example, outputs))
-  scaling = source.scaling or standardise(train, source.classes is not None)
   if isinstance(train, Split):
     _refuse_constant(train, source.classes is not None, _called(config, config.train))
     _say_unseen(train, test(), source.classes, _called(config, config.test)[1])
@@ -492,7 +502,9 @@ def _resized(x_NxHxWxC: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray
   if x_NxHxWxC.shape[-1] != channels:
     grey = x_NxHxWxC.mean(axis=-1, keepdims=True)
     x_NxHxWxC = np.repeat(grey, channels, axis=-1)
-  size = lambda plane: np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.BILINEAR))
+  size = lambda plane: np.asarray(
+    Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+  )
   planes = [[size(image[..., c]) for c in range(channels)] for image in x_NxHxWxC]
   values = np.moveaxis(np.asarray(planes), 1, -1)
   return np.rint(values).astype(dtype) if np.issubdtype(dtype, np.integer) else values.astype(dtype)

@@ -81,7 +81,7 @@ def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     raise UserError(f"{path}: '{name}' holds Python objects, which are never unpickled: save numbers, or names as str")
   if begin + math.prod(shape) * dtype.itemsize != info.file_size:
     raise UserError(
-      f"{path}: '{name}' is damaged, as {list(shape)} of {dtype} are not {info.file_size - begin:,} bytes: save it again"
+      f"{path}: '{name}' is damaged, {list(shape)} of {dtype} are not {info.file_size - begin:,} bytes: save it again"
     )
   return shape
 

@@ -15,7 +15,9 @@ TASKS = ('auto', 'classification', 'regression')
 FEW_CLASSES, FEW_EXAMPLES, MANY_EXAMPLES = 30, 5, 50
 NAMES_SHOWN = 8
 
-SET_TASK = '--config.data.task=classification if each is a class, or --config.data.task=regression if they are quantities'
+SET_TASK = (
+  '--config.data.task=classification if each is a class, or --config.data.task=regression if they are quantities'
+)
 
 
 class Labels(NamedTuple):
