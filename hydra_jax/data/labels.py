@@ -60,7 +60,8 @@ def flat(y: np.ndarray, what: str) -> np.ndarray:
       return np.char.decode(y, 'utf-8') if y.dtype.kind == 'S' else y
     except UnicodeDecodeError as e:
       raise UserError(f'{what} holds names that are not UTF-8 ({e.reason}): save them as str') from e
-  y = y.astype(np.float64 if y.dtype.kind == 'f' or y.dtype == np.uint64 else np.int64)
+  too_large = y.dtype == np.uint64 and y.size and y.max() > np.iinfo(np.int64).max
+  y = y.astype(np.float64 if y.dtype.kind == 'f' or too_large else np.int64)
   refuse_not_finite(y, what)
   return y
 
@@ -111,6 +112,8 @@ def _surely(y: np.ndarray, what: str) -> str:
       raise UserError(f'{what}: save the numbers of the classes, y.argmax(axis=1)')
     raise UserError(f'{what}: set --config.data.task=regression if the columns are targets')
   values, examples = np.unique(y), len(y)
+  if len(values) == 1:
+    raise UserError(f'{what}, the same for every example: there is nothing to learn; save it as float64 if it varies')
   many = len(values) > FEW_CLASSES
   if many and 2 * len(values) > examples:
     return 'regression'  # hardly any value comes twice
@@ -129,13 +132,13 @@ def _described(y: np.ndarray) -> str:
     return f'{y.shape[1]} {"one-hot " if _one_hot(y) else ""}columns'
   values, counts = np.unique(y, return_counts=True)
   least, most = counts.min(), counts.max()
-  each = f'{least}' if least == most else f'{least} to {most}'
+  each = f'{least} example{"s" if most > 1 else ""}' if least == most else f'{least} to {most} examples'
   if y.dtype.kind == 'U':
-    return f'{len(values)} names, {_listed(values)}, {each} examples a class'
+    return f'{len(values)} names, {_listed(values)}, {each} a class'
   if not _whole(y):
     return f'numbers such as {y[y != np.rint(y)][0]:.6g}'
   float_ = ' as floats' if y.dtype.kind == 'f' else ''
-  return f'{len(values):,} whole numbers{float_}, {values[0]:.6g} to {values[-1]:.6g}, {each} examples each'
+  return f'{len(values):,} whole numbers{float_}, {values[0]:.6g} to {values[-1]:.6g}, {each} each'
 
 
 def _listed(values: np.ndarray) -> str:
