@@ -68,7 +68,8 @@ def _shape(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
 
 def _logits(scaling: Scaling, logits: np.ndarray) -> Outputs:
   del scaling
-  _refuse(np.isnan(logits) | (np.abs(logits) > LARGEST) & (logits != -np.inf), 'logits')
+  wide = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
+  _refuse(np.isnan(wide) | (np.abs(wide) > LARGEST) & (wide != -np.inf), 'logits')
   if logits.shape[-1] > 1 and _are_probabilities(logits):
     raise UserError('the logits of every row are probabilities, which sum to 1: call them probabilities')
   logits = _both_classes(logits, lambda one: np.zeros_like(one))

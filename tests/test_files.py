@@ -190,7 +190,10 @@ MISFITS = {
   'two targets': (targets(y=np.random.default_rng(0).normal(size=(N, 2))), "'y_test' has 1 targets, .* split 2"),
   'nan target': (targets(y_test=np.full(E, np.nan)), "'y_test' has NaN"),
   'constant target': (targets(y=np.full(N, 0.1)), "'y' is 0.1 for every example"),
-  'lost target': (targets(y=(1e9 + targets()['y']).astype(np.float32)), '1e.09, 60 examples each, the same for every example.*float64'),
+  'lost target': (
+    targets(y=(1e9 + targets()['y']).astype(np.float32)),
+    '1e.09, 60 examples each, the same for every example.*float64',
+  ),
   'constant inputs': (arrays(x=np.full((N, F), 0.1)), "'x' is the same for every example"),
   'one example': (targets(x=X[:1], y=np.array([0.5])), 'the same for every example'),
   'no x_test': (arrays(x_test=None), "no array 'x_test'"),
@@ -227,7 +230,9 @@ def test_what_is_taken_is_said_and_names_are_kept(tmp_path, capsys):
 
 def test_the_task_of_a_known_set_is_fixed(tmp_path):
   assert load('digits', task='classification').task == 'classification'
-  with pytest.raises(UserError, match="config.data.task=regression, and 'digits' is for classification: set it to auto"):
+  with pytest.raises(
+    UserError, match="config.data.task=regression, and 'digits' is for classification: set it to auto"
+  ):
     load('digits', task='regression')
   with pytest.raises(UserError, match="did you mean 'regression'"):
     load('digits', task='regresion')

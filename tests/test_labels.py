@@ -149,7 +149,7 @@ def test_what_is_neither_is_refused(y, task, words):
   'y, other, words',
   [
     (numbers(3), np.array([0, 3, 3]), 'y_test has the class 3 in 2 rows, which no example of the training split has'),
-    (GENRE[numbers(3)], GENRE[:1].astype('U9') + 's', "class bees in 1 rows"),
+    (GENRE[numbers(3)], GENRE[:1].astype('U9') + 's', 'class bees in 1 rows'),
     (numbers(3), np.array([0.5]), 'y_test holds 0.5, which is no class'),
     (numbers(3), np.array([-1]), 'class -1'),
     (np.linspace(0, 1, N), GENRE, "names such as 'bee', and the training split quantities"),

@@ -276,7 +276,9 @@ def check_labels(y: np.ndarray, what: str, examples: int, classes: int | None, t
       raise UserError(f'{what} has the class {wrong}, and the classes are 0 to {classes - 1}: count them from 0')
     return y
   if y.ndim != 2 or y.shape[1] != targets:
-    raise UserError(f'{what} has {math.prod(y.shape[1:])} targets, and the training split {targets}: give both the same')
+    raise UserError(
+      f'{what} has {math.prod(y.shape[1:])} targets, and the training split {targets}: give both the same'
+    )
   labels.refuse_not_finite(y, what)
   _refuse_large(y, what)
   return y
