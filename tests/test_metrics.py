@@ -148,7 +148,7 @@ def test_impossible_labels_and_impossible_classes():
     log_p = jnp.asarray(np.log(p))
   given = jax.nn.log_softmax(log_p)
   np.testing.assert_allclose(given, log_p, rtol=1e-6)
-  scores = tasks.classification_scores(tasks.categorical_members(given, None, None), jnp.asarray([1, 1]))
+  scores = tasks.classification_scores(tasks.categorical_members(given), jnp.asarray([1, 1]))
   np.testing.assert_allclose(scores['nll'], [np.log(2), np.inf], rtol=1e-6)
   np.testing.assert_allclose(scores['brier'], [0.5, 2], rtol=1e-6)
   np.testing.assert_allclose(scores['confidence'], [0.5, 1], rtol=1e-6)
