@@ -50,6 +50,7 @@ def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   data = about(config.data)
   for name in config.data.ood:
     look_up(outside_sets(config.data), name.partition('[')[0], 'out-of-domain set')
+  configs.settle(config, data.task)
   configs.validate(config, data.task, 1 + len(data.shape))
   for name, recipe in parts.recipes(config, data.task, data.outputs):
     for phase in parts.phases_of(recipe, config.execution.mapping):

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import tempfile
 import traceback
 from typing import Any
 import warnings
@@ -197,7 +198,8 @@ def set_up() -> None:
   from absl import logging as absl_logging
   import jax
 
-  from hydra_jax.data.sources import cache_dir
+  from hydra_jax import progress
+  from hydra_jax.data import sources
 
   absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the traceback of what it then raises
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # and asyncio that of writes that failed beside it
@@ -205,7 +207,14 @@ def set_up() -> None:
   sys.unraisablehook = _but_for_late_writes
   find_modules_here()
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+    try:
+      programs = sources.cache_dir() / 'xla'
+      with sources.caching():
+        programs.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=programs).close()
+      jax.config.update('jax_compilation_cache_dir', str(programs))
+    except UserError as e:
+      progress.say(f'{e}; goes on without, and compiles every program again')
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 

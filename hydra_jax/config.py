@@ -68,6 +68,7 @@ def default_config() -> ConfigDict:
         shifts=(),  # such as 'rotate:15' or 'fog:3': changed test inputs whose labels hold
         ood=(),  # names of out-of-domain sets
         image_size=224,  # side of the squares that photographs are cut to
+        task='auto',  # of a file: auto (by its labels, or asks) | classification | regression
       ),
       # `name` and the arguments of that network; `student` may be another one. A name such as
       # 'my_networks.py:make' is a function of the user's own.
@@ -134,6 +135,16 @@ def default_config() -> ConfigDict:
 def learns_from_labels(settings: ConfigDict) -> bool:
   """Whether a student learns from labels alone, and nothing from the teacher."""
   return settings.method in ('single', 'mc_dropout')
+
+
+def settle(config: ConfigDict, task: str) -> None:
+  """Sets what the task of the data decides and the user has left at its default: no temperature in regression."""
+  if task == 'regression':
+    defaults = default_config().student
+    for name in config.students:
+      settings = config.student[name]
+      if 'temperature' in settings and settings.temperature == defaults[settings.method].temperature:
+        settings.temperature = 1.0
 
 
 def distilled(config: ConfigDict) -> list[ConfigDict]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hydra_jax import mapping, metrics
 from hydra_jax.cut import Network
-from hydra_jax.data import Data, Scaling, Split, scale_inputs
+from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
 from hydra_jax.stages import Tree
 from hydra_jax.tasks import TASKS, Scores, Task
 
@@ -18,7 +18,7 @@ from hydra_jax.tasks import TASKS, Scores, Task
 class Model(NamedTuple):
   """A trained network with what it needs to read stored inputs, and to have its outputs read.
 
-  `read(outputs, y_shift, y_scale)` gives the distribution that `Task.scores` takes.
+  `read(outputs)` gives the distribution that `Task.scores` takes.
   """
 
   network: Network
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 def outputs_of(model: Model, x: jax.Array) -> jax.Array:
-  """Outputs `[H, B, C]` for stored inputs, in evaluation mode."""
+  """Outputs `[H, B, C]` for inputs as they are on the device (`data.standardised`), in evaluation mode."""
   return model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
 
 
@@ -59,7 +59,7 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
 @functools.lru_cache(maxsize=64)
 def _predicting(network: Network) -> Callable:
-  f = lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, None), x)
+  f = lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, lambda outputs: outputs), x)
   return jax.jit(f, compiler_options=_options(network))
 
 
@@ -72,7 +72,7 @@ def _options(network: Network) -> dict[str, str]:
 def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...]) -> Callable:
   def scores(params, state, scaling, x, y):
     outputs = outputs_of(Model(network, params, state, scaling, read), x)
-    found = TASKS[task].scores(read(outputs, scaling.y_shift, scaling.y_scale), y)
+    found = TASKS[task].scores(read(outputs), y)
     return {name: score for name, score in found.items() if not only or name in only}
 
   return jax.jit(scores, compiler_options=_options(network))
@@ -100,11 +100,14 @@ def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
   f = functools.partial(_predicting(model.network), model.params, model.model_state, model.scaling)
-  return in_batches(f, batch_size, x, axis=1)
+  return in_batches(f, batch_size, standardised(model.scaling, x), axis=1)
 
 
 def scorer(model: Model, task: str, only: Sequence[str] = ()) -> Callable:
-  """Compiled `(x, y) -> {score: [B]}`, all scores of the task (key of `TASKS`) or `only` those of some names."""
+  """Compiled `(x, y) -> {score: [B, …]}`, all scores of the task (key of `TASKS`) or `only` those of some names.
+
+  x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`.
+  """
   f = _scoring(model.network, model.read, task, tuple(only))
   return functools.partial(f, model.params, model.model_state, model.scaling)
 
@@ -126,24 +129,26 @@ def beside(models: Sequence[Model]) -> Model:
 
 
 def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:
-  """Scores of every example by outputs that are there already, `{score: [N]}`."""
+  """Scores of every example by outputs that are there already, `{score: [N]}`, in the units of the targets."""
 
   @jax.jit
   def score(outputs_BxMxC, y):
-    return task.scores(read(jnp.swapaxes(outputs_BxMxC, 0, 1), scaling.y_shift, scaling.y_scale), y)
+    return task.scores(read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y)
 
-  return in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), split.y)
+  found = in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y))
+  return task.in_units(found, scaling.y_scale)
 
 
 def score_all(
   model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
 ) -> dict[str, Scores]:
-  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets."""
   score = scorer(model, data.task)
   found = {}
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
-    split: Split = evaluation.load()
-    found[name] = in_batches(score, batch_size, np.asarray(split.x), split.y)
+    arrays = evaluation.load().arrays(data.scaling, {})
+    scores = in_batches(score, batch_size, np.asarray(arrays['x']), arrays['y'])
+    found[name] = TASKS[data.task].in_units(scores, data.scaling.y_scale)
     advance(i + 1)
   return found
 

@@ -128,12 +128,14 @@ def reliability(scores: AllScores, bins: int) -> Figure:
 
 
 def calibration(scores: AllScores) -> Figure:
-  """Share of test targets below each quantile of the predictive mixture."""
+  """Share of test targets below each quantile of the predictive mixture; of several targets, of all together."""
   figure, axes = panels(1)
   ax = axes[0][0]
   levels = np.linspace(0, 1, 101)
   for name, line in _lines(scores).items():
-    pit = np.sort(scores[name]['test']['pit'])
+    test = scores[name]['test']
+    each = [values for score, values in test.items() if score.startswith('pit_')]
+    pit = np.sort(np.concatenate(each or [test['pit']]))
     ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
   ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')

@@ -104,14 +104,14 @@ def _expected_distance(shift, var):
 
 
 def crps(mean_MxBxD, var_MxBxD, y_BxD) -> jax.Array:
-  """Continuous ranked probability score of the mixture, exact (Grimit et al. 2006, eq. 3), `[B]`.
+  """Continuous ranked probability score of the mixture, exact (Grimit et al. 2006, eq. 3), `[B, D]`.
 
-  E|X − y| − ½ E|X − X'|, in target units, summed over targets.
+  E|X − y| − ½ E|X − X'|, in target units, of each target by itself.
   """
   to_y = jnp.mean(_expected_distance(y_BxD[None] - mean_MxBxD, var_MxBxD), axis=0)
   apart = lambda mean, var: jnp.mean(_expected_distance(mean_MxBxD - mean[None], var_MxBxD + var[None]), axis=0)
   between = jnp.mean(jax.lax.map(lambda mv: apart(*mv), (mean_MxBxD, var_MxBxD)), axis=0)
-  return jnp.sum(to_y - 0.5 * between, axis=-1)
+  return to_y - 0.5 * between
 
 
 def mixture_cdf(mean_MxBxD, var_MxBxD, y_BxD) -> jax.Array:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from hydra_jax import checkpoints, config as configs, processes, store
 from hydra_jax.cut import Network
-from hydra_jax.data import Data, scale_inputs
+from hydra_jax.data import Data, scale_inputs, standardised
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import METHODS, Ground, Phase
@@ -79,7 +79,7 @@ def _method(recipe: Recipe):
 
 def example(data: Data) -> jax.Array:
   """Two inputs as a network reads them."""
-  return scale_inputs(data.scaling, jnp.asarray(data.train.example[:2]))
+  return scale_inputs(data.scaling, jnp.asarray(standardised(data.scaling, data.train.example[:2])))
 
 
 def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:

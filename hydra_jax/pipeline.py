@@ -88,7 +88,10 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
+  configs.settle(config, data.task)
   configs.validate(config, data.task, data.train.example.ndim)
+  if config.teacher.predictions:
+    given.check(config.teacher.predictions, data)
   first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
   convolution = check_models(first)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
@@ -211,8 +214,6 @@ def given_teacher(replica: Replica) -> tuple[Teacher, Trained]:
   file = given.read(replica.config.teacher.predictions)
   of = lambda name, examples: given.outputs(file, name, examples, data.task, data.outputs, data.scaling)
   covered = {name: evaluation for name, evaluation in data.evaluations.items() if given.covers(file, name)}
-  for name, evaluation in covered.items():
-    of(name, len(evaluation.load().x))  # what is wrong is better known before the training than after
 
   def scores(advance):
     read, found = replica.task.predictives['members'].read, {}

@@ -20,8 +20,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
   'training': (
     *('adapters', 'augment', 'axes', 'cut', 'feeds', 'gradients', 'latent', 'losses', 'mapping', 'networks'),
     *('optimizers', 'parallel', 'priors', 'rank_one', 'replicas', 'stages', 'survivors', 'tasks', 'train'),
-    *('data/__init__', 'data/corruptions', 'data/files', 'data/photos', 'data/shifts', 'data/sources', 'data/toy'),
-    *('data/uci', 'given', 'user_networks'),
+    *('data/__init__', 'data/corruptions', 'data/files', 'data/labels', 'data/photos', 'data/shifts', 'data/sources'),
+    *('data/toy', 'data/uci', 'given', 'user_networks'),
   ),
   'evaluation': ('diversity', 'evaluate', 'metrics', 'uncertainty'),
   'cost': ('cost',),

@@ -89,7 +89,7 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
 
   def make(new, folder):
     test = replica.data.evaluations['test'].load()
-    batch = np.asarray(test.x[:size]), test.y[:size]
+    batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling, {}).values()]
     found = cost.latencies({n: t.model for n, t in models.items()}, replica.data.task, *batch)
     rows = [
       {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}

@@ -12,6 +12,7 @@ from hydra_jax.mapping import MAPPINGS
 from hydra_jax.methods import GROUPINGS, METHODS
 from hydra_jax.optimizers import OPTIMIZERS, SCHEDULES
 from hydra_jax.parallel import MODES
+from hydra_jax.tasks import TASKS
 
 Rule = Callable[[Any], str]  # says what is wrong with a value, or nothing
 
@@ -135,6 +136,7 @@ RULES: dict[str, Rule] = {
   'data.shifts': _distinct_names,
   'data.ood': _distinct_names,
   'data.image_size': _COUNT,
+  'data.task': _one_of(('auto', *TASKS), 'task'),
   'network.teacher.name': _filled_text,
   'network.student.name': _filled_text,
   'teacher.members': _COUNT,

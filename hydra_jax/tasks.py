@@ -20,8 +20,7 @@ class Predictive(NamedTuple):
 
   Attributes:
     outputs: Number of network outputs for a number of classes or targets.
-    read: `(outputs [H, B, …], y_shift, y_scale) -> distribution`, in original units: what
-      `Task.scores` takes.
+    read: `outputs [H, B, …] -> distribution`, in units of the network: what `Task.scores` takes.
   """
 
   outputs: Callable[[int], int]
@@ -40,7 +39,8 @@ class Task(NamedTuple):
     canonical: Outputs without what a prediction does not depend on, `[M, B, C] -> [M, B, C]`.
     proxy: Loss of a distribution over predictions against one that stands for all members,
       `(outputs, teacher) -> [H, B]`.
-    scores: Scores of every example in original units, `(distribution, y) -> {name: [B]}`.
+    scores: Scores of every example, `(distribution, y) -> {name: [B, …]}`, where y is what the network learns.
+    in_units: The same in the units of the targets, on the host in float64, `(scores, y_scale [D]) -> {name: [N]}`.
     averages: Metric names and the score each is the mean of.
     outcome: The score that tells how good a prediction is, whose mean is drawn where uncertain ones are rejected.
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
@@ -56,6 +56,7 @@ class Task(NamedTuple):
   canonical: Callable
   proxy: Callable | None
   scores: Callable
+  in_units: Callable[[Scores, np.ndarray], Scores]
   averages: Mapping[str, str]
   outcome: str
   summary: Callable[[Scores, int], dict[str, float]]
@@ -74,16 +75,14 @@ class Categorical(NamedTuple):
   disagreement: jax.Array | None = None
 
 
-def categorical_members(logits_MxBxC, y_shift, y_scale) -> Categorical:
+def categorical_members(logits_MxBxC) -> Categorical:
   """The equal-weight mixture of the members."""
-  del y_shift, y_scale
   log_p = jax.nn.log_softmax(logits_MxBxC)
   return Categorical(losses.log_mean_exp(log_p), uncertainty.classification(log_p), uncertainty.disagreement(log_p))
 
 
-def dirichlet(logits_1xBxC, y_shift, y_scale) -> Categorical:
+def dirichlet(logits_1xBxC) -> Categorical:
   """A Dirichlet with concentrations exp(logits): its mean and, in closed form, its uncertainty."""
-  del y_shift, y_scale
   log_alpha = logits_1xBxC[0]
   return Categorical(priors.dirichlet_mean(log_alpha), priors.dirichlet_uncertainty(log_alpha))
 
@@ -110,39 +109,58 @@ def classification_summary(scores: Scores, bins: int) -> dict[str, float]:
   }
 
 
-def _original_units(mean_MxBxD, var_MxBxD, y_shift, y_scale) -> losses.Gaussian:
-  shift, scale = (jnp.reshape(a, (1, 1, -1)) for a in (y_shift, y_scale))
-  return mean_MxBxD * scale + shift, var_MxBxD * jnp.square(scale)
-
-
-def gaussian_members(outputs_MxBx2D, y_shift, y_scale) -> losses.Gaussian:
-  """The equal-weight mixture of Gaussian members, each `[M, B, D]`."""
-  return _original_units(*losses.gaussian(outputs_MxBx2D), y_shift, y_scale)
-
-
-def normal_wishart(outputs_1xBx4D, y_shift, y_scale) -> losses.Gaussian:
+def normal_wishart(outputs_1xBx4D) -> losses.Gaussian:
   """A normal-Wishart, as an equal-weight mixture of Gaussians that represents it."""
-  return _original_units(*priors.normal_wishart_members(outputs_1xBx4D, PRIOR_MEMBERS), y_shift, y_scale)
+  return priors.normal_wishart_members(outputs_1xBx4D, PRIOR_MEMBERS)
 
 
 def regression_scores(mixture: losses.Gaussian, y_BxD) -> dict[str, jax.Array]:
-  """Scores of each example in the units of the target."""
+  """Scores of each example and target, `[B, D]`, and of the joint densities, `[B]`, in units of the network."""
   mean, var = mixture
   pit = metrics.mixture_cdf(mean, var, y_BxD)
   return {
-    'squared_error': jnp.sum(jnp.square(jnp.mean(mean, axis=0) - y_BxD), axis=-1),
+    'squared_error': jnp.square(jnp.mean(mean, axis=0) - y_BxD),
     'nll': metrics.mixture_nll(mean, var, y_BxD),
     'nll_gaussian': metrics.moment_nll(mean, var, y_BxD),
     'crps': metrics.crps(mean, var, y_BxD),
-    'covered': jnp.mean((jnp.abs(pit - 0.5) <= 0.475).astype(jnp.float32), axis=-1),
-    'pit': jnp.mean(pit, axis=-1),
+    'covered': (jnp.abs(pit - 0.5) <= 0.475).astype(jnp.float32),
+    'pit': pit,
     **uncertainty.regression(mean, var)._asdict(),
   }
 
 
+# Power of the unit of the target in a score. A density has it in its logarithm.
+POWERS = {'squared_error': 2, 'crps': 1, 'covered': 0, 'pit': 0, 'total': 2, 'data': 2, 'model': 2}
+
+
+def regression_in_units(scores: Scores, y_scale: np.ndarray) -> Scores:
+  """Scores of each example, `[N]`, in the units of the targets, computed in float64.
+
+  Of several targets, `squared_error_0`, `crps_0`, `pit_0` and so on are those of each. As their units may differ, the
+  squared error and the variances of all are means over targets in units of the variance of each in the training split.
+  CRPS and coverage are plain means over targets, and NLL is that of the joint density.
+  """
+  found, several = {}, len(y_scale) > 1
+  for name, values in scores.items():
+    if name not in POWERS:
+      found[name] = np.asarray(values, np.float64) + np.sum(np.log(y_scale))
+      continue
+    standard_NxD = np.asarray(values, np.float64)
+    values_NxD = standard_NxD * y_scale ** POWERS[name]
+    if several and name in ('squared_error', 'crps', 'pit'):
+      found |= {f'{name}_{d}': column for d, column in enumerate(values_NxD.T)}
+    found[name] = np.mean(standard_NxD if several and POWERS[name] == 2 else values_NxD, axis=1)
+  return found
+
+
 def regression_summary(scores: Scores, bins: int) -> dict[str, float]:
+  """Root of the mean squared error: of several targets each, and their mean, as scikit-learn has it."""
   del bins
-  return {'rmse': float(np.sqrt(np.mean(scores['squared_error'], dtype=np.float64)))}
+  root = lambda name: float(np.sqrt(np.mean(scores[name], dtype=np.float64)))
+  targets = [name.removeprefix('crps') for name in scores if name.startswith('crps_')]
+  rmse = {f'rmse{target}': root(f'squared_error{target}') for target in targets or ['']}
+  crps = {f'crps{target}': float(np.mean(scores[f'crps{target}'], dtype=np.float64)) for target in targets}
+  return {**rmse, 'rmse': float(np.mean(list(rmse.values()))), **crps}
 
 
 def _at_one(loss):
@@ -167,6 +185,7 @@ TASKS = {
     canonical=lambda logits: logits - jnp.mean(logits, axis=-1, keepdims=True),
     proxy=priors.proxy_endd,
     scores=classification_scores,
+    in_units=lambda scores, y_scale: scores,
     averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', 'disagreement': 'disagreement', **UNCERTAINTIES},
     outcome='correct',
     summary=classification_summary,
@@ -181,7 +200,7 @@ TASKS = {
   ),
   'regression': Task(
     predictives={
-      'members': Predictive(lambda targets: 2 * targets, gaussian_members),
+      'members': Predictive(lambda targets: 2 * targets, losses.gaussian),
       'prior': Predictive(lambda targets: 4 * targets, normal_wishart),
     },
     label=losses.gaussian_nll,
@@ -191,6 +210,7 @@ TASKS = {
     canonical=lambda outputs: outputs,
     proxy=None,
     scores=regression_scores,
+    in_units=regression_in_units,
     averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},
     outcome='squared_error',
     summary=regression_summary,

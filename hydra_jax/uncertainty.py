@@ -13,7 +13,7 @@ from hydra_jax.losses import log_mean_exp, relative_entropy
 
 
 class Uncertainty(NamedTuple):
-  """Three numbers for each example, `[B]` each: nats in classification, variance in regression."""
+  """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`."""
 
   total: jax.Array
   data: jax.Array
@@ -47,7 +47,6 @@ def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:
 
 
 def regression(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Uncertainty:
-  """Variance of the mixture, mean of the variances, variance of the means, summed over targets."""
-  data = jnp.sum(jnp.mean(var_MxBxD, axis=0), axis=-1)
-  model = jnp.sum(jnp.var(mean_MxBxD, axis=0), axis=-1)
+  """Variance of the mixture, mean of the variances, variance of the means, of each target, `[B, D]`."""
+  data, model = jnp.mean(var_MxBxD, axis=0), jnp.var(mean_MxBxD, axis=0)
   return Uncertainty(data + model, data, model)

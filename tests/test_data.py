@@ -3,6 +3,7 @@
 import io
 
 from conftest import DATA_DIR, needs, needs_uci
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -100,23 +101,70 @@ def test_jitter_has_its_strength():
   assert moved.dtype == np.float32
 
 
-def test_scaling_standardises_and_survives_constants():
-  random = np.random.default_rng(0)
-  x = random.normal(5, 3, size=(200, 3)).astype(np.float32)
-  x[:, 1] = 0.1
-  scaling = datasets.standardise(Split(x, random.normal(7, 2, size=(200, 1))), classification=False)
-  scaled = np.asarray(datasets.scale_inputs(scaling, x))
-  np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
-  np.testing.assert_allclose(scaled.std(0), [1, 0, 1], atol=1e-5)
-  np.testing.assert_allclose(datasets.scale_targets(scaling, random.normal(7, 2, (9, 1))).std(), 1, atol=0.8)
+def standard(values):
+  """By another way of computing them, in extended precision."""
+  exact = values.astype(np.longdouble)
+  return (exact - exact.mean(axis=0)) / exact.std(axis=0)
 
 
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused(bad):
-  x = np.zeros((5, 2), np.float32)
-  x[3, 1] = bad
-  with pytest.raises(UserError, match='first row 3'):
-    datasets.check(Split(x, np.zeros(5, np.int32)), 'it')
+@pytest.mark.parametrize('shift, unit', [(0, 1), (5, 3), (0, 1e-9), (1e6, 1e-3), (1e9, 3), (0, 1e20), (1e-20, 1e-21)])
+def test_inputs_and_targets_are_standardised_in_any_unit(shift, unit):
+  z = np.random.default_rng(0).normal(size=(200, 3))
+  split = Split(shift + unit * z, shift + unit * z[:, :2])
+  scaling = datasets.standardise(split, classification=False)
+  arrays = split.arrays(scaling, {})
+  assert arrays['x'].dtype == arrays['y'].dtype == np.float32
+  np.testing.assert_allclose(arrays['x'], standard(split.x).astype(float), atol=1e-6)
+  np.testing.assert_allclose(arrays['y'], standard(split.y).astype(float), atol=1e-6)
+  np.testing.assert_array_equal(datasets.scale_inputs(scaling, jnp.asarray(arrays['x'])), arrays['x'])
+  np.testing.assert_allclose([scaling.x_shift[0], scaling.x_scale[0]], [split.x[:, 0].mean(), split.x[:, 0].std()])
+
+
+def test_large_sets_are_standardised_piece_by_piece(monkeypatch):
+  x = 7 + np.random.default_rng(0).normal(size=(100, 3))
+  whole = datasets.standardise(Split(x, np.zeros(100, int)), classification=True)
+  monkeypatch.setattr(datasets, 'ROWS_AT_ONCE', 7)
+  pieces = datasets.standardise(Split(x, np.zeros(100, int)), classification=True)
+  np.testing.assert_allclose(np.concatenate(pieces), np.concatenate(whole), rtol=1e-13)
+  np.testing.assert_allclose(datasets.standardised(pieces, x), standard(x).astype(float), atol=1e-6)
+
+
+def test_images_of_bytes_are_scaled_on_the_device():
+  images = np.random.default_rng(0).integers(256, size=(20, 4, 4, 3), dtype=np.uint8)
+  scaling = datasets.standardise(Split(images, np.zeros(20, np.int32)), classification=True)
+  stored = datasets.standardised(scaling, images)
+  assert stored is images and scaling.x_shift.shape == (3,)
+  expected = standard(images.reshape(-1, 3)).astype(float).reshape(images.shape)
+  np.testing.assert_allclose(datasets.scale_inputs(scaling, jnp.asarray(stored)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'column, same',
+  [
+    (np.full(9, 0.1), True),
+    (np.full(9, 0.0), True),
+    (np.full(9, 1e9), True),
+    (np.array([0.1 + 0.2, 0.3] * 9), True),  # but for rounding
+    (np.float32([0.1, np.nextafter(np.float32(0.1), 1)]), True),
+    (np.array([1e9, 1e9 + 0.01]), False),
+    (np.array([0, 1e-100]), False),
+    (np.float32([1e6, 1e6 + 1]), False),
+    (np.array([0, 0, 1], np.uint8), False),
+  ],
+)
+def test_constant_features_are_told_by_their_size(column, same):
+  assert datasets.constant(column[:, None]).tolist() == [same]
+  shift, scale = datasets.moments(column[:, None])
+  np.testing.assert_allclose(shift, [column.astype(float).mean()])
+  np.testing.assert_allclose(scale, [1 if same else column.astype(float).std()], rtol=1e-6)
+
+
+def test_a_class_that_only_the_test_split_has_is_said(capsys):
+  split = lambda *y: Split(np.zeros((len(y), 1)), np.array(y))
+  datasets._say_unseen(split(0, 1, 0), split(1, 2, 4, 2), 5, 'y_test')
+  assert capsys.readouterr().out == 'y_test: no training example is of the classes 2, 4\n'
+  datasets._say_unseen(split(0, 1, 2), split(2, 1), 5, 'y_test')
+  assert capsys.readouterr().out == ''
 
 
 @pytest.mark.parametrize(
@@ -243,6 +291,24 @@ def test_uci_is_downloaded_and_checked(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'other'))
   with pytest.raises(UserError, match='checksum'):
     uci.load_all('energy', str(tmp_path))
+
+
+@needs_uci('energy')
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  monkeypatch.setattr(sources, 'prepared', lambda name, data_dir: tmp_path)
+  words = rf'cannot write to the cache {tmp_path}/file/hydra_jax \(Not a directory\): set XDG_CACHE_HOME'
+  with pytest.raises(UserError, match=words):
+    sources.tfds_images('mnist', 'test', '')
+  arrays = uci.load_all('energy', DATA_DIR)
+  monkeypatch.setattr(uci, 'download', lambda name: arrays)
+  assert uci.load_all('energy', str(tmp_path)) is arrays
+  assert 'XDG_CACHE_HOME to a folder that can be written; goes on without' in capsys.readouterr().out
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setattr(sources.Path, 'home', lambda: (_ for _ in ()).throw(RuntimeError))
+  with pytest.raises(UserError, match='no home directory for the cache: set XDG_CACHE_HOME'):
+    sources.cache_dir()
 
 
 def test_uci_without_network_or_with_a_damaged_file(tmp_path, monkeypatch):

@@ -1,21 +1,37 @@
 """Predictions from files: what they become, and every way in which a file can be wrong."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
-from hydra_jax import UserError, data as datasets, given, losses
+from hydra_jax import UserError, cli, data as datasets, given, losses
 from hydra_jax.config import default_config
-from hydra_jax.data import Scaling, files
+from hydra_jax.data import Scaling
 
 M, N, C, D, E = 4, 30, 3, 2, 11
-RANDOM = np.random.default_rng(0)
-X, Y = RANDOM.normal(size=(N, 5)), RANDOM.integers(C, size=N)
-LOGITS = RANDOM.normal(size=(M, N, C)) * 3
+
+
+def drawn():
+  random = np.random.default_rng(0)
+  x, y = random.normal(size=(N, 5)), np.arange(N) % C
+  return x, y, random.normal(size=(M, N, C)) * 3, random.normal(5, 9, (M, N, D)), random.gamma(2, 3, (M, N, D))
+
+
+X, Y, LOGITS, MEAN, VARIANCE = drawn()
 P = np.asarray(jax.nn.softmax(LOGITS.astype(np.float32)), np.float64)
-MEAN, VARIANCE = RANDOM.normal(5, 9, size=(M, N, D)), RANDOM.gamma(2, 3, size=(M, N, D))
-PLAIN = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
-UNITS = PLAIN._replace(y_shift=np.float32([5, -2]), y_scale=np.float32([9, 0.1]))
+CERTAIN = np.broadcast_to(np.eye(C)[Y], (M, N, C))
+PLAIN = Scaling(*(np.array([v]) for v in (0.0, 1.0, 0.0, 1.0)))
+UNITS = PLAIN._replace(y_shift=np.array([5.0, -2]), y_scale=np.array([9, 0.1]))
+FLOOR = np.log(np.finfo(np.float32).eps)
+
+
+def spoiled(values, at, value):
+  values = values.copy()
+  values[at] = value
+  return values
 
 
 def outputs(path, split='train', examples=N, task='classification', count=C, scaling=PLAIN):
@@ -38,11 +54,35 @@ def test_logits_and_probabilities_are_the_same_members(tmp_path):
   assert read.dtype == np.float32
 
 
-def test_certain_members_stay_finite(tmp_path):
-  certain = np.eye(C)[RANDOM.integers(C, size=(M, N))]
-  read = outputs(saved(tmp_path, probabilities=certain))
-  assert np.all(np.isfinite(read))
-  np.testing.assert_allclose(jax.nn.softmax(read), certain, atol=3e-7)
+def test_a_probability_of_zero_is_a_logit_of_minus_infinity(tmp_path):
+  """Both are raised to the least probability, 1.2e-7; other logits stay as they are."""
+  read = outputs(saved(tmp_path, probabilities=CERTAIN))
+  np.testing.assert_allclose(read, np.where(CERTAIN == 1, 0, FLOOR), rtol=1e-6)
+  np.testing.assert_allclose(jax.nn.softmax(read), CERTAIN, atol=3e-7)
+  with np.errstate(divide='ignore'):
+    logits = np.log(CERTAIN)
+  np.testing.assert_allclose(outputs(saved(tmp_path, logits=logits)), read, rtol=1e-6)
+  some = spoiled(LOGITS, (0, 0, 0), -np.inf)
+  found = outputs(saved(tmp_path, logits=some))
+  np.testing.assert_allclose(found.ravel()[1:], LOGITS.ravel()[1:], rtol=1e-6)
+  np.testing.assert_allclose(jax.nn.softmax(found)[0, 0, 0], np.finfo(np.float32).eps, rtol=1e-5)
+  np.testing.assert_array_equal(outputs(saved(tmp_path, logits=LOGITS * 40)), (LOGITS * 40).astype(np.float32))
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64, '>f4'])
+def test_float_dtypes(tmp_path, dtype):
+  many = np.random.default_rng(0).dirichlet(np.ones(500), size=(M, N)).astype(dtype)  # sums are off by rounding
+  tolerance = dict(rtol=5e-3, atol=0.1) if dtype == np.float16 else dict(rtol=1e-5)
+  found = outputs(saved(tmp_path, probabilities=many), count=500)
+  np.testing.assert_allclose(found, np.log(np.maximum(many.astype(float), np.finfo(np.float32).eps)), **tolerance)
+  np.testing.assert_allclose(outputs(saved(tmp_path, logits=LOGITS.astype(dtype))), LOGITS, rtol=2e-3)
+
+
+def test_one_column_is_class_1_against_class_0(tmp_path):
+  logit = LOGITS[..., :1]
+  for arrays in (dict(logits=logit), dict(probabilities=1 / (1 + np.exp(-logit)))):
+    found = jax.nn.softmax(outputs(saved(tmp_path, **arrays), count=2))
+    np.testing.assert_allclose(found[..., 1:], 1 / (1 + np.exp(-logit)), rtol=1e-4)
 
 
 @pytest.mark.parametrize('values, expected', [(LOGITS, LOGITS), (P, np.log(P))])
@@ -51,12 +91,14 @@ def test_a_single_array_says_what_it_is(tmp_path, values, expected):
   np.testing.assert_allclose(outputs(tmp_path / 'file.npy'), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_means_and_variances_come_back_in_units_of_the_targets(tmp_path):
-  path = saved(tmp_path, mean=MEAN, variance=VARIANCE)
+@pytest.mark.parametrize('name', ['variance', 'std'])
+def test_means_and_variances_come_back_in_units_of_the_targets(tmp_path, name):
+  spread = VARIANCE if name == 'variance' else np.sqrt(VARIANCE)
+  path = saved(tmp_path, mean=MEAN, **{name: spread})
   mean, var = map(np.asarray, losses.gaussian(outputs(path, task='regression', count=D, scaling=UNITS)))
   np.testing.assert_allclose(mean * UNITS.y_scale + UNITS.y_shift, MEAN, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(var * UNITS.y_scale**2, VARIANCE, rtol=1e-3)
-  one = saved(tmp_path, mean=MEAN[..., 0], variance=VARIANCE[..., 0])
+  one = saved(tmp_path, mean=MEAN[..., 0], **{name: spread[..., 0]})
   assert outputs(one, task='regression', count=1).shape == (M, N, 2)
 
 
@@ -65,23 +107,30 @@ def test_the_key_is_that_of_the_content(tmp_path):
   assert keys[0] == keys[1] != keys[2]
 
 
-def spoiled(values, at, value):
-  values = values.copy()
-  values[at] = value
-  return values
-
-
 @pytest.mark.parametrize(
   'arrays, words',
   [
     (dict(x=X), 'no predictions.*logits'),
-    (dict(mean=MEAN), 'no predictions'),
+    (dict(mean=MEAN), "has 'mean' and no 'variance' or 'std' beside it: add one of them, of the same shape$"),
+    (dict(mean=MEAN, sigma=VARIANCE), "has 'mean' and no 'variance' or 'std' .* instead of 'sigma'"),
+    (dict(mean=MEAN, variance=VARIANCE, std=VARIANCE), 'several kinds of predictions'),
+    (dict(logits=LOGITS, probabilities=P), 'several kinds of predictions'),
     (dict(logits=LOGITS[0]), r'must be floats \[members'),
-    (dict(logits=np.zeros((M, N, C), int)), 'int64.*must be floats'),
+    (dict(logits=np.zeros((M, N, C), int)), "'logits' holds whole numbers, int64: save the share of the votes"),
+    (dict(probabilities=CERTAIN.astype(np.uint8)), 'whole numbers, uint8: save the share of the votes for each class'),
+    (dict(probabilities=CERTAIN == 1), 'whole numbers, bool'),
+    (dict(probabilities=7 * CERTAIN), 'sum to 7'),
+    (dict(logits=LOGITS + 1j), 'complex128'),
+    (dict(logits=P), 'are probabilities, which sum to 1: call them probabilities'),
+    (dict(logits=np.swapaxes(LOGITS, 0, 1)), r'\[30, 4, 3\] and looks like \[examples, members, classes or targets\]'),
+    (dict(logits=np.swapaxes(LOGITS, 1, 2)), r'looks like \[members, classes or targets, examples\]: transpose it to'),
+    (dict(logits=LOGITS.T), r'looks like \[classes or targets, examples, members\]'),
+    (dict(logits=spoiled(LOGITS, (1, 2), -np.inf)), 'member 1 for row 2 are all −inf'),
+    (dict(logits=spoiled(LOGITS, (1, 2), np.inf)), '3 logits are not finite, first for member 1, row 2'),
     (dict(logits=LOGITS[:, :-1]), "'logits' has 29 examples, and the set 'train' has 30"),
     (dict(logits=LOGITS[..., :-1]), 'has 2 classes'),
     (dict(logits=LOGITS[:0]), '0 members'),
-    (dict(logits=spoiled(LOGITS, (2, 7, 0), np.nan)), '1 values that are not finite, first for member 2, row 7'),
+    (dict(logits=spoiled(LOGITS, (2, 7, 0), np.nan)), '1 logits are not finite, first for member 2, row 7'),
     (dict(probabilities=LOGITS), 'normalise them, or call them logits'),
     (dict(probabilities=spoiled(P, (3, 9), 0.9)), 'member 3 for row 9 sum to 2.7'),
     (dict(probabilities=spoiled(P, (1, 4), [1.5, -0.5, 0])), 'member 1 for row 4 sum to 1, the least is -0.5'),
@@ -96,7 +145,12 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, arrays, words):
 
 @pytest.mark.parametrize(
   'variance, words',
-  [(VARIANCE[:, :, :1], 'classes or targets'), (spoiled(VARIANCE, (0, 3, 1), 0), 'member 0 for row 3 is not positive')],
+  [
+    (VARIANCE[:, :, :1], 'classes or targets'),
+    (spoiled(VARIANCE, (0, 3, 1), 0), 'member 0 for row 3 is not positive'),
+    (spoiled(VARIANCE, (0, 3, 1), np.nan), '1 variances are not finite, first for member 0, row 3'),
+    (np.swapaxes(VARIANCE, 0, 1), r'looks like \[examples, members'),
+  ],
 )
 def test_wrong_variances_are_refused(tmp_path, variance, words):
   with pytest.raises(UserError, match=words):
@@ -113,55 +167,81 @@ def test_files_that_cannot_be_read(tmp_path, name):
   with pytest.raises(UserError, match='there is no file'):
     given.read(str(tmp_path / name))
   (tmp_path / name).write_bytes(b'\x93NUMPY PK truncated')
-  with pytest.raises(UserError, match='cannot read'):
+  with pytest.raises(UserError, match='cannot read|one array, in the .npy format'):
     given.read(str(tmp_path / name))
+  if name == 'file.npy':
+    np.save(tmp_path / name, np.array([{}]))  # never unpickled
+    with pytest.raises(UserError, match='cannot read'):
+      given.read(str(tmp_path / name))
+    np.savez(tmp_path / 'file', logits=LOGITS)
+    (tmp_path / 'file.npz').rename(tmp_path / name)
+    with pytest.raises(UserError, match='holds several arrays: name it .npz'):
+      given.read(str(tmp_path / name))
 
 
-def load(path, **changes):
+def check(tmp_path, file='data.npz', of='data.npz', **arrays):
+  """Loads data from one file, and checks the predictions of another or of the same."""
+  plain = dict(x=X, y=Y, x_test=X[:E], y_test=Y[:E], x_far=X)
+  np.savez(tmp_path / 'data.npz', **{**plain, **(arrays if file == of else {})})
+  if file != of:
+    np.save(tmp_path / file, arrays['logits'])
   config = default_config().data
-  for key, value in {'name': str(path), **changes}.items():
-    config[key] = value
-  return datasets.load(config, '', 0)
+  config.name, config.ood = str(tmp_path / 'data.npz'), ('far',)
+  data = datasets.load(config, '', 0)
+  given.check(str(tmp_path / file), data)
+  return data
 
 
-SETS = dict(x=X, y=Y, x_test=X[:E], y_test=Y[:E], x_far=X + 9)
-
-
-def test_data_of_a_file(tmp_path):
-  found = load(saved(tmp_path, **SETS), ood=('far',))
-  assert found.task == 'classification' and found.outputs == C and found.train.examples == N
-  np.testing.assert_allclose(found.evaluations['far'].load().x, X + 9, rtol=1e-6)
-  assert found.evaluations['far'].load().y.tolist() == [-1] * N
-  assert len(found.evaluations['test'].load().x) == E
-  assert load(saved(tmp_path, **SETS, logits=np.zeros((M, N, 7)))).outputs == 7
-  regression = load(saved(tmp_path, **{**SETS, 'y': X[:, 0], 'y_test': X[:E, 0]}))
-  assert regression.task == 'regression' and regression.outputs == 1 and regression.train.y.shape == (N, 1)
+def test_what_is_assumed_is_said(tmp_path, capsys):
+  check(tmp_path, probabilities=P, probabilities_far=CERTAIN)
+  said = capsys.readouterr().out.splitlines()[1:]
+  assert said == [
+    f"{tmp_path}/data.npz, set 'far': 240 of 360 values are raised, probabilities to 1.2e-07",
+  ]
+  check(tmp_path, 'members.npy', logits=P)
+  assert 'members.npy is taken for probabilities: every row sums to 1' in capsys.readouterr().out
+  check(tmp_path, 'members.npy', logits=LOGITS)
+  assert 'members.npy is taken for logits: not every row sums to 1' in capsys.readouterr().out
+  check(tmp_path, y=Y % 2, y_test=Y[:E] % 2, logits=LOGITS[..., :1])
+  assert 'one column is taken for class 1 against class 0' in capsys.readouterr().out
+  y = X[:, 0]
+  check(tmp_path, y=y, y_test=y[:E], mean=MEAN[..., 0], variance=np.full((M, N), 1e-9))
+  assert '120 of 240 values are raised, variances to 2e-06 of that of the targets' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-  'changes, words',
+  'arrays, words',
   [
-    (dict(x_test=None), "no array 'x_test'"),
-    (dict(y=None), "no array 'y'.*add them"),
-    (dict(y=Y - 1), 'class -1'),
-    (dict(y=Y[:-1]), '30 inputs and 29 labels'),
-    (dict(x=X[:, 0]), 'must be'),
-    (dict(x=spoiled(X, (3, 1), np.inf)), 'first row 3'),
+    (dict(logits=LOGITS, logits_test=LOGITS[:, 1 : E + 2]), "'logits_test' has 12 examples, and the set 'test' has 11"),
+    (dict(logits=LOGITS, logits_far=spoiled(LOGITS, (0, 1, 2), np.nan)), "set 'far': 1 logits are not finite"),
+    (dict(logits=np.swapaxes(LOGITS, 1, 2)), 'looks like'),
+    (dict(logits=np.swapaxes(LOGITS, 0, 1)), 'looks like'),
+    (dict(mean=MEAN, variance=VARIANCE, y=X[:, 0], y_test=X[:E, 0]), 'has 2 classes or targets'),
   ],
 )
-def test_data_that_are_wrong(tmp_path, changes, words):
-  arrays = {k: v for k, v in {**SETS, **changes}.items() if v is not None}
+def test_all_predictions_are_checked_at_once(tmp_path, arrays, words):
   with pytest.raises(UserError, match=words):
-    load(saved(tmp_path, **arrays)).evaluations['test'].load()
+    check(tmp_path, **arrays)
 
 
-def test_a_file_that_changes_is_read_again(tmp_path):
-  path = saved(tmp_path, **SETS)
-  before = files.load(str(path), 'train')[0]
-  path = saved(tmp_path, **{**SETS, 'x': X + 1})
-  assert not np.array_equal(files.load(str(path), 'train')[0], before)
-
-
-def test_an_unknown_set_of_a_file(tmp_path):
-  with pytest.raises(UserError, match="did you mean 'far'"):
-    load(saved(tmp_path, **SETS), ood=('fare',))
+@pytest.mark.filterwarnings('ignore:the load_module')
+def test_regression_needs_no_flag_more(tmp_path, capsys):
+  """The temperature of Hydra, which is for classes, is 1 by itself, and the ensemble's scores are right."""
+  random = np.random.default_rng(0)
+  x, sd = random.normal(size=(N, 5)), random.uniform(0.5, 1, (M, N))
+  mean = x[:, 0] + 0.1 * random.normal(size=(M, N))
+  y = 1e9 + 3 * (x[:, 0] + random.normal(size=N))
+  test = dict(x_test=x[:E], y_test=y[:E], mean_test=1e9 + 3 * mean[:, :E], std_test=3 * sd[:, :E])
+  np.savez(tmp_path / 'members.npz', x=x, y=y, mean=1e9 + 3 * mean, std=3 * sd, **test)
+  command = ['run', '--config=configs/external.py', f'--config.teacher.predictions={tmp_path}/members.npz']
+  command += [f'--workdir={tmp_path}/run', "--config.students=('hydra',)", '--config.student.hydra.epochs=1']
+  assert cli.main(command) == 0
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['student']['hydra']['temperature'] == 1.0
+  rows = [json.loads(line) for line in (tmp_path / 'run' / 'results.jsonl').read_text().splitlines()]
+  found = {(r['data'], r['method'], r['metric']): r['value'] for r in rows}
+  rmse = np.sqrt(np.mean(np.square(1e9 + 3 * mean.mean(axis=0) - y)[:E]))
+  density = scipy.stats.norm.pdf(y[:E], 1e9 + 3 * mean[:, :E], 3 * sd[:, :E]).mean(axis=0)
+  assert found['test', 'ensemble', 'rmse'] == pytest.approx(rmse, rel=1e-4)
+  assert found['test', 'ensemble', 'nll'] == pytest.approx(-np.log(density).mean(), rel=1e-4)
+  assert cli.main([*command, '--config.student.hydra.temperature=2']) == 2
+  assert 'temperature is for classification: set it to 1.0' in capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_impossible_labels_and_impossible_classes():
     log_p = jnp.asarray(np.log(p))
   given = jax.nn.log_softmax(log_p)
   np.testing.assert_allclose(given, log_p, rtol=1e-6)
-  scores = tasks.classification_scores(tasks.categorical_members(given, None, None), jnp.asarray([1, 1]))
+  scores = tasks.classification_scores(tasks.categorical_members(given), jnp.asarray([1, 1]))
   np.testing.assert_allclose(scores['nll'], [np.log(2), np.inf], rtol=1e-6)
   np.testing.assert_allclose(scores['brier'], [0.5, 2], rtol=1e-6)
   np.testing.assert_allclose(scores['confidence'], [0.5, 1], rtol=1e-6)
@@ -182,14 +182,14 @@ def test_crps_is_the_integral(mixture):
     np.testing.assert_allclose(metrics.crps(mean, var, y)[b], low + high, rtol=1e-3)
 
 
-def test_crps_adds_targets_and_of_one_gaussian_is_closed_form(mixture):
+def test_crps_is_of_each_target_and_of_one_gaussian_is_closed_form(mixture):
   mean, var, y = mixture
   apart = [metrics.crps(*(a[..., d : d + 1] for a in mixture)) for d in (0, 1)]
-  np.testing.assert_allclose(metrics.crps(*mixture), apart[0] + apart[1], rtol=1e-5)
+  np.testing.assert_allclose(metrics.crps(*mixture), np.concatenate(apart, axis=-1), rtol=1e-5)
   sd = np.sqrt(var[0, :, :1])
   z = (y[:, :1] - mean[0, :, :1]) / sd
   closed = sd * (z * (2 * scipy.stats.norm.cdf(z) - 1) + 2 * scipy.stats.norm.pdf(z) - 1 / np.sqrt(np.pi))
-  np.testing.assert_allclose(metrics.crps(mean[:1, :, :1], var[:1, :, :1], y[:, :1]), closed[:, 0], rtol=1e-3)
+  np.testing.assert_allclose(metrics.crps(mean[:1, :, :1], var[:1, :, :1], y[:, :1]), closed, rtol=1e-3)
 
 
 def test_calibrated_targets_are_covered():

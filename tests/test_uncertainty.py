@@ -71,7 +71,7 @@ def test_regression_is_the_law_of_total_variance():
   mean, var = random.normal(size=(M, B, 2)), random.gamma(2, size=(M, B, 2))
   found = uncertainty.regression(jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32))
   second_moment = (var + mean**2).mean(0) - mean.mean(0) ** 2
-  np.testing.assert_allclose(found.total, second_moment.sum(-1), rtol=1e-5)
+  np.testing.assert_allclose(found.total, second_moment, rtol=1e-5)
   np.testing.assert_array_equal(found.total, found.data + found.model)
   one = uncertainty.regression(jnp.asarray(mean[:1], jnp.float32), jnp.asarray(var[:1], jnp.float32))
-  np.testing.assert_array_equal(one.model, np.zeros(B))
+  np.testing.assert_array_equal(one.model, np.zeros((B, 2)))

@@ -1,12 +1,15 @@
 """Data sets: one to train on and any number to evaluate on, in their stored form.
 
-Images stay uint8, on disk and on the device; scaling is part of the compiled step. Loading is lazy,
-because a run that only continues may need little of it.
+Images stay uint8, on disk and on the device; scaling is part of the compiled step. All other inputs, and targets,
+are standardised on the host in float64 (`standardised`, `scale_targets`): rounded to float32 before that, values that
+vary little around a large one would lose what they vary by.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
+import math
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,14 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax import feeds
-from hydra_jax.data import files, photos, shifts, sources, toy, uci
+from hydra_jax.data import files, labels, photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
+from hydra_jax.progress import say
 
 NO_LABEL = -1
+# Larger numbers are refused, and inputs and targets further from the training mean, in standard deviations: what is
+# computed of them, such as their squares, would not be finite in float32.
+LARGEST, FARTHEST = 1e37, 1e15
+# A feature is constant if it varies by no more than this share of its size, or two steps of its dtype.
+ROUNDING = 1e-12
+ROWS_AT_ONCE = 2**16
 
 
 class Split(NamedTuple):
-  """Examples `x [N, …]` and labels `y`, `[N]` int32 or `[N, D]` float32.
+  """Examples `x [N, …]` as stored and labels `y`, `[N]` int32 or `[N, D]` float64, in the units of the targets.
 
   To train on, a `photos.Stream` may stand in its place: it has all that is below x and y.
   """
@@ -29,7 +39,10 @@ class Split(NamedTuple):
   x: np.ndarray
   y: np.ndarray
 
-  varies = False  # whether an example looks different each time it is shown
+  @property
+  def varies(self) -> bool:
+    """Whether an example looks different each time it is shown."""
+    return False
 
   @property
   def examples(self) -> int:
@@ -47,8 +60,8 @@ class Split(NamedTuple):
     return fingerprint(*self)
 
   def arrays(self, scaling: 'Scaling', kept: dict) -> dict:
-    """Inputs, targets as the network learns them, and what else is kept for each example, such as predictions."""
-    return {'x': self.x, 'y': scale_targets(scaling, self.y), **kept}
+    """Inputs and targets as they go to the device, and what else is kept for each example, such as predictions."""
+    return {'x': standardised(scaling, self.x), 'y': scale_targets(scaling, self.y), **kept}
 
   def feed(self, scaling: 'Scaling', kept: dict) -> feeds.Feed:
     """Batches for training, see `arrays`."""
@@ -56,12 +69,18 @@ class Split(NamedTuple):
 
 
 class Scaling(NamedTuple):
-  """Networks see `(x − x_shift) / x_scale`, and targets likewise, `[features]` and `[targets]`."""
+  """Networks see `(x − x_shift) / x_scale`, and targets likewise, `[features]` and `[targets]` float64."""
 
   x_shift: np.ndarray
   x_scale: np.ndarray
   y_shift: np.ndarray
   y_scale: np.ndarray
+
+
+# Mean and standard deviation of ImageNet's colours, as everybody has them.
+IMAGENET = Scaling(
+  255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225]), np.zeros(1), np.ones(1)
+)
 
 
 class Evaluation(NamedTuple):
@@ -96,6 +115,7 @@ class Data(NamedTuple):
     evaluations: By name, `test` first.
     fingerprint: Hash of the training split.
     others: `name -> x`, inputs of another set, made to look like those of this one.
+    classes: Their names, by output; empty if they are numbered, and in regression.
   """
 
   task: str
@@ -105,6 +125,7 @@ class Data(NamedTuple):
   evaluations: Mapping[str, Evaluation]
   fingerprint: str
   others: Callable[[str], np.ndarray]
+  classes: tuple[str, ...] = ()
 
 
 class Form(NamedTuple):
@@ -119,20 +140,24 @@ class Source(NamedTuple):
   """A row of `SOURCES`.
 
   Attributes:
-    load: `(split, form) -> (x, y)`.
+    load: `(split, form) -> (x, y)`, y as in a `Split`.
     classes: Their number, in classification.
     shape: `form -> shape` of an input, known without the data.
     stream: `(split, form) -> Stream`, to train on what may be larger than memory.
-    scaling: Where it is not taken from the training split.
+    scaling: Of a stream; that of arrays is taken from the training split.
     outside: Out-of-domain sets of its own, made like those in `UNLABELLED`.
+    names: Of the classes, if they have any.
+    note: What was assumed of the data, for the user.
   """
 
   load: Callable[[str, Form], tuple[np.ndarray, np.ndarray]]
   classes: int | None
   shape: Callable[[Form], tuple[int, ...]]
   stream: Callable[[str, Form], photos.Stream] | None = None
-  scaling: Scaling | None = None
+  scaling: Scaling = IMAGENET
   outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
+  names: tuple[str, ...] = ()
+  note: str = ''
 
 
 def _tfds(name: str, classes: int, *shape: int) -> Source:
@@ -140,7 +165,9 @@ def _tfds(name: str, classes: int, *shape: int) -> Source:
 
 
 def _uci(name: str) -> Source:
-  load = lambda split, form: uci.split(name, split, form.data_dir, form.replica)
+  def load(split: str, form: Form) -> tuple[np.ndarray, np.ndarray]:
+    return uci.split(name, split, form.data_dir, form.replica)
+
   return Source(load, None, lambda form: (uci.SETS[name].features,))
 
 
@@ -150,21 +177,25 @@ def _photos(name: str, classes: int) -> Source:
     classes,
     lambda form: (form.image_size, form.image_size, 3),
     lambda split, form: photos.stream(name, split, form.data_dir, form.image_size),
-    IMAGENET,
   )
 
 
-# Mean and standard deviation of ImageNet's colours, as everybody has them.
-IMAGENET = Scaling(
-  255 * np.float32([0.485, 0.456, 0.406]), 255 * np.float32([0.229, 0.224, 0.225]), np.float32([0]), np.float32([1])
-)
+def _inputs_of_file(path: str, name: str, test: Split) -> np.ndarray:
+  del test
+  return files.inputs(path, name)
 
 
-def _file(path: str) -> Source:
+def _file(path: str, task: str) -> Source:
   """The user's own file, with the out-of-domain sets that are in it."""
-  outside = {name: lambda test, name=name: files.load(path, name)[0] for name in files.sets(path)}
-  load = lambda split, form: files.load(path, split)
-  return Source(load, files.classes(path), lambda form: load('train', form)[0].shape[1:], outside=outside)
+  meaning = files.meaning(path, task)
+  return Source(
+    load=lambda split, form: files.load(path, split, task),
+    classes=meaning.outputs if meaning.task == 'classification' else None,
+    shape=lambda form: files.shape(path),
+    outside={name: functools.partial(_inputs_of_file, path, name) for name in files.sets(path)},
+    names=meaning.names,
+    note=meaning.note,
+  )
 
 
 SOURCES: dict[str, Source] = {
@@ -217,40 +248,102 @@ UNLABELLED: dict[str, Callable[[Split], np.ndarray]] = {
 }
 
 
-def check(split: Split, what: str) -> Split:
-  """Returns a split that is not empty and has finite numbers, or raises a `UserError`."""
-  if len(split.x) == 0 or len(split.x) != len(split.y):
-    raise UserError(f'{what} has {len(split.x)} inputs and {len(split.y)} labels: they must match, and not be 0')
-  for part, values in split._asdict().items():
-    if np.issubdtype(values.dtype, np.floating) and not np.all(np.isfinite(values)):
-      rows = np.nonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0]
-      raise UserError(f'{what} has NaN or infinite values in {part} of {len(rows)} rows, first row {rows[0]}: clean it')
-  return split
+def check_inputs(x: np.ndarray, what: str, example: np.ndarray | None = None) -> np.ndarray:
+  """Returns inputs that are numbers, finite, not empty, and shaped like an example `[≤ 8, …]`; refuses others."""
+  if x.dtype.kind not in 'biuf':
+    raise UserError(f'{what} is of dtype {x.dtype}, and must hold real numbers: convert it')
+  if not x.size:
+    raise UserError(f'{what} has shape {list(x.shape)} and is empty: add examples')
+  if example is not None and x.shape[1:] != example.shape[1:]:
+    raise UserError(
+      f'{what} has inputs of shape {list(x.shape[1:])}, and the training split {list(example.shape[1:])}: '
+      'give both the same features'
+    )
+  labels.refuse_not_finite(x, what)
+  _refuse_large(x, what)
+  return x
+
+
+def check_labels(y: np.ndarray, what: str, examples: int, classes: int | None, targets: int) -> np.ndarray:
+  """Returns labels that fit their inputs: `[N]` from 0 to `classes − 1`, or `[N, targets]`; refuses others."""
+  if len(y) != examples:
+    raise UserError(f'{what} has {len(y):,} labels for {examples:,} inputs: they must match')
+  if classes is not None:
+    if y.ndim != 1 or y.dtype.kind not in 'iu':
+      raise UserError(f'{what} is {y.dtype} {list(y.shape)}, and must hold whole numbers [examples]')
+    if y.min() < 0 or y.max() >= classes:
+      wrong = y.min() if y.min() < 0 else y.max()
+      raise UserError(f'{what} has the class {wrong}, and the classes are 0 to {classes - 1}: count them from 0')
+    return y
+  if y.ndim != 2 or y.shape[1] != targets:
+    raise UserError(
+      f'{what} has {math.prod(y.shape[1:])} targets, and the training split {targets}: give both the same'
+    )
+  labels.refuse_not_finite(y, what)
+  _refuse_large(y, what)
+  return y
+
+
+def _refuse_large(values: np.ndarray, what: str) -> None:
+  if values.dtype.kind == 'f' and max(-float(np.min(values)), float(np.max(values))) > LARGEST:
+    raise UserError(f'{what} has numbers of more than {LARGEST:g}: give it in other units')
 
 
 def standardise(train: Split, classification: bool) -> Scaling:
   """Mean and standard deviation of each feature (last axis), and of each target in regression."""
-
-  def moments(values):
-    flat = values.reshape(-1, values.shape[-1])
-    shift, scale = flat.mean(axis=0, dtype=np.float64), flat.std(axis=0, dtype=np.float64)
-    # A feature can be constant in a split, and rounding makes its deviation not exactly 0.
-    return shift.astype(np.float32), np.where(scale < 1e-8, 1, scale).astype(np.float32)
-
-  y_moments = (np.zeros(1, np.float32), np.ones(1, np.float32)) if classification else moments(train.y)
+  y_moments = (np.zeros(1), np.ones(1)) if classification else moments(train.y)
   return Scaling(*moments(train.x), *y_moments)
 
 
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation along all axes but the last, float64; the deviation is 1 where values are constant.
+
+  They are computed in units of the size of each feature, from deviations from its first value, so that neither large
+  nor small numbers lose digits.
+  """
+  flat = values.reshape(-1, values.shape[-1])
+  pieces = [flat[start : start + ROWS_AT_ONCE] for start in range(0, len(flat), ROWS_AT_ONCE)]
+  size = np.maximum(np.abs(flat.min(axis=0).astype(np.float64)), np.abs(flat.max(axis=0).astype(np.float64)))
+  unit = np.ldexp(1.0, np.frexp(size)[1])  # a power of two, by which division is exact
+  first = flat[0] / unit
+  mean = sum((piece / unit - first).sum(axis=0) for piece in pieces) / len(flat)
+  variance = sum(np.square(piece / unit - first - mean).sum(axis=0) for piece in pieces) / len(flat)
+  return (first + mean) * unit, np.where(constant(values), 1, np.sqrt(variance) * unit)
+
+
+def constant(values: np.ndarray) -> np.ndarray:
+  """Which features (last axis) are the same everywhere, but for rounding."""
+  flat = values.reshape(-1, values.shape[-1])
+  low, high = (f(flat, axis=0).astype(np.float64) for f in (np.min, np.max))
+  step = float(np.finfo(values.dtype).eps) if values.dtype.kind == 'f' else 0.0
+  return high - low <= max(ROUNDING, 2 * step) * np.maximum(np.abs(low), np.abs(high))
+
+
+def standardised(scaling: Scaling, x: np.ndarray) -> np.ndarray:
+  """Stored inputs as they go to the device: images of bytes as they are, all else standardised, float32."""
+  if x.dtype == np.uint8:
+    return x
+  out = np.empty(x.shape, np.float32)
+  for start in range(0, len(x), ROWS_AT_ONCE):
+    rows = slice(start, start + ROWS_AT_ONCE)
+    out[rows] = (x[rows] - scaling.x_shift.astype(np.float64)) / scaling.x_scale
+  return out
+
+
 def scale_inputs(scaling: Scaling, x: jax.Array) -> jax.Array:
-  """Stored inputs, of any dtype, as the network reads them."""
+  """Inputs on the device as the network reads them: bytes are scaled here, all else was on the host."""
+  if x.dtype != jnp.uint8:
+    return x
   lead = (1,) * (x.ndim - 1)
-  shift, scale = (jnp.reshape(jnp.asarray(a), (*lead, -1)) for a in (scaling.x_shift, scaling.x_scale))
+  shift, scale = (jnp.reshape(jnp.asarray(a, jnp.float32), (*lead, -1)) for a in (scaling.x_shift, scaling.x_scale))
   return (x.astype(jnp.float32) - shift) / scale
 
 
 def scale_targets(scaling: Scaling, y: np.ndarray) -> np.ndarray:
-  """Targets as the network learns them; class labels as they are."""
-  return y if np.issubdtype(y.dtype, np.integer) else (y - scaling.y_shift) / scaling.y_scale
+  """Targets as the network learns them, float32; class labels as they are."""
+  if y.dtype.kind in 'iu':
+    return y
+  return ((y.astype(np.float64) - scaling.y_shift) / scaling.y_scale).astype(np.float32)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -258,12 +351,22 @@ def fingerprint(*arrays: np.ndarray) -> str:
   digest = hashlib.sha256()
   for array in arrays:
     digest.update(repr((array.shape, array.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(array))
+    digest.update(np.ascontiguousarray(array).data)
   return digest.hexdigest()[:16]
 
 
 def _source(config) -> Source:
-  return _file(config.name) if config.name.endswith('.npz') else look_up(SOURCES, config.name, 'data set')
+  """The row that the `data` part of a config names; a known set is refused for another task than its own."""
+  look_up(dict.fromkeys(labels.TASKS), config.task, 'config.data.task')
+  if config.name.endswith('.npz'):
+    return _file(config.name, config.task)
+  if config.name not in SOURCES and (Path(config.name).suffix or Path(config.name).exists()):
+    raise UserError(f"config.data.name='{config.name}' is no .npz file: save it with np.savez(path, x=…, y=…)")
+  source = look_up(SOURCES, config.name, 'data set')
+  task = 'classification' if source.classes else 'regression'
+  if config.task not in ('auto', task):
+    raise UserError(f"config.data.task={config.task}, and '{config.name}' is for {task}: set it to auto")
+  return source
 
 
 def outside_sets(config) -> dict[str, object]:
@@ -285,34 +388,89 @@ def about(config) -> About:
   shape = source.shape(Form('', 0, config.image_size))
   if source.classes:
     return About('classification', shape, source.classes)
-  outputs = source.load('train', Form('', 0, 0))[1].shape[-1] if config.name.endswith('.npz') else 1
+  outputs = files.meaning(config.name, config.task).outputs if config.name.endswith('.npz') else 1
   return About('regression', shape, outputs)
 
 
+def _called(config, split: str) -> tuple[str, str]:
+  """What messages call the inputs and the labels of a split."""
+  if config.name.endswith('.npz'):
+    x, y = (f"{config.name}: '{files.name_in_file(part, split)}'" for part in 'xy')
+    return x, y
+  return f"the inputs of split '{split}' of '{config.name}'", f"the labels of split '{split}' of '{config.name}'"
+
+
 def load(config, data_dir: str, replica: int) -> Data:
-  """Loads what `config` (the `data` part of an experiment) names, for one replica."""
+  """Loads what `config` (the `data` part of an experiment) names, for one replica.
+
+  Every split is checked against the training split here, before anything is trained.
+  """
   source = _source(config)
   form = Form(data_dir, replica, config.image_size)
+  if source.note and replica == 0:
+    say(source.note)
 
-  def split(which) -> Split:
-    return check(Split(*source.load(which, form)), f"split '{which}' of '{config.name}'")
+  def split(which, example=None, targets=None) -> Split:
+    x, y = source.load(which, form)
+    x_called, y_called = _called(config, which)
+    check_inputs(x, x_called, example)
+    return Split(x, check_labels(y, y_called, len(x), source.classes, y.shape[-1] if targets is None else targets))
 
-  train = source.stream(config.train, form) if source.stream else split(config.train)
-  scaling = source.scaling or standardise(train, source.classes is not None)
-  test = functools.cache(lambda: split(config.test))
-  evaluations = _evaluations(config, train.example, test, scaling, form, {**UNLABELLED, **source.outside})
-  for evaluation in evaluations.values():
-    if evaluation.kind == 'ood':
-      evaluation.load()  # a set that is missing is better known before the training than after
+  train: Split | photos.Stream
+  if source.stream:
+    train, outputs, scaling = source.stream(config.train, form), source.classes or 1, source.scaling
+  else:
+    train = split(config.train)
+    outputs, scaling = source.classes or train.y.shape[-1], standardise(train, source.classes is not None)
+  test = functools.cache(lambda: split(config.test, train.example, outputs))
+  if isinstance(train, Split):
+    _refuse_constant(train, source.classes is not None, _called(config, config.train))
+    _say_unseen(train, test(), source.classes, _called(config, config.test)[1])
+  evaluations = _evaluations(config, train.example, test, scaling, form, {**UNLABELLED, **source.outside}, outputs)
+  for name, evaluation in evaluations.items():
+    if evaluation.kind != 'shift' or shifts.parse(name)[0].only:  # other shifts keep the shape of the test split
+      _refuse_far(evaluation.load(), scaling, f"set '{name}'")
   return Data(
     task='classification' if source.classes else 'regression',
     train=train,
-    outputs=source.classes or train.y.shape[-1],
+    outputs=outputs,
     scaling=scaling,
     evaluations=evaluations,
     fingerprint=train.fingerprint,
     others=functools.cache(lambda name: _other(name, form, train.example)),
+    classes=source.names,
   )
+
+
+def _refuse_constant(train: Split, classification: bool, called: tuple[str, str]) -> None:
+  """Raises a `UserError` where there is nothing to learn."""
+  if constant(train.x).all():
+    raise UserError(f'{called[0]} is the same for every example: there is nothing to learn from it')
+  if not classification and (same := constant(train.y)).any():
+    column = int(np.argmax(same))
+    raise UserError(
+      f'{called[1]} is {train.y[0, column]:.10g} for every example{f" in column {column}" if len(same) > 1 else ""}: '
+      'there is nothing to learn; save it as float64 if it varies, or leave it out'
+    )
+
+
+def _refuse_far(split: Split, scaling: Scaling, what: str) -> None:
+  """Raises a `UserError` where a split is so far from the training split that it must be in other units."""
+  for values, shift, scale in ((split.x, *scaling[:2]), (split.y, *scaling[2:])):
+    if values.dtype.kind == 'f':
+      flat = values.reshape(-1, values.shape[-1])
+      far = max(np.max(np.abs((f(flat, axis=0) - shift) / scale)) for f in (np.min, np.max))
+      if far > FARTHEST:
+        raise UserError(
+          f'{what} lies {far:.1g} standard deviations from the mean of the training split: give both in the same units'
+        )
+
+
+def _say_unseen(train: Split, test: Split, classes: int | None, called: str) -> None:
+  """Says which classes of the test split no training example has."""
+  if classes is not None and len(unseen := np.setdiff1d(test.y, train.y)):
+    some = ', '.join(map(str, unseen[:8])) + (', …' if len(unseen) > 8 else '')
+    say(f'{called}: no training example is of the classes {some}')
 
 
 def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
@@ -322,16 +480,22 @@ def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
   if not isinstance(data.train, Split):
     raise UserError('unlabelled inputs cannot stand beside images that are read as they are needed: set it to ()')
   x = np.concatenate([data.train.x, *map(data.others, names)])
-  missing = len(x) - len(data.train.y)
-  y = np.concatenate([data.train.y, np.full((missing, *data.train.y.shape[1:]), NO_LABEL, data.train.y.dtype)])
+  y = np.concatenate([data.train.y, _no_labels(len(x) - len(data.train.y), data.train.y, data.scaling)])
   train = Split(x, y)
   return data._replace(train=train, fingerprint=train.fingerprint)
+
+
+def _no_labels(examples: int, like: np.ndarray, scaling: Scaling) -> np.ndarray:
+  """What stands in the place of labels that there are none of: −1 for a class, the mean for a target."""
+  fill = NO_LABEL if like.ndim == 1 else scaling.y_shift
+  return np.broadcast_to(np.asarray(fill, like.dtype), (examples, *like.shape[1:]))
 
 
 def _other(name: str, form: Form, example: np.ndarray) -> np.ndarray:
   """Inputs of the training split of another set, or of a part such as `cifar10[:1000]`, in the shape of `example`."""
   source, *part = name.partition('[')
-  x, _ = look_up(SOURCES, source, 'data set').load('train' + ''.join(part), form)
+  x = look_up(SOURCES, source, 'data set').load('train' + ''.join(part), form)[0]
+  check_inputs(x, f"unlabelled set '{name}'")
   shape = example.shape[1:]
   if x.shape[1:] != shape and (x.ndim != 4 or len(shape) != 3):
     raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the training split {shape}: choose another")
@@ -346,19 +510,21 @@ def _resized(x_NxHxWxC: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray
   if x_NxHxWxC.shape[-1] != channels:
     grey = x_NxHxWxC.mean(axis=-1, keepdims=True)
     x_NxHxWxC = np.repeat(grey, channels, axis=-1)
-  size = lambda plane: np.asarray(Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.BILINEAR))
+  size = lambda plane: np.asarray(
+    Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+  )
   planes = [[size(image[..., c]) for c in range(channels)] for image in x_NxHxWxC]
   values = np.moveaxis(np.asarray(planes), 1, -1)
   return np.rint(values).astype(dtype) if np.issubdtype(dtype, np.integer) else values.astype(dtype)
 
 
-def _evaluations(config, example, test, scaling, form: Form, unlabelled) -> dict[str, Evaluation]:
+def _evaluations(config, example, test, scaling, form: Form, unlabelled, outputs: int) -> dict[str, Evaluation]:
   content = lambda load: lambda: load().fingerprint
   sets = {'test': Evaluation('test', 'test', test, content(test))}
   for name in config.shifts:
     shifts.check(name, config.name, example, form.data_dir)
     shift, strength = shifts.parse(name)
-    shifted = functools.cache(functools.partial(_shifted, name, test, scaling, form.data_dir))
+    shifted = functools.cache(functools.partial(_shifted, name, test, scaling, form.data_dir, outputs))
     made_from = lambda name=name: f'{name}-{test().fingerprint}-{fingerprint(*scaling)}'
     sets[name] = Evaluation(
       name, 'shift', shifted, content(shifted) if shift.only else made_from, strength, shift.family
@@ -366,15 +532,18 @@ def _evaluations(config, example, test, scaling, form: Form, unlabelled) -> dict
   for name in config.ood:
     look_up({**unlabelled, **SOURCES}, name.partition('[')[0], 'out-of-domain set')
     kind = 'plane' if name == 'plane' else 'ood'
-    outside = functools.cache(functools.partial(_outside, name, test, form, unlabelled))
+    outside = functools.cache(functools.partial(_outside, name, test, form, unlabelled, scaling))
     sets[name] = Evaluation(name, kind, outside, content(outside))
   return sets
 
 
-def _shifted(name: str, test: Callable[[], Split], scaling: Scaling, data_dir: str) -> Split:
+def _shifted(name: str, test: Callable[[], Split], scaling: Scaling, data_dir: str, outputs: int) -> Split:
   """Test inputs that are changed, or were changed by others, with their labels."""
   shift, strength = shifts.parse(name)
-  return check(Split(*shift.load(test, strength, scaling.x_scale, data_dir)), f"shift '{name}'")
+  x, y = shift.load(test, strength, scaling.x_scale, data_dir)
+  check_inputs(x, f"the inputs of shift '{name}'", test().x)
+  classes = outputs if y.ndim == 1 else None
+  return Split(x, check_labels(y, f"the labels of shift '{name}'", len(x), classes, outputs))
 
 
 def outside_of(data: Data) -> list[str]:
@@ -383,12 +552,10 @@ def outside_of(data: Data) -> list[str]:
   return kinds['ood'] or kinds['shift'][-1:]
 
 
-def _outside(name: str, test: Callable[[], Split], form: Form, unlabelled) -> Split:
+def _outside(name: str, test: Callable[[], Split], form: Form, unlabelled, scaling: Scaling) -> Split:
   """Inputs of another set, or of a part such as `cifar100[:1000]`, shaped like the test inputs, without labels."""
   inside = test()
   source, *part = name.partition('[')
   x = unlabelled[name](inside) if name in unlabelled else SOURCES[source].load('test' + ''.join(part), form)[0]
-  if x.shape[1:] != inside.x.shape[1:]:
-    raise UserError(f"'{name}' has inputs of shape {x.shape[1:]}, the test split {inside.x.shape[1:]}: choose another")
-  labels = np.full((len(x), *inside.y.shape[1:]), NO_LABEL, inside.y.dtype)
-  return check(Split(np.asarray(x), labels), f"out-of-domain set '{name}'")
+  x = check_inputs(np.asarray(x), f"out-of-domain set '{name}'", inside.x)
+  return Split(x, _no_labels(len(x), inside.y, scaling))

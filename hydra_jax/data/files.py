@@ -1,37 +1,124 @@
-"""Data of the user's own, in one `.npz` file.
+"""Arrays in `.npz` files, and data of the user's own in such a file.
 
 `x [N, …]` and `y [N]` are to train on, `x_test` and `y_test` to evaluate on, and `x_NAME` is an
-out-of-domain set. Whole numbers in `y` are classes 0, 1, …; others are regression targets `[N]` or `[N, D]`.
-The file may hold predictions for them as well, see `given`.
+out-of-domain set. What `y` means is decided in `labels`. The file may hold predictions as well, see `given`.
+
+An array is read when it is asked for, and no other is. Nothing is unpickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import functools
+import math
 from pathlib import Path
+import zipfile
 
 import numpy as np
 
+from hydra_jax.data import labels
 from hydra_jax.errors import UserError, nearest
 
-Arrays = tuple[np.ndarray, np.ndarray]
+NPY = b'\x93NUMPY'
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# Predictions that a file may hold beside the data, and the task that they are for.
+PREDICTIONS = {'logits': 'classification', 'probabilities': 'classification', 'mean': 'regression'}
+
+Stamp = tuple[int, int, int]
 
 
-@functools.lru_cache(maxsize=2)
-def _read(path: str, changed: int) -> Mapping[str, np.ndarray]:
-  del changed  # only there so that a file that has changed is read again
+class NpzArrays(Mapping[str, np.ndarray]):
+  """The arrays of an `.npz` file by name. `shape` needs no more than the header of an array."""
+
+  def __init__(self, path: str, stamp: Stamp):
+    self.path, self.stamp = path, stamp
+    with _reading(path), zipfile.ZipFile(path) as archive:
+      self._names = [name.removesuffix('.npy') for name in archive.namelist() if name.endswith('.npy')]
+    if not self._names:
+      raise UserError(f'{path} holds no arrays: save it with np.savez(path, x=…, y=…)')
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self._names:
+      raise KeyError(name)
+    return _array(self.path, self.stamp, name)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Shape of one array, of which only the header is read."""
+    with _reading(self.path, name), zipfile.ZipFile(self.path) as archive:
+      return _header(self.path, archive, name)
+
+
+@contextlib.contextmanager
+def _reading(path: str, name: str = '') -> Iterator[None]:
+  """Turns what is wrong with a file into a `UserError`: zipfile, zlib and NumPy each have their own exceptions."""
   try:
-    with np.load(path) as arrays:
-      return dict(arrays)
-  except Exception as e:  # zipfile, zlib and NumPy each have their own
+    yield
+  except UserError:
+    raise
+  except MemoryError as e:
+    raise UserError(f"{path}: '{name}' does not fit in memory: save fewer examples") from e
+  except Exception as e:
     reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
-    raise UserError(f'cannot read {path} ({reason}): save it with np.savez(path, x=…, y=…)') from e
+    what = f"'{name}' in {path}" if name else path
+    raise UserError(f'cannot read {what} ({reason}): save it with np.savez(path, x=…, y=…)') from e
 
 
-def arrays_of(path: str) -> Mapping[str, np.ndarray]:
+def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+  """Shape of an array, after a check that its header claims what is there: memory is taken by what it claims."""
+  info = archive.getinfo(f'{name}.npy')
+  with archive.open(info) as file:
+    version = np.lib.format.read_magic(file)
+    if version not in HEADERS:
+      raise UserError(f"{path}: '{name}' is in version {version} of the .npy format: save it with np.savez")
+    shape, _, dtype = HEADERS[version](file)
+    begin = file.tell()
+  if dtype.hasobject:
+    raise UserError(f"{path}: '{name}' holds Python objects, which are never unpickled: save numbers, or names as str")
+  if begin + math.prod(shape) * dtype.itemsize != info.file_size:
+    raise UserError(
+      f"{path}: '{name}' is damaged, {list(shape)} of {dtype} are not {info.file_size - begin:,} bytes: save it again"
+    )
+  return shape
+
+
+@functools.lru_cache(maxsize=8)
+def _array(path: str, stamp: Stamp, name: str) -> np.ndarray:
+  del stamp  # only there so that a file that has changed is read again
+  with _reading(path, name), zipfile.ZipFile(path) as archive:
+    _header(path, archive, name)
+    with archive.open(f'{name}.npy') as file:
+      array = np.lib.format.read_array(file, allow_pickle=False)
+  array = array.astype(array.dtype.newbyteorder('='), copy=False)
+  array.setflags(write=False)  # whoever asks for it again gets this one
+  return array
+
+
+def arrays_of(path: str) -> NpzArrays:
   """The arrays of an `.npz` file by name."""
+  if Path(path).is_dir():
+    raise UserError(f"'{path}' is a folder: give the path of an .npz file")
   if not Path(path).is_file():
     raise UserError(f"there is no file '{path}': give the path of an .npz file")
-  return _read(path, Path(path).stat().st_mtime_ns)
+  with _reading(path), open(path, 'rb') as file:
+    if file.read(len(NPY)) == NPY:
+      raise UserError(f'{path} is one array, in the .npy format: save it with np.savez(path, x=…, y=…)')
+  return _opened(path, _stamp(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: str, stamp: Stamp) -> NpzArrays:
+  return NpzArrays(path, stamp)
+
+
+def _stamp(path: str) -> Stamp:
+  """Changes whenever a file is written again."""
+  found = Path(path).stat()
+  return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def name_in_file(part: str, split: str) -> str:
@@ -44,36 +131,64 @@ def sets(path: str) -> list[str]:
   return [name.removeprefix('x_') for name in arrays_of(path) if name.startswith('x_')]
 
 
-def load(path: str, split: str) -> Arrays:
-  """Inputs `[N, …]` and labels of a set in a file; without labels, inputs twice."""
+def _named(path: str, part: str, split: str) -> str:
+  """The array of a set by its name, which is refused where there is none."""
+  arrays, name = arrays_of(path), name_in_file(part, split)
+  if name in arrays:
+    return name
+  if part == 'y':
+    raise UserError(f"{path} has no array '{name}', the labels of '{name_in_file('x', split)}': add them")
+  found = [other for other in arrays if other == 'x' or other.startswith('x_')]
+  raise UserError(f"{path} has no array '{name}': {nearest(name, found or arrays)}")
+
+
+def shape(path: str) -> tuple[int, ...]:
+  """Shape of a training input."""
+  return arrays_of(path).shape(_named(path, 'x', 'train'))[1:]
+
+
+def inputs(path: str, split: str) -> np.ndarray:
+  """Inputs `[N, …]` of a set: images of bytes as they are, all else as float32 or float64."""
+  name = _named(path, 'x', split)
+  x = arrays_of(path)[name]
+  if x.dtype.kind not in 'biuf':
+    raise UserError(f"{path}: '{name}' is of dtype {x.dtype}, and must hold real numbers: convert it")
+  if x.ndim < 2:
+    raise UserError(
+      f"{path}: '{name}' has shape {list(x.shape)}, and must be [examples, features] or images: "
+      'give a single feature as x[:, None]'
+    )
+  if x.dtype == np.uint8 and x.ndim > 2:
+    return x
+  # Whole numbers are features, not the pixels of an image: changes of them need not be whole.
+  return x.astype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64, copy=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _meaning(path: str, stamp: Stamp, task: str) -> labels.Labels:
+  del stamp
   arrays = arrays_of(path)
-  x, y = (name_in_file(part, split) for part in ('x', 'y'))
-  if x not in arrays:
-    sets = [name for name in arrays if name == 'x' or name.startswith('x_')]
-    raise UserError(f"{path} has no array '{x}': {nearest(x, sets or arrays)}")
-  if y not in arrays and split in ('train', 'test'):
-    raise UserError(f"{path} has no array '{y}', the labels of '{x}': add them")
-  inputs = arrays[x]
-  if inputs.ndim < 2:
-    raise UserError(f"{path}: '{x}' has shape {list(inputs.shape)}, and must be [examples, features] or images")
-  return inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32), _labels(arrays.get(y, inputs))
+  predicted = next((name for name in PREDICTIONS if name in arrays), None)
+  name = _named(path, 'y', 'train')
+  y = labels.flat(arrays[name], f"{path}: '{name}'")
+  columns = None
+  if predicted:
+    task = PREDICTIONS[predicted] if task == 'auto' else task
+    predicted_shape = arrays.shape(predicted)
+    # Where the axes are in another order, `given` says so.
+    in_order = len(predicted_shape) == 3 and predicted_shape[1] == len(y)
+    columns = predicted_shape[2] if in_order and task == 'classification' else None
+  return labels.meaning(y, task, f"{path}: '{name}'", columns)
 
 
-def _labels(y: np.ndarray) -> np.ndarray:
-  if np.issubdtype(y.dtype, np.integer):
-    return y.astype(np.int32)
-  return y.astype(np.float32).reshape(len(y), -1)
+def meaning(path: str, task: str) -> labels.Labels:
+  """What the labels of a file mean, by those of the training split and the predictions beside them."""
+  arrays_of(path)  # says what is wrong with the file
+  return _meaning(path, _stamp(path), task)
 
 
-def classes(path: str) -> int | None:
-  """Number of classes of a file, by its predictions or else its labels; None in regression."""
-  arrays = arrays_of(path)
-  labels = load(path, 'train')[1]
-  if not np.issubdtype(labels.dtype, np.integer):
-    return None
-  if labels.min() < 0:
-    raise UserError(f"{path}: 'y' has the class {labels.min()}: count classes from 0")
-  predictions = next((arrays[k] for k in ('logits', 'probabilities') if k in arrays), None)
-  return (
-    int(max(labels.max(), arrays.get('y_test', labels).max())) + 1 if predictions is None else predictions.shape[-1]
-  )
+def load(path: str, split: str, task: str) -> tuple[np.ndarray, np.ndarray]:
+  """Inputs `[N, …]` and labels of a set, `[N]` int32 or `[N, D]` float64."""
+  x, name = inputs(path, split), _named(path, 'y', split)
+  what = f"{path}: '{name}'"
+  return x, labels.encode(labels.flat(arrays_of(path)[name], what), meaning(path, task), what)

