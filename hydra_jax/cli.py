@@ -3,6 +3,7 @@
 import argparse
 import errno
 import logging
+import math
 import os
 from pathlib import Path
 import re
@@ -12,9 +13,7 @@ import warnings
 
 from hydra_jax import preemption
 from hydra_jax.errors import UserError
-
-# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
-PREEMPTED, LOST = 75, 76
+from hydra_jax.preemption import LOST, PREEMPTED
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -45,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
       '--distributed',
       action='store_true',
       help='join the other processes; on TPU pods and under Slurm it does so by itself',
+    )
+    command.add_argument(
+      '--lost_after',
+      type=float,
+      default=45.0,
+      metavar='SECONDS',
+      help='of several processes, one that has been silent for so long is lost, and the others end (default: 45)',
     )
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
@@ -112,11 +118,13 @@ def join(options) -> None:
   """Joins the other processes, where there are any."""
   from hydra_jax import processes, progress
 
+  if not 1 <= options.lost_after < math.inf:
+    raise UserError(f'--lost_after={options.lost_after} must be at least 1 second, and finite')
   if options.distributed or processes.are_many():
-    processes.join()
+    processes.join(options.lost_after)
   elif processes.may_be_many():
     try:
-      processes.join()
+      processes.join(options.lost_after)
     except UserError as e:
       progress.say(f'{e}; goes on as one process')
   progress.console.quiet = not processes.is_main()
@@ -124,11 +132,12 @@ def join(options) -> None:
 
 def run(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides)
-  from hydra_jax import pipeline
+  from hydra_jax import agreement, pipeline
   from hydra_jax.data import sources
 
   set_up()
   join(options)
+  agreement.on_command('run', {'profile': options.profile})
   workdir = Path(options.workdir or Path('runs') / config.name)
   pipeline.run(config, workdir, options.data_dir or sources.default_data_dir(), options.profile)
 
@@ -138,11 +147,13 @@ def table(options, overrides: list[str]) -> None:
     raise UserError(f"unexpected argument '{overrides[0]}': what a table runs is in its file")
   if options.replicas is not None and options.replicas < 1:
     raise UserError(f'--replicas={options.replicas} must be at least 1')
-  from hydra_jax import reports
+  from hydra_jax import agreement, reports
   from hydra_jax.data import sources
 
   set_up()
   join(options)
+  asked = {'name': options.name, 'replicas': options.replicas, 'quick': options.quick}
+  agreement.on_command('table', asked)
   data_dir = options.data_dir or sources.default_data_dir()
   reports.run(options.name, Path(options.workdir), data_dir, options.replicas, options.quick)
 
@@ -174,43 +185,60 @@ def prepare(options, overrides: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see the top."""
-  options, overrides = parser().parse_known_args(arguments)
+  """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see `preemption`."""
   try:
     preemption.listen()
+    options, overrides = parser().parse_known_args(arguments)
     {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
+  except (
+    TimeoutError,
+    ConnectionError,
+  ) as e:  # which are OSErrors, and no fault of the disk where others are waited for
+    return _lost(e) if _are_many() else _fail(_of_the_disk(e))
   except OSError as e:
-    where = f' ({e.filename})' if e.filename else ''
-    # NumPy reports a short write without an error code.
-    code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
-    return _fail(f'{DISK.get(code, _one_line(e))}{where}')
+    return _fail(_of_the_disk(e))
   except preemption.Preempted as e:
     return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:
     return _fail('interrupted: the same command continues', 130)
   except Exception as e:
-    if not _has_joined():
+    if preemption.asked():  # compiled code that was being imported makes an ImportError of it
+      return _fail('stopped between two phases: the same command continues', PREEMPTED)
+    if not _are_many():
       raise
-    if not isinstance(e, sys.modules['jax'].errors.JaxRuntimeError):  # which is how the loss of another shows
-      traceback.print_exc()
-    return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
+    return _lost(e)
   return 0
 
 
-def _has_joined() -> bool:
+def _of_the_disk(e: OSError) -> str:
+  where = f' ({e.filename})' if e.filename else ''
+  # NumPy reports a short write without an error code.
+  code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
+  return f'{DISK.get(code, _one_line(e)) if code else _one_line(e)}{where}'
+
+
+def _lost(e: Exception) -> int:
+  if not isinstance(e, (sys.modules['jax'].errors.JaxRuntimeError, OSError)):  # by which the loss of another shows
+    traceback.print_exc()
+  return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
+
+
+def _are_many() -> bool:
   """Whether this process is one of several that act as one."""
-  jax = sys.modules.get('jax')
-  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+  processes = sys.modules.get('hydra_jax.processes')
+  return processes is not None and processes.joined()
 
 
 def _fail(message: str, code: int = 2, wait: bool = False) -> int:
-  print(f'hydra-jax: {message}', file=sys.stderr)
-  if _has_joined() and not wait:
+  # One line, whatever names of files and texts of others are in it.
+  line = ''.join(c if c.isprintable() else '?' for c in ' '.join(message.split()))
+  if _are_many() and not wait:
     from hydra_jax import processes
 
-    processes.leave(code)
+    processes.leave(code, line)
+  print(f'hydra-jax: {line}', file=sys.stderr)
   return code
 
 

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 import contextlib
 import signal
 
+# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
+PREEMPTED, LOST = 75, 76
+
 
 class Preempted(BaseException):
   """The process was asked to stop, and what there is to continue from is saved.
@@ -19,20 +22,21 @@ class Preempted(BaseException):
     self.by_all = by_all
 
 
-_asked, _deferring = False, False
+_asked, _deferring, _raised = False, False, False
 
 
 def _on_signal(*_) -> None:
-  global _asked
+  global _asked, _raised
   _asked = True
-  if not _deferring:
+  if not _deferring and not _raised:  # once: what the first one makes this process do is not to be disturbed
+    _raised = True
     raise Preempted('stopped between two phases')
 
 
 def listen() -> None:
   """From now on SIGTERM, which clouds send before they take a machine away, is a request to save and stop."""
-  global _asked
-  _asked = False
+  global _asked, _raised
+  _asked = _raised = False
   signal.signal(signal.SIGTERM, _on_signal)
 
 
@@ -48,8 +52,13 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, a request to stop waits for who asks whether there is one."""
+  """Inside, a request to stop waits for who asks whether there is one; an earlier one stops here.
+
+  Earlier ones that are still there were raised where nothing can be raised, as in the import of compiled code.
+  """
   global _deferring
+  if _asked:
+    raise Preempted('stopped between two phases')
   _deferring = True
   try:
     yield

@@ -28,8 +28,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'methods', 'parts', 'pipeline'),
-  *('preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store', 'tables'),
+  *('__init__', 'agreement', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'methods', 'parts'),
+  *('pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'statistics', 'store'),
+  'tables',
 )
 
 

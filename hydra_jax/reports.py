@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from hydra_jax import figures, pipeline, processes, store, tables
+from hydra_jax import agreement, figures, pipeline, processes, store, tables
 from hydra_jax.diversity import KEPT
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.progress import say
@@ -133,7 +133,10 @@ def load(name: str, quick: bool) -> dict[str, Definition]:
 
 def run(name: str, workdir: Path, data_dir: str, replicas: int | None, quick: bool) -> None:
   """Runs what is missing of the tables of a file, and writes each with its figures to a folder under `workdir`."""
-  for which, definition in load(name, quick).items():
+  definitions = load(name, quick)
+  runs = {f'{which}: {run}: ': config for which, table in definitions.items() for run, config in table.runs.items()}
+  agreement.on_configs(runs)
+  for which, definition in definitions.items():
     parts = ['table', Path(name.partition(':')[0]).stem, which, 'quick' * quick]
     command = f'hydra-jax table {name}' + f':{which}' * bool(which and ':' not in name) + ' --quick' * quick
     made(definition, workdir, workdir / '-'.join(filter(None, parts)), data_dir, replicas, command)
@@ -320,9 +323,10 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
 def _sittings(file: Path) -> list[float]:
   """Seconds that earlier calls took, which found less and so trained what this one took from them."""
   try:
-    return json.loads(file.read_text())['about']['seconds']
-  except (OSError, ValueError, KeyError):
+    found = store.read_json(file)['about']['seconds']
+  except (OSError, store.Damaged, KeyError, TypeError):
     return []
+  return [each for each in found if isinstance(each, int | float)] if isinstance(found, list) else []
 
 
 def _duration(seconds: float) -> str:
