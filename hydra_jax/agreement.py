@@ -26,6 +26,8 @@ SECONDS = 300.0
 
 def on_command(command: str, options: Mapping[str, Any]) -> None:
   """Compares what was asked for, and what does it: code, versions and settings."""
+  if not processes.joined():
+    return
   facts = {'the command': command, 'the source of hydra_jax': provenance.package_digest()}
   facts |= {f'--{name}': str(value) for name, value in options.items()}
   facts |= {name: metadata.version(name) for name in PACKAGES}
@@ -35,6 +37,8 @@ def on_command(command: str, options: Mapping[str, Any]) -> None:
 
 def on_configs(configs: Mapping[str, ConfigDict]) -> None:
   """Compares resolved configs, by what stands before their keys in an error, and the user's functions in them."""
+  if not processes.joined():
+    return
   facts = {'the runs': ', '.join(configs)}
   for name, config in configs.items():
     facts |= {f'{name}{key}': value for key, value in _flat('config', config)}
@@ -56,7 +60,7 @@ def on_data(config: ConfigDict, data: Data) -> None:
   for name in {name for student in config.students for name in config.student[student].get('unlabelled', ())}:
     facts[f"the data of '{name}'"] = fingerprint(data.others(name))
   if config.teacher.predictions:
-    facts['config.teacher.predictions'] = given.read(config.teacher.predictions).key
+    facts['config.teacher.predictions'] = given.read(config.teacher.predictions).key[:12]
   facts |= {f'the members in {place}': store.digest(parts.find(place)) for place in config.teacher.checkpoints}
   processes.agree(facts)
 

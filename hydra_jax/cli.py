@@ -136,6 +136,7 @@ def run(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources
 
   set_up()
+  preemption.begin()
   join(options)
   agreement.on_command('run', {'profile': options.profile})
   workdir = Path(options.workdir or Path('runs') / config.name)
@@ -151,6 +152,7 @@ def table(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources
 
   set_up()
+  preemption.begin()
   join(options)
   asked = {'name': options.name, 'replicas': options.replicas, 'quick': options.quick}
   agreement.on_command('table', asked)
@@ -175,6 +177,7 @@ def prepare(options, overrides: list[str]) -> None:
 
   if overrides:
     raise UserError(f"unexpected argument '{overrides[0]}'")
+  preemption.begin()
   data_dir = options.data_dir or sources.default_data_dir()
   kind, _, name = options.name.partition('/')
   if kind == 'uci':
@@ -204,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _fail('interrupted: the same command continues', 130)
   except Exception as e:
-    if preemption.asked():  # compiled code that was being imported makes an ImportError of it
+    if preemption.asked():  # code that was being called may have made another exception of it
       return _fail('stopped between two phases: the same command continues', PREEMPTED)
     if not _are_many():
       raise

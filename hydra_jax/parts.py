@@ -115,7 +115,8 @@ def own_networks(config: ConfigDict) -> list[str]:
   """Functions of the user's own that a config names as networks."""
   students = [settings.network for settings in config.student.values() if 'network' in settings]
   networks = [config.network.teacher, config.network.student, *students]
-  return list(dict.fromkeys(network.name for network in networks if ':' in network.name))
+  names = [network.get('name') for network in networks]
+  return list(dict.fromkeys(name for name in names if isinstance(name, str) and ':' in name))
 
 
 def restored(folder: Path, network: Network, data: Data, replicas: int = 0) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
 
 # Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
@@ -22,22 +23,35 @@ class Preempted(BaseException):
     self.by_all = by_all
 
 
-_asked, _deferring, _raised = False, False, False
+_asked, _deferring, _raised, _begun = False, False, False, False
 
 
 def _on_signal(*_) -> None:
   global _asked, _raised
   _asked = True
+  if not _begun:
+    os.write(2, b'hydra-jax: stopped before the work began: the same command continues\n')
+    os._exit(PREEMPTED)
   if not _deferring and not _raised:  # once: what the first one makes this process do is not to be disturbed
     _raised = True
     raise Preempted('stopped between two phases')
 
 
 def listen() -> None:
-  """From now on SIGTERM, which clouds send before they take a machine away, is a request to save and stop."""
-  global _asked, _raised
-  _asked = _raised = False
+  """From now on SIGTERM, which clouds send before they take a machine away, is a request to stop.
+
+  Until `begin` the process then ends at once: there is nothing to save, and compiled code that is being imported may
+  make anything of an exception.
+  """
+  global _asked, _raised, _begun
+  _asked = _raised = _begun = False
   signal.signal(signal.SIGTERM, _on_signal)
+
+
+def begin() -> None:
+  """From now on a request to stop raises `Preempted`, so that what there is can be saved and tidied up."""
+  global _begun
+  _begun = True
 
 
 def ignore() -> None:
@@ -52,10 +66,7 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, a request to stop waits for who asks whether there is one; an earlier one stops here.
-
-  Earlier ones that are still there were raised where nothing can be raised, as in the import of compiled code.
-  """
+  """Inside, a request to stop waits for who asks whether there is one; one that was swallowed before stops here."""
   global _deferring
   if _asked:
     raise Preempted('stopped between two phases')

@@ -55,7 +55,6 @@ def sign(folder: Path) -> None:
 
 def edited(part, tmp_path, content: bytes, signed: bool = True) -> Path:
   """A copy of a part with another recipe."""
-
   folder = tmp_path / 'run' / 'parts' / 'labels-a'
   shutil.copytree(part[0], folder)
   (folder / parts.RECIPE).write_bytes(content)
@@ -219,6 +218,7 @@ def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same
     parts.load(str(folder), data, own=['edited.py:make'])
 
 
+@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections loads files in a way that Python warns of
 @pytest.mark.parametrize(
   'file, content',
   [(parts.RECIPE, b'[]'), (store.MANIFEST, b'null'), ('config.json', b'[' * 99_999), ('config.json', b'{"name": []}')],
