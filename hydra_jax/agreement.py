@@ -42,9 +42,7 @@ def on_configs(configs: Mapping[str, ConfigDict]) -> None:
   facts = {'the runs': ', '.join(configs)}
   for name, config in configs.items():
     facts |= {f'{name}{key}': value for key, value in _flat('config', config)}
-    facts |= {
-      f'the source of {function}': user_networks.find(function).digest for function in parts.own_networks(config)
-    }
+    facts |= {f"the source of '{own}'": user_networks.find(own).digest[:12] for own in parts.own_networks(config)}
     for method in {config.student[student].method for student in config.students if student in config.student}:
       if method in METHODS:
         facts[f"the source of method '{method}'"] = provenance.definition(METHODS[method].phases)

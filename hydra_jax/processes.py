@@ -292,9 +292,10 @@ def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
   group = _group()
   if group is None:
     return
-  text = json.dumps(dict(facts), sort_keys=True)
-  if len(set(gathered(hashlib.sha256(text.encode()).hexdigest(), 'agree', seconds))) == 1:
+  digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
+  if len(set(gathered(digest, 'agree', seconds))) == 1:
     return
+  text = json.dumps(dict(facts))
   first = json.loads(gathered(text if group.index == 0 else '', 'facts')[0])
   names = [name for name in {**first, **facts} if first.get(name) != facts.get(name)]
   shown = [f'{n} ({_short(first.get(n))} in process 0, {_short(facts.get(n))} in process {group.index})' for n in names]
