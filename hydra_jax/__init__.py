@@ -1,10 +1,28 @@
 """hydra_jax: ensembles of neural networks, distilled into one network that keeps their disagreement."""
 
-from hydra_jax.adapters import equinox, nnx
-from hydra_jax.cut import Network, grow, hydra
-from hydra_jax.errors import UserError
-from hydra_jax.stages import Stage, chain, linen, mlp
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from hydra_jax.adapters import equinox, nnx
+  from hydra_jax.cut import Network, grow, hydra
+  from hydra_jax.errors import UserError
+  from hydra_jax.stages import Stage, chain, linen, mlp
 
 __version__ = '0.1.0'
 
 __all__ = ['Network', 'Stage', 'UserError', 'chain', 'equinox', 'grow', 'hydra', 'linen', 'mlp', 'nnx']
+
+_MODULES = {
+  **dict.fromkeys(('equinox', 'nnx'), 'adapters'),
+  **dict.fromkeys(('Network', 'grow', 'hydra'), 'cut'),
+  **dict.fromkeys(('Stage', 'chain', 'linen', 'mlp'), 'stages'),
+  'UserError': 'errors',
+}
+
+
+def __getattr__(name: str) -> Any:
+  """Imports JAX with the first name that needs it: the command line has to hear of SIGTERM before."""
+  if name not in _MODULES:
+    raise AttributeError(f"module 'hydra_jax' has no attribute '{name}'")
+  return getattr(importlib.import_module(f'hydra_jax.{_MODULES[name]}'), name)

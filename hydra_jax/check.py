@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
 def plans(config: ConfigDict, devices: int) -> Iterator[Plan]:
   """A plan of every phase of an experiment; raises a `UserError` where a mesh, a batch or heads do not fit."""
-  config.teacher.members = count_members(config.teacher)
+  config.teacher.members = count_members(config)
   configs.validate(config)
   data = about(config.data)
   for name in config.data.ood:

@@ -9,10 +9,11 @@ from pathlib import Path
 import re
 import shutil
 import threading
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -24,27 +25,35 @@ from hydra_jax.stages import Tree
 
 def save(folder: Path, tree: Tree) -> None:
   """Saves a tree under a folder that must not exist yet."""
-  _translating(lambda: ocp.save(folder.absolute(), tree))
+  _translating(folder, lambda: ocp.save(folder.absolute(), tree))
 
 
-def _translating(write: Callable[[], object]) -> None:
+def _translating(folder: Path, write: Callable[[], object]) -> None:
   try:
     write()
   except Exception as e:
+    store.check_held(folder)
     # tensorstore reports a full disk as a ValueError that quotes the error code.
     code = re.search(r"os_error_code='(\d+)'", str(e))
     if code:
-      raise OSError(int(code[1]), _first_line(e)) from e
+      raise OSError(int(code[1]), store.one_line(e)) from e
     raise
 
 
 def restore(folder: Path, like: Tree) -> Tree:
-  """Restores a tree of the shapes and dtypes of `like`, which may be abstract, onto each process's first device."""
+  """Restores a tree of the shapes and dtypes of `like`, which may be abstract, onto each process's first device.
+
+  Args:
+    folder: As given to `save`, in one made by `store.writing`.
+    like: What is expected.
+
+  Raises:
+    UserError: Where the files are damaged, or hold another tree.
+  """
   many = jax.process_count() > 1
+  sharding: Sharding = SingleDeviceSharding(jax.devices()[0])
   if many:
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ('all',)), PartitionSpec())
-  else:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   tree = _restore(folder, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like))
   return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if many else tree
 
@@ -53,11 +62,14 @@ def _restore(folder: Path, like: Tree) -> Tree:
   try:
     return ocp.load(folder.absolute(), like)
   except Exception as e:
-    raise UserError(f'cannot restore {folder} ({_first_line(e)}): delete that folder and run again') from e
-
-
-def _first_line(e: Exception) -> str:
-  return (str(e).splitlines() or [type(e).__name__])[0][:200]
+    store.verify(folder.parent)
+    # The files are whole. So with other processes it is one of them that is lost, and nothing is to be deleted.
+    if jax.process_count() > 1:
+      raise
+    raise UserError(
+      f'cannot restore {folder} ({store.one_line(e)}), though its files are whole: use the versions in versions.json, '
+      'or choose another --workdir'
+    ) from e
 
 
 class Saver:
@@ -71,30 +83,30 @@ class Saver:
   def __init__(self, folder: Path, keep: int):
     """Nothing is written yet."""
     self.folder, self.keep = folder, keep
-    self._thread, self._failed = None, None
+    self._thread: threading.Thread | None = None
+    self._failed: Exception | None = None
 
   def save(self, step: int, tree: Tree) -> None:
     """Returns when the tree may change; first waits for the checkpoint before."""
     self.wait()
-    new, final = self.folder / f'.new-{step}', self.folder / str(step)
+    new, final = self.folder / f'{store.NEW}{step}', self.folder / str(step)
     processes.on_main(lambda: _fresh(new))
     tree = jax.tree.map(jnp.copy, tree)  # on CPU what Orbax reads is the array itself, which training reuses
-    response = None
+    responses: list[Any] = []
 
     def begin():
-      nonlocal response
-      response = ocp.save_async((new / 'state').absolute(), tree)
+      responses.append(ocp.save_async((new / 'state').absolute(), tree))
 
     def finish():
       try:
-        _translating(response.result)
+        _translating(new, responses[0].result)
         if processes.is_main():
           store.complete(new, final)
           self._drop_old(step)
       except Exception as e:  # shown by the thread that trains
         self._failed = e
 
-    _translating(begin)
+    _translating(new, begin)
     self._thread = threading.Thread(target=finish)
     self._thread.start()
 
@@ -119,8 +131,10 @@ class Saver:
 
 
 def _fresh(folder: Path) -> None:
+  store.check_held(folder)  # or the work directory, should it have been removed, would be there again
   shutil.rmtree(folder, ignore_errors=True)
-  folder.mkdir(parents=True)
+  folder.parent.mkdir(exist_ok=True)
+  folder.mkdir()
 
 
 def latest(folder: Path, like: Tree) -> Tree | None:
@@ -140,7 +154,7 @@ def _newest_whole(folder: Path) -> str:
     try:
       store.verify(folder / str(step))
       return str(step)
-    except UserError:
+    except store.Damaged:
       say(f'the checkpoint at step {step} in {folder} is damaged: left out')
       shutil.rmtree(folder / str(step))
   return ''

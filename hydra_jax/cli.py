@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import logging
+import math
 import os
 from pathlib import Path
 import re
@@ -16,9 +17,7 @@ import warnings
 
 from hydra_jax import preemption
 from hydra_jax.errors import UserError
-
-# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
-PREEMPTED, LOST = 75, 76
+from hydra_jax.preemption import LOST, PREEMPTED
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -51,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
       '--distributed',
       action='store_true',
       help='join the other processes; on TPU pods and under Slurm it does so by itself',
+    )
+    command.add_argument(
+      '--lost_after',
+      type=float,
+      default=45.0,
+      metavar='SECONDS',
+      help='of several processes, one that has been silent for so long is lost, and the others end (default: 45)',
     )
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
@@ -229,11 +235,13 @@ def join(options) -> None:
   """Joins the other processes, where there are any."""
   from hydra_jax import processes, progress
 
+  if not 1 <= options.lost_after < math.inf:
+    raise UserError(f'--lost_after={options.lost_after} must be at least 1 second, and finite')
   if options.distributed or processes.are_many():
-    processes.join()
+    processes.join(options.lost_after)
   elif processes.may_be_many():
     try:
-      processes.join()
+      processes.join(options.lost_after)
     except UserError as e:
       progress.say(f'{e}; goes on as one process')
   progress.console.quiet = not processes.is_main()
@@ -244,10 +252,12 @@ def run(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides, notes.append)
   place = default_workdir(config) if options.workdir is None else local_folder(options.workdir, '--workdir')
   workdir, data_dir = writable(place, '--workdir'), _data_dir(options)
-  from hydra_jax import pipeline, progress
+  from hydra_jax import agreement, pipeline, progress
 
   set_up()
+  preemption.begin()
   join(options)
+  agreement.on_command('run', {'profile': options.profile})
   for note in notes:
     progress.say(note)
   pipeline.run(config, workdir, data_dir, options.profile)
@@ -259,10 +269,12 @@ def table(options, overrides: list[str]) -> None:
   if options.replicas is not None and options.replicas < 1:
     raise UserError(f'--replicas={options.replicas} must be at least 1')
   workdir, data_dir = writable(local_folder(options.workdir, '--workdir'), '--workdir'), _data_dir(options)
-  from hydra_jax import reports
+  from hydra_jax import agreement, reports
 
   set_up()
+  preemption.begin()
   join(options)
+  agreement.on_command('table', {'name': options.name, 'replicas': options.replicas, 'quick': options.quick})
   reports.run(options.name, workdir, data_dir, options.replicas, options.quick)
 
 
@@ -283,6 +295,7 @@ def prepare(options, overrides: list[str]) -> None:
 
   if overrides:
     raise UserError(f"unexpected argument '{overrides[0]}'")
+  preemption.begin()
   data_dir = str(writable(local_folder(_data_dir(options), '--data_dir'), '--data_dir'))
   kind, _, name = options.name.partition('/')
   if kind == 'uci':
@@ -304,44 +317,61 @@ def shown(debug: bool) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see the top."""
-  options, overrides = parser().parse_known_args(arguments)
+  """Runs a command. Returns an exit code: 0, 2 where the user has to change something, or see `preemption`."""
   try:
     preemption.listen()
+    options, overrides = parser().parse_known_args(arguments)
     with shown(options.debug):
       {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
+  except (
+    TimeoutError,
+    ConnectionError,
+  ) as e:  # these are OSErrors, but no fault of the disk where others are waited for
+    return _lost(e) if _are_many() else _fail(_of_the_disk(e))
   except OSError as e:
-    where = f' ({e.filename})' if e.filename else ''
-    # NumPy reports a short write without an error code.
-    code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
-    return _fail(f'{DISK.get(code or 0, _one_line(e))}{where}')
+    return _fail(_of_the_disk(e))
   except preemption.Preempted as e:
     return _fail(f'{e}: the same command continues', PREEMPTED, wait=e.by_all)
   except KeyboardInterrupt:
     return _fail('interrupted: the same command continues', 130)
   except Exception as e:
-    if not _has_joined():
+    if preemption.asked():  # code that was being called may have made another exception of it
+      return _fail('stopped between two phases: the same command continues', PREEMPTED)
+    if not _are_many():
       raise
-    if not isinstance(e, sys.modules['jax'].errors.JaxRuntimeError):  # which is how the loss of another shows
-      traceback.print_exc()
-    return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
+    return _lost(e)
   return 0
 
 
-def _has_joined() -> bool:
+def _of_the_disk(e: OSError) -> str:
+  where = f' ({e.filename})' if e.filename else ''
+  # NumPy reports a short write without an error code.
+  code = errno.ENOSPC if re.search(r'requested and \d+ written', str(e)) else e.errno
+  return f'{DISK.get(code, _one_line(e)) if code else _one_line(e)}{where}'
+
+
+def _lost(e: Exception) -> int:
+  if not isinstance(e, (sys.modules['jax'].errors.JaxRuntimeError, OSError)):  # by which the loss of another shows
+    traceback.print_exc()
+  return _fail(f'another process is lost, or this one failed ({_one_line(e)}): the same command continues', LOST)
+
+
+def _are_many() -> bool:
   """Whether this process is one of several that act as one."""
-  jax = sys.modules.get('jax')
-  return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+  processes = sys.modules.get('hydra_jax.processes')
+  return processes is not None and processes.joined()
 
 
 def _fail(message: str, code: int = 2, wait: bool = False) -> int:
-  print(f'hydra-jax: {" ".join(message.split())}', file=sys.stderr)
-  if _has_joined() and not wait:
+  # One line, whatever names of files and texts of others are in it.
+  line = ''.join(c if c.isprintable() else '?' for c in ' '.join(message.split()))
+  if _are_many() and not wait:
     from hydra_jax import processes
 
-    processes.leave(code)
+    processes.leave(code, line)
+  print(f'hydra-jax: {line}', file=sys.stderr)
   return code
 
 

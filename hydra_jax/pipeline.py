@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import (
+  agreement,
   augment,
   axes,
   checkpoints,
@@ -84,7 +85,8 @@ class Job(NamedTuple):
 def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> results.Outcome:
   """Does all that a config asks for, under `workdir`; with `profile`, traces a few steps of each phase as well."""
   configs.check_values(config)
-  config.teacher.members = count_members(config.teacher)
+  agreement.on_configs({'': config})
+  config.teacher.members = count_members(config)
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0)
@@ -94,8 +96,10 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
     given.check(config.teacher.predictions, data)
   first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
   convolution = check_models(first)
+  agreement.on_data(config, data)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
   with processes.entered(lambda: store.locked(workdir)):
+    processes.check_shared(workdir)
     processes.on_main(lambda: record(workdir, config))
     rows, timings, tests, shown, notes = [], [], [], None, {}
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
@@ -142,7 +146,7 @@ def check_models(replica: Replica) -> bool:
   if config.teacher.predictions:
     given_teacher(replica)
   for place in config.teacher.checkpoints:
-    parts.load(place, data)
+    parts.load(place, data, own=parts.own_networks(config))
   for name, recipe in parts.recipes(config, data.task, data.outputs):
     phases = parts.phases_of(recipe)
     with_unlabelled(data, recipe.settings.get('unlabelled', ()))
@@ -167,12 +171,13 @@ def train_all(group: Group) -> list[dict[str, Trained]]:
   return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
 
 
-def count_members(settings: ConfigDict) -> int:
+def count_members(config: ConfigDict) -> int:
   """Number of members, which teachers made before bring with them."""
+  settings = config.teacher
   if settings.predictions:
     return given.read(settings.predictions).members
   if settings.checkpoints:
-    return sum(len(parts.network_of(folder)[2].heads) for folder in settings.checkpoints)
+    return sum(len(parts.network_of(folder, parts.own_networks(config))[2].heads) for folder in settings.checkpoints)
   return settings.members
 
 
@@ -203,7 +208,8 @@ def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
 
 def loaded_teacher(replica: Replica) -> Trained:
   """Members that other runs have trained, as one ensemble."""
-  loaded = [parts.load(folder, replica.data, replica.index) for folder in replica.config.teacher.checkpoints]
+  own = parts.own_networks(replica.config)
+  loaded = [parts.load(folder, replica.data, replica.index, own) for folder in replica.config.teacher.checkpoints]
   model = evaluate.beside([model for model, _ in loaded])
   return trained(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
 
@@ -442,7 +448,7 @@ def predicted(replica: Replica, teacher: Model, key: str) -> np.ndarray:
     np.save(new / 'predictions.npy', outputs.astype(dtype))
 
   folder = part(replica, 'predictions', key, 'teacher predictions', make)
-  return np.load(folder / 'predictions.npy', mmap_mode='r')
+  return store.read_mapped(folder / 'predictions.npy')
 
 
 def key_of_predictions(replica: Replica, teacher: str) -> str:
@@ -465,14 +471,14 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
   saved = workdir / CONFIG
   if saved.exists():
     try:
-      config_then = json.loads(saved.read_text())
+      config_then = store.read_json(saved)
       name, data = config_then['name'], config_then['data']['name']
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (store.Damaged, KeyError, TypeError) as e:
       raise UserError(f'{saved} is damaged: delete it, or choose another --workdir') from e
     for key, old, new in (('name', name, config.name), ('data.name', data, config.data.name)):
       if old != new:
         raise UserError(f"{workdir} holds a run with {key}='{old}', not '{new}': choose another --workdir")
-  elif workdir.exists() and {p.name for p in workdir.iterdir()} - {'parts', store.LOCK}:
+  elif any(p.name not in ('parts', store.LOCK) and not p.name.startswith(store.NEW) for p in workdir.glob('*')):
     raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
 
 

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
+
+# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
+PREEMPTED, LOST = 75, 76
 
 
 class Preempted(BaseException):
@@ -19,21 +23,35 @@ class Preempted(BaseException):
     self.by_all = by_all
 
 
-_asked, _deferring = False, False
+_asked, _deferring, _raised, _begun = False, False, False, False
 
 
 def _on_signal(*_) -> None:
-  global _asked
+  global _asked, _raised
   _asked = True
-  if not _deferring:
+  if not _begun:
+    os.write(2, b'hydra-jax: stopped before the work began: the same command continues\n')
+    os._exit(PREEMPTED)
+  if not _deferring and not _raised:  # once: what the first one makes this process do is not to be disturbed
+    _raised = True
     raise Preempted('stopped between two phases')
 
 
 def listen() -> None:
-  """From now on SIGTERM, which clouds send before they take a machine away, is a request to save and stop."""
-  global _asked
-  _asked = False
+  """From now on SIGTERM, which clouds send before they take a machine away, is a request to stop.
+
+  Until `begin` the process then ends at once: there is nothing to save, and compiled code that is being imported may
+  make anything of an exception.
+  """
+  global _asked, _raised, _begun
+  _asked = _raised = _begun = False
   signal.signal(signal.SIGTERM, _on_signal)
+
+
+def begin() -> None:
+  """From now on a request to stop raises `Preempted`, so that what there is can be saved and tidied up."""
+  global _begun
+  _begun = True
 
 
 def ignore() -> None:
@@ -48,8 +66,10 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, a request to stop waits for who asks whether there is one."""
+  """Inside, a request to stop waits for who asks whether there is one; one that was swallowed before stops here."""
   global _deferring
+  if _asked:
+    raise Preempted('stopped between two phases')
   _deferring = True
   try:
     yield

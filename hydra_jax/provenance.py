@@ -28,9 +28,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'formats', 'methods', 'parts'),
-  *('pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'rules', 'statistics'),
-  *('store', 'tables', 'text', 'user_files'),
+  *('__init__', 'agreement', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'formats', 'methods'),
+  *('parts', 'pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'rules'),
+  *('statistics', 'store', 'tables', 'text', 'user_files'),
 )
 
 

@@ -64,7 +64,8 @@ def part(
       return 'taken'
     return '' if together else write() or ''
 
-  if not processes.on_main(take) and together:
+  # Of what all make together, all must mean the same.
+  if not processes.on_main(take, folder.name if together else name) and together:
     with processes.entered(lambda: store.writing(folder)) as new:
       make(Path(new), folder)
   return folder

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import numpy as np
 
-from hydra_jax import config as configs, figures, pipeline, processes, store, tables, user_files
+from hydra_jax import agreement, config as configs, figures, pipeline, processes, store, tables, user_files
 from hydra_jax.diversity import KEPT, REJECTION
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.formats import digits, number
@@ -183,7 +183,10 @@ def _what(value: Any) -> str:
 
 def run(name: str, workdir: Path, data_dir: str, replicas: int | None, quick: bool) -> None:
   """Runs what is missing of the tables of a file, and writes each with its figures to a folder under `workdir`."""
-  for which, definition in load(name, quick).items():
+  definitions = load(name, quick)
+  runs = {f'{which}: {run}: ': config for which, table in definitions.items() for run, config in table.runs.items()}
+  agreement.on_configs(runs)
+  for which, definition in definitions.items():
     parts = ['table', Path(name.partition(':')[0]).stem, which, 'quick' * quick]
     command = f'hydra-jax table {name}' + f':{which}' * bool(which and ':' not in name) + ' --quick' * quick
     made(definition, workdir, workdir / '-'.join(filter(None, parts)), data_dir, replicas, command)
@@ -195,7 +198,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
   for run_name, config in definition.runs.items():  # what is wrong with the last is better known before the first
     with user_files.one_line(f"run '{run_name}' of {command}"):
       configs.check_values(config)
-      config.teacher.members = pipeline.count_members(config.teacher)
+      config.teacher.members = pipeline.count_members(config)
       configs.validate(config)
   for i, (run_name, config) in enumerate(definition.runs.items()):
     say(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
@@ -451,9 +454,10 @@ def _replicas(run_name: str, outcome: Outcome) -> str:
 def _sittings(file: Path) -> list[float]:
   """Seconds that earlier calls took, which found less and so trained what this one took from them."""
   try:
-    return json.loads(file.read_text())['seconds']
-  except (OSError, ValueError, KeyError, TypeError):
+    found = store.read_json(file)['seconds']
+  except (OSError, store.Damaged, KeyError, TypeError):
     return []
+  return [each for each in found if isinstance(each, int | float)] if isinstance(found, list) else []
 
 
 def _duration(seconds: float) -> str:

@@ -46,10 +46,11 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
 
   folder = part(replica, 'scores', key, f'{name}: evaluation', make)
   scores: dict[str, dict[str, np.ndarray]] = {}
-  with np.load(folder / 'scores.npz') as flat:
-    for both, values in flat.items():
-      where, score = both.split('|')
-      scores.setdefault(where, {})[score] = values
+  for both, values in store.read_arrays(folder / 'scores.npz').items():
+    where, _, score = both.partition('|')
+    if where not in data.evaluations or values.ndim != 1:
+      raise store.Damaged(f'{folder} holds no scores of these sets: delete that folder and run the same command again')
+    scores.setdefault(where, {})[score] = values
   return scores
 
 
@@ -67,8 +68,7 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
     np.savez(new / 'divergences.npz', **found)
 
   folder = part(replica, 'divergences', key, f'{name}: heads against members', make)
-  with np.load(folder / 'divergences.npz') as found:
-    return dict(found)
+  return store.read_arrays(folder / 'divergences.npz')
 
 
 def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
@@ -98,7 +98,7 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
     ]
     (new / 'timings.json').write_text(json.dumps(rows))
 
-  return json.loads((part(replica, 'timings', key, 'latencies', make) / 'timings.json').read_text())
+  return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 
 class Shown(NamedTuple):

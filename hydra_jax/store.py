@@ -1,4 +1,8 @@
-"""Folders that are complete or absent, named by a hash of what their content depends on."""
+"""Folders that are complete or absent, named by a hash of what their content depends on.
+
+What is saved may have been edited, damaged or made by somebody else. It is read as data: checksums first, bounded in
+size and depth, without following links, and nothing that it names is imported or called.
+"""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -6,18 +10,35 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 import shutil
+import stat
 import tempfile
-from typing import Any
+from typing import Any, NoReturn
+import zipfile
+import zlib
+
+import numpy as np
 
 from hydra_jax.errors import UserError
 
 LOCK = '.lock'
 MANIFEST = 'MANIFEST.json'
+# How names begin of what is being written. Long, so that nothing of the user's own is taken for a leftover.
+NEW = '.hydra_jax-new-'
+# Where in a work directory there may be leftovers.
+WRITTEN_TO = ('.', 'parts', 'parts/*.progress', 'figures')
 # Part of every key: raise it when the meaning of saved files changes.
 FORMAT = 1
+LONGEST_JSON = 64 * 2**20  # bytes
+# Some file systems cannot sync a folder.
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+
+
+class Damaged(UserError):
+  """What is saved is not what was written."""
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -30,19 +51,84 @@ def _plain(value):
   return value.to_dict() if hasattr(value, 'to_dict') else list(value)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-  found = {}
-  for path in sorted(p for p in folder.rglob('*') if p.is_file() and p.name != MANIFEST):
-    with open(path, 'rb') as f:
-      found[str(path.relative_to(folder))] = hashlib.file_digest(f, 'sha256').hexdigest()
+def read_json(path: Path) -> Any:
+  """Reads a JSON file that somebody may have edited.
+
+  Raises:
+    Damaged: Where it is not plain JSON: too large or too deep, not UTF-8, a key twice, a number that is not finite.
+    OSError: Where it cannot be read.
+  """
+  try:
+    if path.stat().st_size > LONGEST_JSON:
+      raise ValueError(f'larger than {LONGEST_JSON} bytes')
+    text = path.read_bytes().decode()
+    found = json.loads(text, object_pairs_hook=_no_twins, parse_float=_finite, parse_constant=_not_a_number)
+    json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair cannot be printed
+    return found
+  except RecursionError:
+    raise Damaged(f'{path} is damaged (nested too deep)') from None
+  except ValueError as e:
+    raise Damaged(f'{path} is damaged ({one_line(e)})') from e
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    raise ValueError('a key stands twice in it')
   return found
+
+
+def _finite(text: str) -> float:
+  return float(text) if math.isfinite(float(text)) else _not_a_number(text)
+
+
+def _not_a_number(text: str) -> NoReturn:
+  raise ValueError(f'{text[:20]} is no finite number')
+
+
+def one_line(e: object, most: int = 200) -> str:
+  """The first line of a message, without characters that cannot be shown."""
+  first = (str(e).splitlines() or [type(e).__name__])[0]
+  return ''.join(c if c.isprintable() else '?' for c in first[:most])
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+  """The arrays of an `.npz` file, or of an `.npy` file the one named ''; without unpickling, one line if damaged."""
+  try:
+    with open(path, 'rb') as file:
+      found = np.load(file, allow_pickle=False)
+      return {'': found} if isinstance(found, np.ndarray) else dict(found)
+  except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as e:
+    raise Damaged(f'{path} is damaged ({one_line(e)}): delete {path.parent} and run the same command again') from e
+
+
+def read_mapped(path: Path) -> np.ndarray:
+  """The array of an `.npy` file, mapped into memory; without unpickling, one line if damaged."""
+  try:
+    return np.load(path, mmap_mode='r', allow_pickle=False)
+  except (ValueError, EOFError, MemoryError) as e:
+    raise Damaged(f'{path} is damaged ({one_line(e)}): delete {path.parent} and run the same command again') from e
+
+
+def _digests(folder: Path) -> dict[str, str]:
+  """SHA-256 by relative name of every file below, but for the manifest. What is neither file nor folder has ''."""
+  found = {}
+  for place, folders, files in os.walk(folder):
+    for path in (Path(place, name) for name in (*folders, *files)):
+      name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+      if stat.S_ISREG(mode) and name != MANIFEST:
+        with open(path, 'rb') as f:
+          found[name] = hashlib.file_digest(f, 'sha256').hexdigest()
+      elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        found[name] = ''
+  return dict(sorted(found.items()))
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
   """Yields a new folder that becomes `folder`, at once and with a manifest, if the block succeeds."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  new = Path(tempfile.mkdtemp(prefix='.new-', dir=folder.parent))
+  check_held(folder)
+  new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
   try:
     yield new
     complete(new, folder)
@@ -51,41 +137,58 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def complete(new: Path, folder: Path) -> None:
-  """Makes a folder that is written `folder`, at once and with a manifest."""
+  """Makes a folder that is written `folder`, at once and with a manifest; returns when it is on the disk."""
+  check_held(folder)
   try:
     (new / MANIFEST).write_text(json.dumps(_digests(new), indent=1))
-    _sync(new)
     new.chmod(0o755)
+    _sync_below(new)
     os.rename(new, folder)
   except OSError as e:
     # Another process may have made the same folder meanwhile: its content is the same.
     if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.exists():
       raise
     shutil.rmtree(new)
+  _sync(folder.parent)
 
 
-def _sync(folder: Path) -> None:
-  for path in folder.rglob('*'):
-    if path.is_file():
-      with open(path, 'rb') as f:
-        os.fsync(f.fileno())
+def _sync_below(folder: Path) -> None:
+  for place, _, files in os.walk(folder, topdown=False):
+    for name in files:
+      _sync(Path(place, name))
+    _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+  """Returns when a file, or the names in a folder, are on the disk."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+  try:
+    os.fsync(descriptor)
+  except OSError as e:
+    if e.errno not in CANNOT_SYNC:
+      raise
+  finally:
+    os.close(descriptor)
 
 
 def replace_text(path: Path, text: str) -> None:
-  """Writes a text file as a whole, or leaves the old one."""
+  """Writes a text file as a whole, or leaves the old one; returns when it is on the disk."""
   with replacing(path) as new:
     new.write_text(text)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """Yields a path that takes the place of `path` if the block succeeds."""
-  new = path.with_name(f'.new-{path.name}')
+  """Yields a path that takes the place of `path` if the block succeeds; returns when it is on the disk."""
+  check_held(path)
+  new = path.with_name(f'{NEW}{path.name}')
   try:
     yield new
+    _sync(new)
     os.replace(new, path)
   finally:
     new.unlink(missing_ok=True)
+  _sync(path.parent)
 
 
 def digest(folder: Path) -> str:
@@ -94,27 +197,100 @@ def digest(folder: Path) -> str:
 
 
 def verify(folder: Path) -> None:
-  """Raises a `UserError` unless every file of a folder made by `writing` is what was written."""
+  """Raises `Damaged` unless the files of a folder made by `writing` are those that were written, and no others.
+
+  Files that the system adds, whose names begin with a dot, do not count; links always do.
+  """
   try:
-    expected = json.loads((folder / MANIFEST).read_text())
+    expected = read_json(folder / MANIFEST)
     found = _digests(folder)
-    wrong = [name for name, digest in expected.items() if found.get(name) != digest]
-  except (OSError, ValueError) as e:
-    wrong = [f'{MANIFEST} ({e})']
-  if wrong:
-    raise UserError(
-      f'{folder} is damaged (first bad file: {wrong[0]}): delete that folder and run the same command again'
-    )
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError, Damaged) as e:
+    raise _damaged(folder, f'{MANIFEST}: {one_line(e)}') from e
+  if not isinstance(expected, dict) or not expected or not all(isinstance(v, str) for v in expected.values()):
+    raise _damaged(folder, f'{MANIFEST} is no list of files with checksums')
+  for name in {**expected, **found}:
+    added = name not in expected and name.rpartition('/')[2].startswith('.') and found[name]
+    if not added and (not found.get(name) or found[name] != expected.get(name)):
+      is_link = name in found and not found[name]
+      raise _damaged(folder, f'first bad file: {one_line(name)}' + ', which is a link' * is_link)
+
+
+def _damaged(folder: Path, why: str) -> Damaged:
+  return Damaged(f'{folder} is damaged ({why}): delete that folder and run the same command again')
+
+
+def mark(folder: Path) -> str:
+  """Makes an empty file of a name that nobody has heard of, and returns that name."""
+  descriptor, path = tempfile.mkstemp(prefix=NEW, dir=folder)
+  os.close(descriptor)
+  return Path(path).name
+
+
+# Work directories that this process holds: where they are, and the open lock.
+_held: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """Holds a work directory for this process alone, and clears what a killed one left half-written."""
-  with open(folder / LOCK, 'w') as lock:
+  """Holds a work directory for this process alone, and clears what a killed one left half-written.
+
+  While it is held, whatever is written below fails in one line if the directory has been removed or renamed.
+  """
+  lock = _open_lock(folder / LOCK)
+  try:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
       raise UserError(f'another run is using {folder}: wait for it, or choose another --workdir') from None
-    for left in folder.rglob('.new-*'):
-      shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-    yield
+    except OSError as e:
+      raise UserError(f'cannot lock {folder} ({e.strerror}): choose a --workdir on another file system') from e
+    for place in WRITTEN_TO:
+      for left in folder.glob(f'{place}/{NEW}*'):
+        _clear(left)
+    held = folder.absolute()
+    _held[held] = lock
+    try:
+      yield
+      check_held(held)
+    finally:
+      del _held[held]
+  finally:
+    os.close(lock)
+
+
+def _open_lock(path: Path) -> int:
+  """Opens a lock for writing, which keeps what is in it, and follows no link."""
+  try:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+  except OSError as e:
+    if e.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+      raise
+    raise _no_lock(path) from e
+  if not stat.S_ISREG(os.fstat(lock).st_mode):
+    os.close(lock)
+    raise _no_lock(path)
+  return lock
+
+
+def _no_lock(path: Path) -> UserError:
+  return UserError(f'{path} is a link or no plain file: remove it, or choose another --workdir')
+
+
+def _clear(left: Path) -> None:
+  if left.is_dir() and not left.is_symlink():
+    shutil.rmtree(left, ignore_errors=True)
+  else:
+    left.unlink(missing_ok=True)
+
+
+def check_held(path: Path) -> None:
+  """Raises a `UserError` if `path` is in a work directory that was held, and is no longer where it was."""
+  for folder, lock in _held.items():
+    if path.absolute().is_relative_to(folder):
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock), os.lstat(folder / LOCK)):
+          continue
+      raise UserError(
+        f'{folder} was removed, renamed or replaced during the run, and what is not saved is lost: '
+        'leave it where it is, and run the same command again'
+      )

@@ -10,7 +10,7 @@ import sys
 from conftest import ROOT, TINY, command, hydra_jax
 import pytest
 
-from hydra_jax import cli
+from hydra_jax import cli, store
 
 pytestmark = pytest.mark.slow
 
@@ -368,7 +368,7 @@ def test_no_room_for_a_file(tiny_run, tmp_path):
   limited = ['bash', '-c', 'ulimit -f 60; exec "$@"', '-', *command('run', *TINY, f'--workdir={workdir}')]
   done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=600)
   assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-  assert not list(workdir.rglob('.new-*'))
+  assert not list(workdir.rglob(f'{store.NEW}*'))
   again = hydra_jax('run', *TINY, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr
   assert (workdir / 'results.jsonl').read_bytes() == (tiny_run[0] / 'results.jsonl').read_bytes()
@@ -396,7 +396,7 @@ def mounted(tmp_path):
 def test_full_disk(tiny_run, mounted):
   disk = mounted('size=300k')
   refused('run', *TINY, f'--workdir={disk / "run"}', word='the disk is full')
-  assert not list(disk.rglob('.new-*'))
+  assert not list(disk.rglob(f'{store.NEW}*'))
   subprocess.run(['mount', '-o', 'remount,size=50m', disk], check=True)
   again = hydra_jax('run', *TINY, f'--workdir={disk / "run"}')
   assert again.returncode == 0, again.stderr

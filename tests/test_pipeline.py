@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax import data as datasets, evaluate, parts, pipeline
+from hydra_jax import data as datasets, evaluate, parts, pipeline, store
 from hydra_jax.config import default_config
 from hydra_jax.data import toy
 
@@ -41,7 +41,7 @@ def test_what_a_run_writes(tiny_run):
   assert {'python', 'jax', 'hydra_jax', 'device'} <= set(json.loads((workdir / 'versions.json').read_text()))
   for name in ('reliability', 'model_uncertainty', 'agreement', 'shifts'):
     assert np.ptp(np.asarray(Image.open(workdir / 'figures' / f'{name}.png'))) > 0
-  assert not list(workdir.rglob('.new-*')) and not list(workdir.rglob('*.progress'))
+  assert not list(workdir.rglob(f'{store.NEW}*')) and not list(workdir.rglob('*.progress'))
 
 
 def test_uncertainty_is_where_it_belongs(tiny_run):

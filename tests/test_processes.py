@@ -2,17 +2,19 @@
 
 import json
 import os
+from pathlib import Path
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
-from conftest import ROOT, command, hydra_jax
+from conftest import ROOT, TINY, command, hydra_jax
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, processes
+from hydra_jax import UserError, processes, store
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +30,14 @@ def start(count, devices, workdir, *more):
   return launch(count, devices, workdir, command('run', *CONFIG, *more, f'--workdir={workdir}'))
 
 
-def launch(count, devices, place, what):
-  """So many processes with so many devices each; what they say goes to files beside `place`."""
+def launch(count, devices, place, what, own=lambda index: {}, port=None):
+  """So many processes with so many devices each; what they say goes to files beside `place`.
+
+  `own(index)` is what is passed to `Popen` for one of them.
+  """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
+    port = port or free.getsockname()[1]
   env = os.environ | {
     'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
     'JAX_NUM_PROCESSES': str(count),
@@ -42,14 +47,20 @@ def launch(count, devices, place, what):
   started = []
   for index in range(count):
     log = open(place.with_name(f'log-{count}-{index}'), 'w+')
-    own = env | {'JAX_PROCESS_ID': str(index)}
-    started.append((subprocess.Popen(what, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=own), log))
+    how = dict(args=what, cwd=ROOT, env=env | {'JAX_PROCESS_ID': str(index)})
+    started.append((subprocess.Popen(**{**how, **own(index)}, stdout=log, stderr=subprocess.STDOUT), log))
   return started
 
 
 def finish(started, seconds=300):
-  """Exit codes, and what each process said."""
-  codes = [process.wait(seconds) for process, _ in started]
+  """Exit codes, and what each process said; what has not ended by then is killed."""
+  until = time.monotonic() + seconds
+  while any(process.poll() is None for process, _ in started) and time.monotonic() < until:
+    time.sleep(0.05)
+  codes = [process.poll() for process, _ in started]
+  for process, _ in started:
+    process.kill()
+    process.wait()
   said = []
   for _, log in started:
     log.seek(0)
@@ -102,7 +113,7 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   codes, said = finish(last)
   assert codes == [0, 0], said
   assert 'continues at step' in said[0] and 'everything is in' in said[0] and 'everything is in' not in said[1]
-  assert not list(moved.rglob('.new-*')) and not list(moved.rglob('*.progress'))
+  assert not list(moved.rglob(f'{store.NEW}*')) and not list(moved.rglob('*.progress'))
   expected, found = results(alone), results(moved)
   assert set(expected) == set(found)
   for key, value in expected.items():
@@ -123,6 +134,170 @@ def test_what_the_user_did_wrong_is_said_once_and_ends_all(tmp_path):
   codes, said = finish(both, 120)
   assert codes[0] == 2 and 'set it to one of [1, 2]' in said[0] and 'Traceback' not in said[0]
   assert 0 not in codes and not (tmp_path / 'run').exists()
+
+
+def test_processes_that_differ_train_nothing_and_say_in_what(tmp_path):
+  codes, said = finish(launch(2, 1, tmp_path / 'log', [sys.executable, 'tests/agree.py', tmp_path]))
+  assert codes == [0, 0], said
+  lines = [dict(line.split(': ', 1) for line in each.splitlines() if ': ' in line) for each in said]
+  words = {
+    'seed': 'config.seed (0 in process 0, 1 in process 1)',
+    'value': 'config.data.shifts ([] in process 0, ["rotate:1"] in process 1), config.teacher.learning_rate (0.1 in',
+    'function': "the source of 'net.py:make' (",
+    'y_test': "the data of 'test' (",
+    'x': 'the training data (',
+    'x_far': "the data of 'far' (",
+    'workdir': f'the work directory: process 1 does not see in {tmp_path}/process-1/',
+    'table': 'spiral: config.replicas (1 in process 0, 2 in process 1)',
+    'source': 'the source of hydra_jax (source0 in process 0, source1 in process 1)',
+    'command': 'the command (run in process 0, table in process 1), --replicas (None in process 0, 3 in process 1)',
+    'place': "the processes are not at the same place (process 0 at 'train', process 1 at 'report')",
+    'nothing': 'went on',
+  }
+  for what, expected in words.items():
+    for each in lines:
+      assert expected in each[what], (what, each)
+      assert what in ('nothing', 'place') or 'the processes differ in' in each[what]
+  assert not list(tmp_path.rglob('recipe.json')) and not (tmp_path / 'work').exists()
+
+
+def test_another_seed_in_one_process_is_exit_code_2_in_all(tmp_path):
+  work = tmp_path / 'run'
+  what = lambda index: {'args': command('run', *CONFIG, f'--workdir={work}', f'--config.seed={index}')}
+  codes, said = finish(launch(2, 1, work, None, what), 120)
+  assert codes == [2, 2], said
+  line = 'hydra-jax: the processes differ in config.seed (0 in process 0, 1 in process 1): start the same command'
+  assert all(line in each and 'Traceback' not in each for each in said) and not work.exists()
+
+
+def test_what_is_wrong_in_one_process_ends_all_with_its_line(tmp_path):
+  for index in range(2):
+    (tmp_path / f'{index}').mkdir()
+  random = np.random.default_rng(0)
+  arrays = {f'{k}{part}': random.normal(size=(30, 2)) for k in 'xy' for part in ('', '_test')}
+  np.savez(tmp_path / '0' / 'data.npz', **arrays)
+  what = [*command('run', *CONFIG, f'--workdir={tmp_path / "run"}', '--config.data.name=data.npz')]
+  what = [each.replace('=configs/', f'={ROOT}/configs/') for each in what if 'students' not in each]
+  what += ['--config.students=()']
+  started = launch(2, 1, tmp_path / 'log', what, lambda index: {'cwd': tmp_path / f'{index}'})
+  codes, said = finish(started, 120)
+  assert codes == [2, 2], said
+  assert 'hydra-jax: process 1 has ended: ' in said[0] and 'data.npz' in said[0] and 'Traceback' not in said[0]
+  assert not (tmp_path / 'run').exists()
+
+
+def stopped(started, index):
+  started[index][0].send_signal(signal.SIGSTOP)
+  return time.monotonic()
+
+
+def test_a_stopped_process_is_lost_and_the_others_say_so(tmp_path):
+  """The one that is stopped ends too, when it is continued; and the same command continues what all have saved."""
+  both = start(2, 1, tmp_path / 'run', '--lost_after=3')
+  until_saved(both, tmp_path / 'run')
+  at = stopped(both, 1)
+  assert both[0][0].wait(120) == 76
+  assert time.monotonic() - at < 60
+  both[1][0].send_signal(signal.SIGCONT)
+  both[1][0].wait(120)
+  codes, said = finish(both)
+  assert 'process 1 is lost, silent for 3 s: the same command, on all, continues' in said[0], said
+  assert codes[1] != 0 and checkpoints(tmp_path / 'run')
+
+
+def test_a_stopped_first_process_is_lost_too(tmp_path):
+  """Though it is the one through which the others talk."""
+  waits = 'from hydra_jax import processes; processes.join(3); processes.meet(); print("met", flush=True); '
+  waits += 'import time; time.sleep(999 * (processes.global_state.process_id == 0)); processes.meet()'
+  three = launch(3, 1, tmp_path / 'log', [sys.executable, '-c', waits])
+  while not all('met' in (tmp_path / f'log-3-{i}').read_text() for i in range(3)):
+    assert all(process.poll() is None for process, _ in three), finish(three)
+    time.sleep(0.05)
+  at = stopped(three, 0)
+  codes = [three[i][0].wait(120) for i in (1, 2)]
+  assert time.monotonic() - at < 60
+  _, said = finish(three, 0)
+  assert codes == [76, 76], said
+  assert all('process 0 is lost, silent for 3 s' in each for each in said[1:])
+
+
+def test_a_process_lost_while_a_part_is_restored_says_nothing_of_damage(tiny_run, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(tiny_run[0], workdir)
+  what = [sys.executable, 'tests/lost.py', 'run', *TINY, '--config.student.kd.epochs=3', f'--workdir={workdir}']
+  codes, said = finish(launch(2, 1, workdir, [*what, '--lost_after=5']), 200)
+  assert codes[1] == -signal.SIGKILL and codes[0] in (76, -signal.SIGABRT), said  # for the latter, see above
+  assert 'ensemble of 3: reused' in said[0]
+  assert 'delete' not in said[0] and 'damaged' not in said[0]
+  assert codes[0] != 76 or 'hydra-jax: ' in said[0]
+  for folder in workdir.glob('parts/labels-*'):
+    store.verify(folder)
+
+
+def test_a_port_that_another_program_has_taken_is_said_by_all(tmp_path):
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    begun = time.monotonic()
+    both = launch(2, 1, tmp_path / 'run', command('run', *CONFIG), port=taken.getsockname()[1])
+    codes, said = finish(both, 120)
+  assert codes == [2, 2], said
+  assert 'another program listens on that port' in said[0] and 'is another program' in said[1]
+  assert all('Traceback' not in each for each in said) and time.monotonic() - begun < 60
+
+
+def test_a_process_that_waits_for_the_others_hears_sigterm(tmp_path):
+  """And says in time that process 0 does not answer, which here there is not."""
+  (_, alone) = started = launch(2, 1, tmp_path / 'run', command('run', *CONFIG))
+  started[0][0].kill()
+  started[0][0].wait()
+  while not listens(alone[0].pid):
+    time.sleep(0.02)
+  time.sleep(8)  # imports JAX, and waits
+  alone[0].send_signal(signal.SIGTERM)
+  codes, said = finish(started, 60)
+  assert codes[1] == 75 and 'the same command continues' in said[1], said
+
+
+def listens(pid):
+  """Whether a process has a handler for SIGTERM."""
+  (caught,) = [line for line in Path(f'/proc/{pid}/status').read_text().splitlines() if line.startswith('SigCgt')]
+  return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='no /proc here')
+def test_sigterm_in_the_first_seconds_is_a_request_to_stop_as_later(tmp_path):
+  """From before JAX is imported, at moments all over the imports."""
+  probe = 'import sys, hydra_jax.cli; print("jax" in sys.modules, "numpy" in sys.modules)'
+  done = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True, cwd=ROOT)
+  assert done.stdout.split() == ['False', 'False'], done.stderr
+  console = 'import sys; from hydra_jax.cli import command; sys.exit(command())'
+  for i, seconds in enumerate((0, 0.1, 0.3, 0.6, 1.0, 1.5)):
+    what = command('run', *CONFIG, f'--workdir={tmp_path / "run"}')
+    what = what if i % 2 else [sys.executable, '-c', console, *what[3:]]
+    process = subprocess.Popen(what, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not listens(process.pid):
+      assert process.poll() is None
+      time.sleep(0.002)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and 'the same command continues' in err and 'Traceback' not in err, (seconds, err)
+
+
+def test_a_work_directory_that_is_removed_during_a_run_is_noticed(tmp_path):
+  work = tmp_path / 'run'
+  process = subprocess.Popen(
+    command('run', *CONFIG, f'--workdir={work}'), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  while not checkpoints(work):
+    assert process.poll() is None
+    time.sleep(0.02)
+  shutil.rmtree(work, ignore_errors=True)
+  out, err = process.communicate(timeout=200)
+  assert process.returncode == 2, out + err
+  assert 'was removed, renamed or replaced during the run' in err and err.count('\n') == 1
+  assert 'everything is in' not in out and not list(tmp_path.rglob('results.jsonl'))
 
 
 @pytest.mark.parametrize(
