@@ -31,11 +31,11 @@ def test_rejection_of_what_is_most_uncertain():
   np.testing.assert_allclose(diversity.rejection_curve(-uncertain, right), [0, 0, 1 / 3, 1 / 2])
 
 
-def test_rejection_by_what_is_equal_is_rejection_at_random():
-  right = RANDOM.integers(2, size=N).astype(np.float32)
+def test_rejection_by_what_is_equal_is_rejection_at_random(random):
+  right = random.integers(2, size=N).astype(np.float32)
   np.testing.assert_allclose(diversity.rejection_curve(np.zeros(N), right), np.full(N, right.mean()), rtol=1e-6)
-  level = RANDOM.integers(3, size=N)
-  shuffled = [RANDOM.permutation(N) for _ in range(2000)]
+  level = random.integers(3, size=N)
+  shuffled = [random.permutation(N) for _ in range(2000)]
   curves = [np.cumsum(right[p][np.argsort(level[p], kind='stable')]) / np.arange(1, N + 1) for p in shuffled]
   np.testing.assert_allclose(diversity.rejection_curve(level, right), np.mean(curves, axis=0), atol=0.05)
 
@@ -50,8 +50,8 @@ def test_divergences_of_classes_by_scipy(batch_size):
   assert diversity.own_head(found) == 0 and diversity.own_head(found[::-1]) == 1
 
 
-def test_divergences_of_gaussians_are_0_where_head_is_member():
-  outputs = RANDOM.normal(size=(M, N, 2 * 2)).astype(np.float32)
+def test_divergences_of_gaussians_are_0_where_head_is_member(random):
+  outputs = random.normal(size=(M, N, 2 * 2)).astype(np.float32)
   found = diversity.divergences(outputs, outputs, 'regression', 8)
   np.testing.assert_allclose(np.diag(found), np.zeros(M), atol=1e-6)
   assert np.all(found[~np.eye(M, dtype=bool)] > 0.01) and diversity.own_head(found) == 1
@@ -66,7 +66,8 @@ def test_a_sharp_member_does_not_hide_whose_head_is_whose():
 
 def scores_of(logits):
   read = tasks.TASKS['classification'].predictives['members'].read
-  found = tasks.classification_scores(read(jnp.asarray(logits), None, None), jnp.asarray(RANDOM.integers(C, size=N)))
+  labels = np.random.default_rng(1).integers(C, size=N)
+  found = tasks.classification_scores(read(jnp.asarray(logits), None, None), jnp.asarray(labels))
   return {name: np.asarray(score) for name, score in found.items()}
 
 

@@ -38,8 +38,8 @@ def test_logits_and_probabilities_are_the_same_members(tmp_path):
   assert read.dtype == np.float32
 
 
-def test_certain_members_stay_finite(tmp_path):
-  certain = np.eye(C)[RANDOM.integers(C, size=(M, N))]
+def test_certain_members_stay_finite(tmp_path, random):
+  certain = np.eye(C)[random.integers(C, size=(M, N))]
   read = outputs(saved(tmp_path, probabilities=certain))
   assert np.all(np.isfinite(read))
   np.testing.assert_allclose(jax.nn.softmax(read), certain, atol=3e-7)

@@ -19,13 +19,13 @@ def test_standard_errors_are_scipys():
   assert math.isnan(estimate([3.0]).error) and estimate([3.0]).mean == 3
 
 
-def test_pairs_are_scipys():
+def test_pairs_are_scipys(random):
   found, expected = paired(OURS, THEIRS), scipy.stats.ttest_rel(OURS, THEIRS)
   np.testing.assert_allclose(found.p, expected.pvalue)
   np.testing.assert_allclose(found.mean, (OURS - THEIRS).mean())
   np.testing.assert_allclose(found.mean / found.error, expected.statistic)
   # What all pairs share cancels, however much larger it is than the difference.
-  shared = 100 * RANDOM.normal(size=7)
+  shared = 100 * random.normal(size=7)
   np.testing.assert_allclose(paired(OURS + shared, THEIRS + shared).p, found.p, rtol=1e-9)
 
 
