@@ -138,7 +138,7 @@ def _by_name(tree: Tree) -> dict[str, jax.Array]:
   return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _each(module: Callable, memory: Tree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Tree]:
+def _each(module: Any, memory: Tree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Tree]:
   """Calls an Equinox module on every example, and returns its one memory, which all of them share."""
   takes_key = 'key' in inspect.signature(module.__call__).parameters
 

@@ -91,13 +91,14 @@ def shuffle(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
   return moved.reshape(blocks.shape).swapaxes(1, 2).reshape(x_HxWxC.shape)
 
 
-def ods(key: jax.Array, batch: Batch, ask: Ask, confident: bool = False) -> Batch:
+def ods(key: jax.Array, batch: Batch, ask: Ask | None, confident: bool = False) -> Batch:
   """Moves inputs where the outputs of a member change most in a random direction (Tashiro et al. 2020, eq. 1).
 
   ODS: along the gradient of w · p(x), w uniform on [−1, 1], by a length that is uniform on 0 to 0.3 standard
   deviations of each feature. With `confident` it is multiplied by the confidence of the member (ConfODS, Nam et al.
   2021). Both papers have lengths of their own.
   """
+  assert ask is not None  # `config.validate` sees to it
   x, examples = batch['x'], len(batch['x'])
   draw = lambda part, shape: jax.vmap(lambda k: jax.random.uniform(k, shape))(
     axes.example_keys(jax.random.fold_in(key, part), examples)

@@ -26,7 +26,7 @@ def mean_over(axis: str, tree: Tree) -> Tree:
   leaves, structure = jax.tree.flatten(tree)
   moves = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   means = iter(jax.lax.pmean([leaf for leaf, mean in zip(leaves, moves) if mean], axis))  # one collective for all
-  return structure.unflatten([next(means) if mean else leaf for leaf, mean in zip(leaves, moves)])
+  return jax.tree.unflatten(structure, [next(means) if mean else leaf for leaf, mean in zip(leaves, moves)])
 
 
 def sum_over(axis: str, tree: Tree) -> Tree:

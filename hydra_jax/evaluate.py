@@ -59,7 +59,7 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
 @functools.lru_cache(maxsize=64)
 def _predicting(network: Network) -> Callable:
-  f = lambda params, state, scaling, x: outputs_of(Model(network, params, state, scaling, lambda outputs: outputs), x)
+  f = lambda params, state, scaling, x: network.apply(params, state, scale_inputs(scaling, x))[0]
   return jax.jit(f, compiler_options=_options(network))
 
 

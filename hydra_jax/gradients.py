@@ -62,6 +62,7 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
   Each chunk of heads goes forward and back before the next one does; the gradient with respect to the
   features is added up, and goes back through the body once. Nothing is computed twice.
   """
+  assert network.parts is not None  # else `_chunk` is all heads
   body, tiled = network.parts
 
   def gradient(params, model_state, batch, key, weights_K, places_K):

@@ -34,13 +34,13 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
     own = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
     shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
-    return {'body': tree.unflatten(shared), 'heads': own}, {'body': (), 'heads': copies}
+    return {'body': jax.tree.unflatten(tree, shared), 'heads': own}, {'body': (), 'heads': copies}
 
   def apply(params, state, x, key=None, train=False):
     shared, tree = jax.tree.flatten(params['body'], is_leaf=lambda leaf: leaf is None)
 
     def member(own, state, key):
-      return whole.apply(tree.unflatten(map(_kernel, shared, own)), state, x, key, train)
+      return whole.apply(jax.tree.unflatten(tree, map(_kernel, shared, own)), state, x, key, train)
 
     keys = None if key is None else jax.random.split(key, members)
     each = over_heads(member, members, mapping)
@@ -58,7 +58,7 @@ def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, T
 
 
 def _kernel(shared: jax.Array | None, own: dict[str, jax.Array]) -> jax.Array:
-  if 'own' in own:
+  if shared is None:
     return own['own']
   factors = own['r'][:, None] * own['s'][None, :]
   return shared * jnp.reshape(factors, (1,) * (shared.ndim - 2) + factors.shape)

@@ -21,7 +21,7 @@ class Replica(NamedTuple):
 
   config: ConfigDict
   parts: Path
-  index: int
+  index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody calls
   data: Data
   profile: Path | None = None
 
@@ -102,4 +102,6 @@ def _small(replica: Replica) -> int:
 
 def _alike(one: Data, other: Data) -> bool:
   """Whether the training sets of two replicas can be stacked."""
-  return all(isinstance(d.train, Split) for d in (one, other)) and one.train.x.shape == other.train.x.shape
+  if not (isinstance(one.train, Split) and isinstance(other.train, Split)):
+    return False
+  return one.train.x.shape == other.train.x.shape

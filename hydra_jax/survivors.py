@@ -17,8 +17,8 @@ def of(network: cut.Network, each: Sequence[tuple[Tree, Tree]], name: str, on_na
   """A network, with the parameters and state of each replica, without members that have diverged in any of them."""
   finite_H = lambda leaf: np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
   finite = [finite_H(np.asarray(leaf)) for params, _ in each for leaf in jax.tree.leaves(params['heads'])]
-  lost = np.flatnonzero(~np.all(finite, axis=0))
-  if not len(lost):
+  lost = np.flatnonzero(~np.all(finite, axis=0)).tolist()
+  if not lost:
     return network, each
   which = ', '.join(map(str, lost))
   if on_nan == 'stop':

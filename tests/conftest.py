@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import zlib
 
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
@@ -75,6 +76,12 @@ def prepare_miniature(folder, set_name: str, size: int | None = None, **splits: 
       _split_generators = lambda self, _: {split: examples(count) for split, count in splits.items()}
 
   Miniature(data_dir=str(folder), file_format='array_record').download_and_prepare()
+
+
+@pytest.fixture
+def random(request) -> np.random.Generator:
+  """A generator for one test: what it draws depends on the name of the test, not on the tests before it."""
+  return np.random.default_rng(zlib.crc32(request.node.name.encode()))
 
 
 @pytest.fixture(scope='session')

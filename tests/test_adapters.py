@@ -170,10 +170,10 @@ def test_batch_ensemble_needs_kernels():
 
 
 @pytest.mark.parametrize('at', range(4))
-def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path):
+def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path, random):
   optimizer = optax.sgd(0.05)
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
-  data = {'x': jnp.asarray(X), 'y': jnp.asarray(RANDOM.integers(C, size=B))}
+  data = {'x': jnp.asarray(X), 'y': jnp.asarray(random.integers(C, size=B))}
   scaling = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
   one, network = cut.hydra(mixed(), at, 1), cut.hydra(mixed(), at, H)
   single = drawn(one.init)

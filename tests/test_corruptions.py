@@ -10,12 +10,12 @@ from hydra_jax.config import default_config
 from hydra_jax.data import Evaluation, corruptions, shifts, sources
 
 KINDS = list(corruptions.CORRUPTIONS)
-RANDOM = np.random.default_rng(0)
 
 
 def smooth(n=40, height=32, width=32, channels=3):
   """Images without structure as fine as a pixel, whose values spread over 0 to 255."""
-  waves = scipy.ndimage.gaussian_filter(RANDOM.normal(size=(n, height, width, channels)), (0, 3, 3, 0), mode='wrap')
+  noise = np.random.default_rng(0).normal(size=(n, height, width, channels))
+  waves = scipy.ndimage.gaussian_filter(noise, (0, 3, 3, 0), mode='wrap')
   low, high = (f(waves, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
   return np.uint8(255 * (waves - low) / (high - low))
 
@@ -69,8 +69,8 @@ def test_a_piece_is_corrupted_as_it_is_in_the_whole():
 
 
 @pytest.mark.parametrize('white', [16, 255])
-def test_contrast_and_brightness_are_their_closed_forms(white):
-  images = np.uint8(RANDOM.integers(0, white + 1, size=(5, 8, 8, 3)))
+def test_contrast_and_brightness_are_their_closed_forms(white, random):
+  images = np.uint8(random.integers(0, white + 1, size=(5, 8, 8, 3)))
   images[0, 0, 0] = white
   x = images / white
   mean = x.mean(axis=(1, 2), keepdims=True)
@@ -182,13 +182,13 @@ def test_corruptions_of_the_test_split():
 
 
 @pytest.fixture
-def miniature(tmp_path):
+def miniature(tmp_path, random):
   """Files as they are in the release, of 10 images at each severity; all pixels of a row are its number."""
   folder = tmp_path / 'CIFAR-10-C'
   folder.mkdir()
   rows = np.arange(50, dtype=np.uint8)
   np.save(folder / 'fog.npy', np.broadcast_to(rows[:, None, None, None], (50, 32, 32, 3)))
-  np.save(folder / 'labels.npy', np.tile(RANDOM.permutation(10).astype(np.uint8), 5))
+  np.save(folder / 'labels.npy', np.tile(random.permutation(10).astype(np.uint8), 5))
   return tmp_path
 
 

@@ -67,7 +67,7 @@ def test_a_sharp_member_does_not_hide_whose_head_is_whose():
 def scores_of(logits):
   read = tasks.TASKS['classification'].predictives['members'].read
   labels = jnp.asarray(np.random.default_rng(3).integers(C, size=N))
-  found = tasks.classification_scores(read(jnp.asarray(logits), None, None), labels)
+  found = tasks.classification_scores(read(jnp.asarray(logits)), labels)
   return {name: np.asarray(score) for name, score in found.items()}
 
 

@@ -79,9 +79,9 @@ def test_standardised_z_is_as_its_prior_and_fits_as_well():
   np.testing.assert_allclose(found, latent.expected_nll(model, TEACHER, z), rtol=1e-4)
 
 
-def test_standardising_changes_nothing_where_z_is_as_its_prior():
+def test_standardising_changes_nothing_where_z_is_as_its_prior(random):
   """Two members and one factor, put where z is ±a with a² + covariance = 1, and nothing is left to standardise."""
-  model = latent.read(jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(1))), jnp.float32), 1)
+  model = latent.read(jnp.asarray(random.normal(size=(1, B, C * latent.width(1))), jnp.float32), 1)
   covariance = latent.posterior(model, TEACHER).covariance
   scaled = model.loadings[..., 0] / model.noise
   away = jnp.sqrt(1 - covariance[0, 0]) / covariance[0, 0] * scaled / jnp.sum(jnp.square(scaled))
@@ -109,11 +109,11 @@ def test_samples_have_the_moments_of_the_model():
   np.testing.assert_allclose(np.cov(many.T)[other], np.asarray(covariance)[other], rtol=0.05, atol=0.05)
 
 
-def test_members_at_hand_are_recovered():
+def test_members_at_hand_are_recovered(random):
   """Functions drawn from a model: Φ Φᵀ and μ found by gradient descent are the model's."""
   x = jnp.linspace(-1, 1, 24)[:, None]
-  z = jnp.asarray(RANDOM.normal(size=(200, 1)), jnp.float32)
-  noise = jnp.asarray(RANDOM.normal(size=(200, 24, 1)), jnp.float32)
+  z = jnp.asarray(random.normal(size=(200, 1)), jnp.float32)
+  noise = jnp.asarray(random.normal(size=(200, 24, 1)), jnp.float32)
   members = jnp.sin(2 * x)[None] + z[:, None] * (1 + x)[None] + 0.05 * noise
   network = latent.network(mlp(latent.width(1), (16,)), 1, 200)
   params, state = network.init(jax.random.key(0), x)

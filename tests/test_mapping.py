@@ -147,16 +147,16 @@ def test_xla_knows_the_options():
 
 
 @pytest.mark.parametrize('outputs', [1, 2, 4, 5])
-def test_products_of_their_own_have_the_right_gradient(outputs):
-  x, kernel, dy = (jnp.asarray(RANDOM.normal(size=s), jnp.float32) for s in ((B, 7), (7, outputs), (B, outputs)))
+def test_products_of_their_own_have_the_right_gradient(outputs, random):
+  x, kernel, dy = (jnp.asarray(random.normal(size=s), jnp.float32) for s in ((B, 7), (7, outputs), (B, outputs)))
   expected = jax.vjp(lambda x, k: x @ k, x, kernel)
   found = jax.vjp(own_product, x, kernel)
   chex.assert_trees_all_close((found[0], found[1](dy)), (expected[0], expected[1](dy)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-def test_convolutions_have_the_right_gradient(stride):
-  kernel = jnp.asarray(RANDOM.normal(size=(3, 3, 3, 5)), jnp.float32)
+def test_convolutions_have_the_right_gradient(stride, random):
+  kernel = jnp.asarray(random.normal(size=(3, 3, 3, 5)), jnp.float32)
   given = (stride, stride), ((1, 1), (1, 1))
   names = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
   both = [
@@ -248,10 +248,10 @@ def test_a_profile_is_written(tmp_path):
 
 @pytest.mark.parametrize('rows', [1, 40])
 @pytest.mark.parametrize('at', [0, -1])
-def test_frozen_parameters_predict_the_same(at, rows):
+def test_frozen_parameters_predict_the_same(at, rows, random):
   network = cut.hydra(mlp(C, (8, 7)), at, H)
   params, state = network.init(jax.random.key(0), FLAT)
-  x = jnp.asarray(RANDOM.normal(size=(rows, 5)), jnp.float32)
+  x = jnp.asarray(random.normal(size=(rows, 5)), jnp.float32)
   expected = network.apply(params, state, x)[0]
   np.testing.assert_allclose(evaluate.frozen(network, params, state)(x), expected, rtol=1e-5, atol=1e-6)
 

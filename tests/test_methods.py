@@ -60,7 +60,7 @@ def test_every_method_has_settings_and_a_source():
 @pytest.mark.slow
 @pytest.mark.parametrize('name', STUDENTS)
 @pytest.mark.parametrize('task', ['classification', 'regression'])
-def test_every_method_learns(name, task):
+def test_every_method_learns(name, task, random):
   """The loss of its last phase goes down, in both tasks, and its outputs can be read and scored."""
   if (name, task) == ('proxy_endd', 'regression'):
     with pytest.raises(UserError, match='classification'):
@@ -70,9 +70,9 @@ def test_every_method_learns(name, task):
   # At a temperature that changes, losses cannot be compared.
   phase = phases(name, task, **{'hydra': {'heads': M}, 'endd': {'start_temperature': 1.0}}.get(name, {}))[-1]
   targets = 2 * outputs if task == 'regression' else outputs
-  data = {**DATA, 'teacher': np.float32(RANDOM.normal(size=(M, N, targets)))}
+  data = {**DATA, 'teacher': np.float32(random.normal(size=(M, N, targets)))}
   if task == 'regression':
-    data['y'] = np.float32(RANDOM.normal(size=(N, C)))
+    data['y'] = np.float32(random.normal(size=(N, C)))
   optimizer = optax.adam(1e-2)
   state = train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
@@ -94,15 +94,15 @@ def test_every_method_learns(name, task):
   np.testing.assert_allclose(scores['total'], scores['data'] + scores['model'], rtol=1e-5)
 
 
-def test_one_head_for_each_member_is_the_equation():
+def test_one_head_for_each_member_is_the_equation(random):
   (phase,) = phases('hydra', heads=M, hinton_epochs=0.0, temperature=2.0)
-  outputs = jnp.asarray(RANDOM.normal(size=(M, B, C)), jnp.float32)
+  outputs = jnp.asarray(random.normal(size=(M, B, C)), jnp.float32)
   np.testing.assert_allclose(phase.loss(outputs, BATCH), losses.hydra(outputs, BATCH['teacher'], 2.0), rtol=1e-6)
 
 
-def test_fewer_heads_learn_the_mean_over_their_group():
+def test_fewer_heads_learn_the_mean_over_their_group(random):
   (phase,) = phases('hydra', heads=4, grouping='round_robin', temperature=3.0)
-  outputs = jnp.asarray(RANDOM.normal(size=(4, B, C)), jnp.float32)
+  outputs = jnp.asarray(random.normal(size=(4, B, C)), jnp.float32)
   found = phase.loss(outputs, BATCH)
   for h, group in enumerate(([0, 4], [1, 5], [2], [3])):
     each = losses.hydra(jnp.repeat(outputs[h][None], len(group), axis=0), BATCH['teacher'][np.asarray(group)], 3.0)
@@ -171,10 +171,10 @@ def test_heads_without_a_rule_are_refused(heads, grouping):
 
 
 @pytest.mark.parametrize('name', ['kd', 'hydra'])
-def test_labels_can_be_mixed_in(name):
+def test_labels_can_be_mixed_in(name, random):
   changes = {'heads': M, 'hinton_epochs': 0.0} if name == 'hydra' else {}
   pure, half, labels = (phases(name, label_weight=w, **changes)[0].loss for w in (0.0, 0.5, 1.0))
-  outputs = jnp.asarray(RANDOM.normal(size=(M if name == 'hydra' else 1, B, C)), jnp.float32)
+  outputs = jnp.asarray(random.normal(size=(M if name == 'hydra' else 1, B, C)), jnp.float32)
   np.testing.assert_allclose(labels(outputs, BATCH), losses.cross_entropy(outputs, BATCH['y']), rtol=1e-5)
   expected = (pure(outputs, BATCH) + labels(outputs, BATCH)) / 2
   np.testing.assert_allclose(half(outputs, BATCH), expected, rtol=1e-5)
@@ -182,11 +182,11 @@ def test_labels_can_be_mixed_in(name):
 
 @pytest.mark.parametrize('task', ['classification', 'regression'])
 @pytest.mark.parametrize('share', [1.0, 0.3])
-def test_mixed_labels_are_learnt_by_their_shares(task, share):
+def test_mixed_labels_are_learnt_by_their_shares(task, share, random):
   """By hand: share · loss(y) + (1 − share) · loss(y of the other); a loss that reads no labels is as it was."""
-  outputs = jnp.asarray(RANDOM.normal(size=(1, B, 2 * C if task == 'regression' else C)), jnp.float32)
-  y = np.float32(RANDOM.normal(size=(B, C))) if task == 'regression' else BATCH['y']
-  teacher = np.float32(RANDOM.normal(size=(M, *outputs.shape[1:])))
+  outputs = jnp.asarray(random.normal(size=(1, B, 2 * C if task == 'regression' else C)), jnp.float32)
+  y = np.float32(random.normal(size=(B, C))) if task == 'regression' else BATCH['y']
+  teacher = np.float32(random.normal(size=(M, *outputs.shape[1:])))
   plain = {**BATCH, 'y': y, 'teacher': teacher}
   shares = np.full(B, share, np.float32)
   shares[0] = 1

@@ -177,8 +177,8 @@ def test_each_device_reads_its_rows_of_a_stream(where, alone):
   chex.assert_trees_all_close(found, alone('ensemble')[0], rtol=2e-3, atol=2e-4)
 
 
-def test_gaussian_distillation_sums_over_the_whole_batch():
-  outputs = jnp.asarray(RANDOM.normal(size=(1, B, C * latent.width(2))), jnp.float32)
+def test_gaussian_distillation_sums_over_the_whole_batch(random):
+  outputs = jnp.asarray(random.normal(size=(1, B, C * latent.width(2))), jnp.float32)
   teacher = jnp.asarray(TEACHER[:, :B])
   loss = lambda outputs, teacher: axes.mean_over('data', jnp.mean(latent.expanded_nll(outputs, teacher, 2)))
   mesh = layout('8x1', cut.hydra(mlp(C), 0, 1)).mesh

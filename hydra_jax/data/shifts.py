@@ -5,7 +5,7 @@ is a change of the test split, or a set that brings inputs changed by others, an
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -27,7 +27,7 @@ class Shift(NamedTuple):
     only: Data set that it belongs to, where it reads files of its own.
   """
 
-  load: Callable[[Callable[[], Any], float, np.ndarray, str], Arrays]
+  load: Callable[..., Arrays]
   strengths: Sequence[float] = ()
   images: bool = True
   family: str = ''

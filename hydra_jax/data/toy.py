@@ -33,8 +33,8 @@ def letters(size: int = 8) -> np.ndarray:
   from matplotlib import get_data_path
   from PIL import Image, ImageDraw, ImageFont
 
-  families = ['DejaVuSans', 'DejaVuSans-Bold', 'DejaVuSans-Oblique', 'DejaVuSerif', 'DejaVuSerif-Bold']
-  families += ['DejaVuSerif-Italic', 'DejaVuSansMono', 'DejaVuSansMono-Bold', 'STIXGeneral', 'STIXGeneralItalic']
+  dejavu = ('Sans', 'Sans-Bold', 'Sans-Oblique', 'Serif', 'Serif-Bold', 'Serif-Italic', 'SansMono', 'SansMono-Bold')
+  families = [*(f'DejaVu{face}' for face in dejavu), 'STIXGeneral', 'STIXGeneralItalic']
   images = []
   for family in families:
     font = ImageFont.truetype(f'{get_data_path()}/fonts/ttf/{family}.ttf', 64)
