@@ -58,14 +58,17 @@ def _flops(jaxpr: Jaxpr) -> float:
   alone = jaxpr.replace(
     eqns=rest, constvars=[], invars=inputs, outvars=outputs, debug_info=jaxpr.debug_info.with_unknown_names()
   )
-  shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inputs]
+  avals: list[Any] = [v.aval for v in inputs]
+  shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
   lowered = jax.jit(jaxpr_as_fun(ClosedJaxpr(alone, ())), keep_unused=True).lower(*shapes)
-  return total + lowered.cost_analysis().get('flops', 0.0)
+  return total + (lowered.cost_analysis() or {}).get('flops', 0.0)
 
 
 # What calls other functions, by the name of the primitive. Others, such as `scatter`, have a jaxpr that is no call.
-CALLS = ('scan', 'while', 'cond', 'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat')
-CALLS += ('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr')
+CALLS = (
+  *('scan', 'while', 'cond', 'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat'),
+  *('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr'),
+)
 
 
 def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
@@ -73,7 +76,7 @@ def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
   for value in eqn.params.values() if eqn.primitive.name in CALLS else ():
     for each in value if isinstance(value, tuple | list) else [value]:
       if isinstance(each, ClosedJaxpr | Jaxpr):
-        yield getattr(each, 'jaxpr', each)
+        yield each.jaxpr if isinstance(each, ClosedJaxpr) else each
 
 
 class Latency(NamedTuple):

@@ -7,7 +7,7 @@ The same step runs on one device, under `jax.shard_map` over a mesh with the axe
 from collections.abc import Callable, Mapping
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import mesh_utils
@@ -21,6 +21,16 @@ from hydra_jax.methods import Phase
 from hydra_jax.stages import Tree
 
 MODES = ('shard_map', 'pmap')
+
+
+class Program(NamedTuple):
+  """A compiled function, `call`, and `lower` as that of what `jax.jit` returns."""
+
+  call: Callable
+  lower: Callable
+
+  def __call__(self, *arguments: Any) -> Any:
+    return self.call(*arguments)
 
 
 class Layout(NamedTuple):
@@ -77,6 +87,7 @@ class Layout(NamedTuple):
     return tree if self.mesh is None else jax.tree.map(self._put, tree, self.specs(tree))
 
   def _put(self, leaf, spec: P) -> jax.Array:
+    assert self.mesh is not None
     sharding = NamedSharding(self.mesh, spec)
     if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
       return leaf
@@ -98,12 +109,13 @@ class Layout(NamedTuple):
     if self.mesh is None:
       return tree
     if self.is_pmap:
-      return jax.tree.map(lambda leaf: leaf.reshape(self.mesh.local_mesh.size, -1, *leaf.shape[1:]), tree)
+      here = self.mesh.local_mesh.size
+      return jax.tree.map(lambda leaf: leaf.reshape(here, -1, *leaf.shape[1:]), tree)
+    sharding = NamedSharding(self.mesh, P('data'))
 
     def one(leaf):
       where = lambda index: leaf[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
-      shape = (batch_size, *leaf.shape[1:])
-      return jax.make_array_from_callback(shape, NamedSharding(self.mesh, P('data')), where)
+      return jax.make_array_from_callback((batch_size, *leaf.shape[1:]), sharding, where)
 
     return jax.tree.map(one, tree)
 
@@ -112,7 +124,7 @@ class Layout(NamedTuple):
     devices = 1 if self.mesh is None else self.mesh.shape['data']
     return np.tile(np.arange(batch_size // devices, dtype=np.int32), devices)[None]
 
-  def votes(self, vote: np.ndarray) -> jax.Array:
+  def votes(self, vote: np.ndarray) -> np.ndarray | jax.Array:
     """What this process says, `[V]`, on each of its devices."""
     if self.mesh is None:
       return vote
@@ -132,7 +144,7 @@ class Layout(NamedTuple):
     teacher: Tree,
     spread_teacher: bool,
     options: Mapping[str, str],
-  ) -> Callable:
+  ) -> 'Program | Callable':
     """Compiles `train(state, data, scaling, teacher, index, n, key, vote) -> (state, found)`, for these devices.
 
     What is found is the same on all of them. The state is donated.
@@ -170,9 +182,7 @@ class Layout(NamedTuple):
     f = jitted(jax.shard_map(training, mesh=self.mesh, in_specs=inputs, out_specs=(specs, P()), check_vma=False))
     # A key is local to its process, and its numbers are not.
     numbers = lambda *given: (*given[:-2], np.asarray(jax.random.key_data(given[-2])), given[-1])
-    program = lambda *given: f(*numbers(*given))
-    program.lower = lambda *given: f.lower(*numbers(*given))
-    return program
+    return Program(lambda *given: f(*numbers(*given)), lambda *given: f.lower(*numbers(*given)))
 
 
 ALONE = Layout()

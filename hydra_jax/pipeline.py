@@ -39,7 +39,7 @@ from hydra_jax import (
   survivors,
   train,
 )
-from hydra_jax.data import Data, load, with_unlabelled
+from hydra_jax.data import Data, Split, load, with_unlabelled
 from hydra_jax.errors import UserError
 from hydra_jax.evaluate import Model
 from hydra_jax.methods import METHODS, Phase
@@ -101,7 +101,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   with processes.entered(lambda: store.locked(workdir)):
     processes.check_shared(workdir)
     processes.on_main(lambda: record(workdir, config))
-    rows, timings, tests, shown, notes = [], [], [], None, {}
+    rows, timings, tests = [], [], []
+    notes: dict[str, str] = {}
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
       if config.replicas > 1:
         first_of, last_of = group[0].index + 1, group[-1].index + 1
@@ -119,6 +120,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
           rows += results.sizes(replica, here)
           timings = results.measured(replica, here)
           shown = results.Shown(replica.data, scores, matrices)
+          notes |= results.weak(replica.data, scores)
     ratio = results.overlap(data, tests)
     processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
   return results.Outcome(data.task, rows, timings, tests, ratio)
@@ -198,6 +200,7 @@ def teacher_of(replica: Replica, ensemble: Trained) -> tuple[Teacher, Trained]:
   config = replica.config
   kept = not all(sees_views(replica.data, config.student[name]) for name in config.students)
   key = key_of_teacher(config, ensemble.key)
+  assert ensemble.model is not None
   return Teacher(predicted(replica, ensemble.model, key) if kept else None, ensemble.model, key), ensemble
 
 
@@ -263,7 +266,10 @@ def fitted(group: Group, role: str, name: str, settings: ConfigDict, teachers: S
   read = parts.predictive_of(recipe).read
   each = [parts.of_replica(trees, i, stacked(group)) for i in range(len(group))]
   network, each = survivors.of(phase.network, each, name, config.on_nan)
-  models = [Model(network, *mine, replica.data.scaling, read) for mine, replica in zip(each, group, strict=True)]
+  models = [
+    Model(network, params, state, replica.data.scaling, read)
+    for (params, state), replica in zip(each, group, strict=True)
+  ]
   return [
     trained(replica, model, f'{keys[-1]}-{i}') for i, (replica, model) in enumerate(zip(own, models, strict=True))
   ]
@@ -303,6 +309,7 @@ def keys_of_phases(
 
 def taught(replica: Replica, teacher: Teacher) -> Teacher:
   """A teacher with its predictions on the training inputs of these data, which are more than its own."""
+  assert teacher.model is not None  # a file of predictions has none for other inputs, which `config.validate` says
   return teacher._replace(predictions=predicted(replica, teacher.model, teacher.key))
 
 
@@ -334,7 +341,8 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     state = train.init(phase.network, optimizer, stack(init_keys), examples, replicas)
   else:
     grow = lambda trees: [cut.grow(tree, len(phase.network.heads)) for tree in trees]
-    state = train.fresh(optimizer, *(jax.vmap(grow) if replicas else grow)(job.before), replicas)
+    params, model_state = (jax.vmap(grow) if replicas else grow)(job.before)
+    state = train.fresh(optimizer, params, model_state, replicas)
 
   layout = laid_out(config, phase, settings, job.what)
   state = layout.plain(layout.put(state, replicas))  # as it is saved: global arrays on these devices
@@ -357,6 +365,11 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
     execution.heads_per_chunk,
   )
   losses: list[float] = []
+
+  def report(step: int, loss: float) -> None:
+    losses.append(loss)
+    advance(step, loss, feed.note())
+
   processes.meet()
   try:
     with (
@@ -373,13 +386,17 @@ def train_phase(group: Group, job: Job, new: Path, folder: Path) -> None:
         steps=steps,
         batch_size=settings.batch_size,
         augment=augment.build(settings.augment, train_set.example.ndim, settings.augment_share),
-        **(predicting([teacher.model for teacher in job.teachers], layout, settings.augment) if online else {}),
+        **(
+          predicting([teacher.model for teacher in job.teachers if teacher.model], layout, settings.augment)
+          if online
+          else {}
+        ),
         replicas=replicas,
         steps_per_call=execution.steps_per_call,
         layout=layout,
         skip=config.on_nan == 'skip-member' and step.independent,
         stopping=preemption.asked,
-        progress=lambda step, loss: [losses.append(loss), advance(step, loss, feed.note())],
+        progress=report,
         save=lambda state: saver.save(int(state.step), state),
         save_every=config.checkpoint_seconds,
         profile=group[0].profile and processes.rank_folder(group[0].profile / folder.name),
@@ -400,7 +417,9 @@ def feed_of(data: Sequence[Data], kept: Sequence[dict]) -> feeds.Feed:
   """Batches for one replica, or for several that are trained together."""
   if len(data) == 1:
     return data[0].train.feed(data[0].scaling, kept[0])
-  return feeds.together([d.train.arrays(d.scaling, more) for d, more in zip(data, kept, strict=True)])
+  # Streams are never trained together, see `replicas.grouped`.
+  pairs = [(d.train, d.scaling, more) for d, more in zip(data, kept, strict=True) if isinstance(d.train, Split)]
+  return feeds.together([split.arrays(scaling, more) for split, scaling, more in pairs])
 
 
 def sees_views(data: Data, settings: ConfigDict) -> bool:
@@ -441,6 +460,7 @@ def predicted(replica: Replica, teacher: Model, key: str) -> np.ndarray:
   dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key)
 
   def make(new, folder):
+    assert isinstance(replica.data.train, Split)  # a stream varies, so that nothing is kept of it
     x = np.asarray(replica.data.train.x)
     outputs = evaluate.predict(teacher, x, replica.config.evaluation.batch_size)
     if np.abs(outputs).max() > np.finfo(dtype).max:

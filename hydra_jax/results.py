@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
 import platform
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from hydra_jax import cost, diversity, evaluate, figures, provenance, store, tables
 from hydra_jax.data import Data, outside_of
+from hydra_jax.formats import digits
 from hydra_jax.progress import bar, say
 from hydra_jax.replicas import Replica, Trained, part
 from hydra_jax.tasks import TASKS, Scores
@@ -42,10 +43,10 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
     with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
       scores = trained.scores(advance)
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
-    np.savez(new / 'scores.npz', **flat)
+    np.savez(new / 'scores.npz', allow_pickle=False, **flat)
 
   folder = part(replica, 'scores', key, f'{name}: evaluation', make)
-  scores: dict[str, dict[str, np.ndarray]] = {}
+  scores: dict[str, Any] = {}
   for both, values in store.read_arrays(folder / 'scores.npz').items():
     where, _, score = both.partition('|')
     if where not in data.evaluations or values.ndim != 1:
@@ -54,28 +55,47 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
   return scores
 
 
+# Of the way from the best constant prediction to a perfect one.
+LITTLE_SKILL = 0.1
+
+
+def weak(data: Data, scores: AllScores) -> dict[str, str]:
+  """Notes on methods that predict the test set hardly better than one constant prediction would."""
+  task, test = TASKS[data.task], data.evaluations['test'].load()
+  skills = {name: task.skill(found['test'], test.y) for name, found in scores.items() if 'test' in found}
+  text = 'hardly better than a constant prediction on the test set (skill {}): look at learning rate, epochs and data'
+  return {f'weak {name}': f'{name}: {text.format(digits(s))}' for name, s in skills.items() if s < LITTLE_SKILL}
+
+
 def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained) -> dict[str, np.ndarray]:
-  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`."""
+  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`; both have a model."""
   data, size = replica.data, replica.config.evaluation.batch_size
+  student, teacher = trained.model, ensemble.model
+  assert student is not None and teacher is not None
   key = key_of_divergences(replica, trained.key, ensemble.key)
 
   def make(new, folder):
     found = {}
     for where in diversity.compared_on(data):
       x = np.asarray(data.evaluations[where].load().x)
-      both = (evaluate.predict(each.model, x, size) for each in (trained, ensemble))
-      found[where] = diversity.divergences(*both, data.task, size)
-    np.savez(new / 'divergences.npz', **found)
+      ours, theirs = (evaluate.predict(model, x, size) for model in (student, teacher))
+      found[where] = diversity.divergences(ours, theirs, data.task, size)
+    np.savez(new / 'divergences.npz', allow_pickle=False, **found)
 
   folder = part(replica, 'divergences', key, f'{name}: heads against members', make)
   return store.read_arrays(folder / 'divergences.npz')
+
+
+def _models(trained: Mapping[str, Trained]) -> dict[str, evaluate.Model]:
+  """The models of the methods that have one."""
+  return {name: each.model for name, each in trained.items() if each.model is not None}
 
 
 def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   """Rows of parameters and FLOPs per example."""
   x = np.asarray(replica.data.train.example)
   rows = []
-  for name, (model, *_) in models.items():
+  for name, model in _models(models).items():
     for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
       rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
   return rows
@@ -90,7 +110,7 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   def make(new, folder):
     test = replica.data.evaluations['test'].load()
     batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling, {}).values()]
-    found = cost.latencies({n: t.model for n, t in models.items()}, replica.data.task, *batch)
+    found = cost.latencies(_models(models), replica.data.task, *batch)
     rows = [
       {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
       for m, latency in found.items()

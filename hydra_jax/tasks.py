@@ -4,6 +4,7 @@ Everything downstream (training, evaluation, tables, figures) reads a task and n
 """
 
 from collections.abc import Callable, Mapping
+import math
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,8 @@ class Task(NamedTuple):
     scores: Scores of every example, `(distribution, y) -> {name: [B, …]}`, where y is what the network learns.
     in_units: The same in the units of the targets, on the host in float64, `(scores, y_scale [D]) -> {name: [N]}`.
     averages: Metric names and the score each is the mean of.
+    skill: `(scores, y [N] or [N, D]) -> ` how far the mean outcome is on the way from the best constant prediction, 0,
+      to a perfect one, 1; NaN where y is constant.
     outcome: The score that tells how good a prediction is, whose mean is drawn where uncertain ones are rejected.
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
     headline: Columns of the table, `{metric: (heading, better, relative)}`, see `tables.Column`.
@@ -59,6 +62,7 @@ class Task(NamedTuple):
   in_units: Callable[[Scores, np.ndarray], Scores]
   averages: Mapping[str, str]
   outcome: str
+  skill: Callable[[Scores, np.ndarray], float]
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
   under_shift: tuple[str, ...]
@@ -98,6 +102,12 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
     **prediction.parts._asdict(),
     **({} if prediction.disagreement is None else {'disagreement': prediction.disagreement}),
   }
+
+
+def classification_skill(scores: Scores, labels_N: np.ndarray) -> float:
+  """(accuracy − share of the most frequent class) / (1 − that share)."""
+  most = np.bincount(labels_N).max() / len(labels_N)
+  return float((np.mean(scores['correct'], dtype=np.float64) - most) / (1 - most)) if most < 1 else math.nan
 
 
 def classification_summary(scores: Scores, bins: int) -> dict[str, float]:
@@ -153,6 +163,14 @@ def regression_in_units(scores: Scores, y_scale: np.ndarray) -> Scores:
   return found
 
 
+def regression_skill(scores: Scores, y_NxD: np.ndarray) -> float:
+  """R², the mean over targets: 1 − mean squared error / variance."""
+  names = ['squared_error'] if y_NxD.shape[1] == 1 else [f'squared_error_{d}' for d in range(y_NxD.shape[1])]
+  variances = np.var(y_NxD, axis=0, dtype=np.float64)
+  found = [1 - np.mean(scores[name]) / variance for name, variance in zip(names, variances, strict=True) if variance]
+  return float(np.mean(found)) if found else math.nan
+
+
 def regression_summary(scores: Scores, bins: int) -> dict[str, float]:
   """Root of the mean squared error: of several targets each, and their mean, as scikit-learn has it."""
   del bins
@@ -188,6 +206,7 @@ TASKS = {
     in_units=lambda scores, y_scale: scores,
     averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', 'disagreement': 'disagreement', **UNCERTAINTIES},
     outcome='correct',
+    skill=classification_skill,
     summary=classification_summary,
     headline={
       'accuracy': ('acc.', 'high'),
@@ -213,6 +232,7 @@ TASKS = {
     in_units=regression_in_units,
     averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},
     outcome='squared_error',
+    skill=regression_skill,
     summary=regression_summary,
     headline={
       'rmse': ('RMSE', 'low'),

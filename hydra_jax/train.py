@@ -18,7 +18,7 @@ from hydra_jax.cut import Network, belongs_to_heads
 from hydra_jax.data import Scaling, scale_inputs
 from hydra_jax.errors import UserError
 from hydra_jax.feeds import Feed
-from hydra_jax.parallel import ALONE, Layout
+from hydra_jax.parallel import ALONE, Layout, Program
 from hydra_jax.preemption import Preempted
 from hydra_jax.stages import Tree
 
@@ -38,7 +38,7 @@ class State(NamedTuple):
 
 
 # Of replicas that are trained together, all but the step is stacked.
-STACKED = State(None, 0, 0, 0)
+STACKED = State._make((None, 0, 0, 0))
 
 
 def init(
@@ -46,7 +46,8 @@ def init(
 ) -> State:
   """State of a new network; `x` is an example input `[B, ...]`. Of replicas, if any: keys `[R]`, x `[R, B, ...]`."""
   make = jax.vmap(network.init) if replicas else network.init
-  return fresh(optimizer, *jax.jit(make)(key, x), replicas)
+  params, model_state = jax.jit(make)(key, x)
+  return fresh(optimizer, params, model_state, replicas)
 
 
 def fresh(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree, replicas: int = 0) -> State:
@@ -166,7 +167,7 @@ def make_program(
   layout: Layout = ALONE,
   streams: bool = False,
   spread_teacher: bool = False,
-) -> Callable:
+) -> Program:
   """Returns a compiled `program(state, data, scaling, teacher, index [K, B], n, key, vote)` of n ≤ K steps.
 
   n is not a compile-time constant, so one compilation serves calls of every length; nor are the
@@ -245,16 +246,14 @@ def make_program(
       options=mapping.compiler_options(network.convolution, batch_size * one),
     )
 
-  compiled = []  # once the shapes are known, which stay the same
+  compiled: list[Callable] = []  # once the shapes are known, which stay the same
 
   def of(state, teacher):
     if not compiled:
       compiled.append(compile(state, teacher))
     return compiled[0]
 
-  program = lambda *given: of(given[0], given[3])(*given)
-  program.lower = lambda *given: of(given[0], given[3]).lower(*given)
-  return program
+  return Program(lambda *given: of(given[0], given[3])(*given), lambda *given: of(given[0], given[3]).lower(*given))
 
 
 def by_groups(train: Callable, state: State, heads: int, size: int, places: jax.Array | None = None):
@@ -276,13 +275,13 @@ def by_groups(train: Callable, state: State, heads: int, size: int, places: jax.
     take = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, g * size, size)
     put = lambda onto, leaf: jax.lax.dynamic_update_slice_in_dim(onto, leaf, g * size, 0)
     some = [take(leaf) if own else old for own, leaf, old in zip(tiled, leaves, before, strict=True)]
-    new, *more = train(tree.unflatten(some), size, take(places))
+    new, *more = train(jax.tree.unflatten(tree, some), size, take(places))
     joined = [put(leaf, n) if own else n for own, leaf, n in zip(tiled, leaves, jax.tree.leaves(new), strict=True)]
     return joined, *map(put, found, more)
 
   start = (before, jnp.zeros(heads), jnp.full(heads, -1))
   leaves, *found = jax.lax.fori_loop(0, heads // size, body, start)
-  return tree.unflatten(leaves), *found
+  return jax.tree.unflatten(tree, leaves), *found
 
 
 def steps_for(epochs: float, examples: int, batch_size: int) -> int:
@@ -379,7 +378,7 @@ def fit(
     n = min(n, steps - now)
     data, index[..., :n, :] = batches(now, n)
     due = time.monotonic() - saved > save_every
-    vote = np.int32([stopping(), due, -wanted])
+    vote = np.array([stopping(), due, -wanted], np.int32)
     saved = time.monotonic() if due else saved  # asks once
     with _traced(profile if pending else None) as wait:
       state, found = wait(program(state, data, scaling, teacher, index.copy(), n, key, layout.votes(vote)))

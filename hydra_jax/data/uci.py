@@ -97,7 +97,7 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   if not path:
     try:
       with sources.caching(), store.writing(cached) as new:
-        np.savez(new / f'{name}.npz', **arrays)
+        np.savez(new / f'{name}.npz', allow_pickle=False, **arrays)
     except UserError as e:
       say(f'{e}; goes on without')
   return arrays
