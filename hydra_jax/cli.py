@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
   run.add_argument(
     '--workdir', help='where everything is written (default: runs/<config name>, and -<file> for data in a file)'
   )
+  run.add_argument(
+    '--measure', action='store_true', help='measure latencies again, on a machine that does nothing else'
+  )
   run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
   run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
   table = commands.add_parser('table', help='a table of several runs, with error bars', allow_abbrev=False)
@@ -257,10 +260,10 @@ def run(options, overrides: list[str]) -> None:
   set_up()
   preemption.begin()
   join(options)
-  agreement.on_command('run', {'profile': options.profile})
+  agreement.on_command('run', {'profile': options.profile, 'measure': options.measure})
   for note in notes:
     progress.say(note)
-  pipeline.run(config, workdir, data_dir, options.profile)
+  pipeline.run(config, workdir, data_dir, options.profile, options.measure)
 
 
 def table(options, overrides: list[str]) -> None:

@@ -82,8 +82,24 @@ class Job(NamedTuple):
   teachers: Sequence[Teacher]
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False) -> results.Outcome:
-  """Does all that a config asks for, under `workdir`; with `profile`, traces a few steps of each phase as well."""
+def run(
+  config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False, measure: bool = False
+) -> results.Outcome:
+  """Does all that a config asks for, under `workdir`.
+
+  Args:
+    config: The experiment; what the data decide is set in it.
+    workdir: Where everything is written.
+    data_dir: Where data sets are.
+    profile: Traces a few steps of each phase.
+    measure: Measures latencies again, also where they are known.
+
+  Returns:
+    What was found.
+
+  Raises:
+    UserError: Where the user has to change something, before anything is trained if it can be known.
+  """
   configs.check_values(config)
   agreement.on_configs({'': config})
   config.teacher.members = count_members(config)
@@ -100,7 +116,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
   with processes.entered(lambda: store.locked(workdir)):
     processes.check_shared(workdir)
-    processes.on_main(lambda: record(workdir, config))
+    processes.on_main(lambda: record(workdir, config, data))
     rows, timings, tests = [], [], []
     notes: dict[str, str] = {}
     for group in grouped(first, data_dir, alone=convolution and mapping.on_cpu()):
@@ -118,7 +134,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False)
         if replica.index == 0:
           here = {name: trained for name, trained in models.items() if trained.model is not None}
           rows += results.sizes(replica, here)
-          timings = results.measured(replica, here)
+          timings = results.measured(replica, here, measure)
           shown = results.Shown(replica.data, scores, matrices)
           notes |= results.weak(replica.data, scores)
     ratio = results.overlap(data, tests)
@@ -502,7 +518,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
 
 
-def record(workdir: Path, config: ConfigDict) -> None:
-  """Saves the resolved config, and the versions of what the results depend on."""
+def record(workdir: Path, config: ConfigDict, data: Data) -> None:
+  """Saves the resolved config, the versions of what the results depend on, and what the data were taken for."""
+  about = {'task': data.task, 'outputs': data.outputs, 'classes': data.classes, 'train_examples': data.train.examples}
+  store.replace_text(workdir / 'data.json', json.dumps(about, indent=2))
   store.replace_text(workdir / CONFIG, json.dumps(config.to_dict(), indent=2, sort_keys=True))
   store.replace_text(workdir / 'versions.json', json.dumps(versions(), indent=2))

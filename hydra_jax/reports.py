@@ -29,7 +29,7 @@ from hydra_jax.formats import digits, number
 from hydra_jax.progress import say
 from hydra_jax.results import Outcome
 from hydra_jax.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
-from hydra_jax.tables import ARROWS, MISSING, Column, Table, error_note
+from hydra_jax.tables import ARROWS, MISSING, ROUGH_NOTE, Column, Table, error_note, latency
 from hydra_jax.tasks import TASKS
 
 ENSEMBLE = 'ensemble'
@@ -226,11 +226,25 @@ def scores(section: Section, found: Results) -> Table:
   methods = section.methods or found.methods(only)
   body = []
   for method in methods:
-    cells = [found.estimate(c.run, c.data, method, c.metric) for c in columns]
-    if any(cells):
-      body.append((found.label(method), [(number(cell) if cell else MISSING, '') for cell in cells]))
+    cells = [_score(found, column, method) for column in columns]
+    if any(cell != MISSING for cell in cells):
+      body.append((found.label(method), [(cell, '') for cell in cells]))
   headings = [c.heading + ARROWS.get(c.better, '') for c in columns]
-  return Table(headings, body, section.title, section.note, groups=[c.data for c in columns])
+  rough = any(cell.startswith('≈') for _, cells in body for cell, _ in cells)
+  note = ' '.join(filter(None, (section.note, ROUGH_NOTE * rough)))
+  return Table(headings, body, section.title, note, groups=[c.data for c in columns])
+
+
+def _score(found: Results, column: Column, method: str) -> str:
+  """One cell of a section."""
+  estimates = [
+    found.estimate(column.run, column.data, method, f'{column.metric}{which}') for which in ('', '_low', '_high')
+  ]
+  if not estimates[0]:
+    return MISSING
+  shown = number(estimates[0])
+  means = [each.mean for each in estimates if each]
+  return latency(shown, *means) if column.metric == 'latency_ms' and len(means) == 3 else shown
 
 
 def kept(found: Results) -> Iterator[Table]:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
 import platform
+import shutil
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from hydra_jax import cost, diversity, evaluate, figures, provenance, store, tables
+from hydra_jax import cost, diversity, evaluate, figures, processes, provenance, store, tables
 from hydra_jax.data import Data, outside_of
 from hydra_jax.formats import digits
 from hydra_jax.progress import bar, say
@@ -101,8 +102,8 @@ def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   return rows
 
 
-def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
-  """Rows of latency, measured once for each set of models."""
+def measured(replica: Replica, models: dict[str, Trained], again: bool = False) -> list[dict]:
+  """Rows of latency: median and quartiles, measured once for each set of models, or `again`."""
   size = replica.config.evaluation.batch_size
   code = [provenance.digest('cost'), provenance.definition(measured)]
   key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device(), code=code))
@@ -118,6 +119,8 @@ def measured(replica: Replica, models: dict[str, Trained]) -> list[dict]:
     ]
     (new / 'timings.json').write_text(json.dumps(rows))
 
+  if again:
+    processes.on_main(lambda: shutil.rmtree(replica.parts / f'timings-{key}', ignore_errors=True))
   return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 

@@ -68,6 +68,16 @@ COSTS = (
 )
 
 
+# A latency whose quartiles are further apart than this share of the median was measured beside other work.
+ROUGH = 0.2
+ROUGH_NOTE = '≈: quartiles are more than 20% apart, as other work ran beside; measure again with --measure.'
+
+
+def latency(shown: str, median: float, low: float, high: float) -> str:
+  """A latency as shown, marked where it is rough."""
+  return f'≈ {shown}' if high - low > ROUGH * median else shown
+
+
 def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to_train: float = 0.0) -> Table:
   """The table of a run: scores in-domain, detection of out-of-domain inputs, and cost.
 
@@ -88,9 +98,13 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
       _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c, test_to_train)
       for c in columns
     ]
+    measured = [values.get((method, 'cost', f'latency_ms{which}'), [0.0])[0] for which in ('', '_low', '_high')]
+    cells[-1] = latency(cells[-1][0], *measured), cells[-1][1]
     body.append((method, [(text, '') for text, _ in cells] if method == 'ensemble' else cells))
+  rough = any(cells[-1][0].startswith('≈') for _, cells in body)
+  notes = [error_note(test_to_train > 0)] * several + [ROUGH_NOTE] * rough
   headings = [c.heading.replace('{batch}', str(batch)) + ARROWS[c.better] for c in columns]
-  return Table(headings, body, note=error_note(test_to_train > 0) if several else '', groups=[c.data for c in columns])
+  return Table(headings, body, note=' '.join(notes), groups=[c.data for c in columns])
 
 
 def error_note(over_splits: bool) -> str:
@@ -140,6 +154,7 @@ LATEX = {
   '<': r'$<$',
   '≥': r'$\ge$',
   '√': r'$\surd$',
+  '≈': r'$\approx$',
 }
 
 
