@@ -30,8 +30,9 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def caching() -> Iterator[None]:
-  """Says of what cannot be written inside that it is the cache."""
+  """Makes the folder of decoded data, and says of what cannot be written there or inside that it is the cache."""
   try:
+    (cache_dir() / 'data').mkdir(parents=True, exist_ok=True)
     yield
   except OSError as e:
     reason = e.strerror or (str(e).splitlines() or [''])[0]
