@@ -26,9 +26,9 @@ def model_of(stages, x, at, mapping, heads=H):
 def test_flops_of_dense_layers_are_those_on_paper(mapping, at):
   x, widths = np.ones((B, D), np.float32), (11, 13)
   shared = range(at % 3)
-  # A dense layer multiplies and adds, and adds a bias; a hidden one takes a maximum. The input is scaled: 2 a feature.
+  # A dense layer multiplies and adds, and adds a bias; a hidden one takes a maximum.
   layers = [2 * i * o + o + o * (o != C) for i, o in zip((D, *widths), (*widths, C))]
-  expected = 2 * D + sum(layer * (1 if i in shared else H) for i, layer in enumerate(layers))
+  expected = sum(layer * (1 if i in shared else H) for i, layer in enumerate(layers))
   assert cost.flops(model_of(mlp(C, widths), x, at, mapping), x) == expected
 
 
