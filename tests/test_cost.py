@@ -26,10 +26,11 @@ def model_of(stages, x, at, mapping, heads=H):
 def test_flops_of_dense_layers_are_those_on_paper(mapping, at):
   x, widths = np.ones((B, D), np.float32), (11, 13)
   shared = range(at % 3)
-  # A dense layer multiplies and adds, and adds a bias; a hidden one takes a maximum.
+  # A dense layer multiplies and adds, and adds a bias; a hidden one takes a maximum. Bytes are converted and scaled.
   layers = [2 * i * o + o + o * (o != C) for i, o in zip((D, *widths), (*widths, C))]
   expected = sum(layer * (1 if i in shared else H) for i, layer in enumerate(layers))
-  assert cost.flops(model_of(mlp(C, widths), x, at, mapping), x) == expected
+  model = model_of(mlp(C, widths), x, at, mapping)
+  assert cost.flops(model, x) == expected and cost.flops(model, x.astype(np.uint8)) == expected + 3 * D
 
 
 @pytest.mark.parametrize('at', [0, -1])

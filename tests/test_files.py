@@ -216,6 +216,23 @@ def test_whole_numbers_beside_a_target_are_targets(tmp_path):
   assert found.task == 'regression' and found.evaluations['test'].load().y.dtype == np.float64
 
 
+def test_test_inputs_unlike_training_inputs_are_told(tmp_path, capsys):
+  said = lambda: [line for line in capsys.readouterr().out.splitlines() if "'y' holds" not in line]
+  load(saved(tmp_path, arrays()))
+  assert said() == []
+  load(saved(tmp_path, arrays(x=X / 255)))
+  (line,) = said()
+  assert "'x_test': feature" in line and 'see whether both are in the same units' in line
+  wide, moved = np.c_[X, np.full(N, 7.0)], np.c_[XT, np.full(E, 7.5)]
+  load(saved(tmp_path, arrays(x=wide, x_test=np.c_[XT, np.full(E, 7.0)])))
+  assert said() == []
+  load(saved(tmp_path, arrays(x=wide, x_test=moved)))
+  assert said() == [f"{tmp_path}/data.npz: 'x_test': feature 5 is 7 in every training example, and varies here"]
+  images = lambda n: np.random.default_rng(0).normal(size=(n, 3, 8, 8))
+  load(saved(tmp_path, arrays(x=images(N), x_test=images(E))))
+  assert 'if they come first, transpose(0, 2, 3, 1)' in said()[0]
+
+
 def test_what_is_taken_is_said_and_names_are_kept(tmp_path, capsys):
   names = np.array(['ant', 'bee', 'cat'])
   y = np.arange(N) % C

@@ -25,6 +25,8 @@ NO_LABEL = -1
 # Larger numbers are refused, and inputs and targets further from the training mean, in standard deviations: what is
 # computed of them, such as their squares, would not be finite in float32.
 LARGEST, FARTHEST = 1e37, 1e15
+# Test inputs further away than this are told of.
+FAR = 100
 # A feature is constant if it varies by no more than this share of its size, or two steps of its dtype.
 ROUNDING = 1e-12
 ROWS_AT_ONCE = 2**16
@@ -426,6 +428,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   if isinstance(train, Split):
     _refuse_constant(train, source.classes is not None, _called(config, config.train))
     _say_unseen(train, test(), source.classes, _called(config, config.test)[1])
+    _say_far(train, test(), scaling, _called(config, config.test)[0])
   evaluations = _evaluations(config, train.example, test, scaling, form, {**UNLABELLED, **source.outside}, outputs)
   for name, evaluation in evaluations.items():
     if evaluation.kind != 'shift' or shifts.parse(name)[0].only:  # other shifts keep the shape of the test split
@@ -451,6 +454,28 @@ def _refuse_constant(train: Split, classification: bool, called: tuple[str, str]
     raise UserError(
       f'{called[1]} is {train.y[0, column]:.10g} for every example{f" in column {column}" if len(same) > 1 else ""}: '
       'there is nothing to learn; save it as float64 if it varies, or leave it out'
+    )
+
+
+def _say_far(train: Split, test: Split, scaling: Scaling, called: str) -> None:
+  """Says where test inputs are unlike all training inputs, as they are in other units or hardly vary in training."""
+  flat = test.x.reshape(-1, test.x.shape[-1])
+  ends = np.stack([np.min(flat, axis=0), np.max(flat, axis=0), scaling.x_shift]).astype(np.float64)
+  same = constant(train.x)
+  moved = same & ~constant(ends.astype(train.x.dtype))
+  far = np.where(same, 0, np.max(np.abs(ends - scaling.x_shift) / scaling.x_scale, axis=0))
+  if moved.any():
+    value = scaling.x_shift[moved][0]
+    say(f'{called}: feature {np.argmax(moved)} is {value:g} in every training example, and varies here')
+  if far.max() > FAR:
+    say(
+      f'{called}: feature {np.argmax(far)} lies up to {far.max():.3g} standard deviations of the training split from '
+      'its mean: see whether both are in the same units'
+    )
+  if len(shape := train.x.shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
+    say(
+      f'{called} has shape {list(test.x.shape)}, and the last axis is that of channels: '
+      'if they come first, transpose(0, 2, 3, 1)'
     )
 
 

@@ -96,7 +96,7 @@ def meaning(y: np.ndarray, task: str, what: str, columns: int | None = None) -> 
     why += f': {task}'
   if task == 'regression':
     if y.dtype.kind == 'U':
-      raise UserError(f'{what} holds names such as {str(y.flat[0])!r}, and regression needs numbers: set data.task')
+      raise UserError(f'{what} holds names such as {str(y.flat[0])!r}, and regression needs numbers: save numbers')
     return Labels(task, 1 if y.ndim == 1 else y.shape[1], np.arange(0), note=why)
   return _classes(y, what, why, columns)
 
