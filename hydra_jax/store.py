@@ -127,7 +127,10 @@ def _digests(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
   """Yields a new folder that becomes `folder`, at once and with a manifest, if the block succeeds."""
-  check_held(folder)
+  if not check_held(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+  elif not folder.parent.is_dir():
+    raise UserError(f'{folder.parent} was removed during the run: run the same command again')
   new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
   try:
     yield new
@@ -283,14 +286,19 @@ def _clear(left: Path) -> None:
     left.unlink(missing_ok=True)
 
 
-def check_held(path: Path) -> None:
-  """Raises a `UserError` if `path` is in a work directory that was held, and is no longer where it was."""
+def check_held(path: Path) -> bool:
+  """Whether `path` is in a work directory that this process holds.
+
+  Raises:
+    UserError: Where it was, and the directory is no longer where it was.
+  """
   for folder, lock in _held.items():
     if path.absolute().is_relative_to(folder):
       with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(lock), os.lstat(folder / LOCK)):
-          continue
+          return True
       raise UserError(
         f'{folder} was removed, renamed or replaced during the run, and what is not saved is lost: '
         'leave it where it is, and run the same command again'
       )
+  return False

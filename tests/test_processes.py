@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, command, hydra_jax
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, processes, store
+from hydra_jax import UserError, cli, processes, store
 
 pytestmark = pytest.mark.slow
 
@@ -99,14 +99,14 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert 'the same command continues' in said[0]
   saved = checkpoints(moved)
 
-  two = start(2, 2, moved, '--config.parallel.mesh.head=4')
+  two = start(2, 2, moved, '--config.parallel.mesh.head=4', '--lost_after=10')
   until_saved(two, moved, saved)
   two[1][0].kill()
   killed = time.monotonic()
   codes, said = finish(two)
   assert 'continues at step' in said[0]
   # Now and then Gloo, on CPUs, throws where nobody can catch it, and the process ends by SIGABRT before it can say why.
-  assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'another process' in said[0]), said
+  assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'the same command' in said[0]), said
   assert time.monotonic() - killed < 60
 
   last = start(2, 2, moved, '--config.parallel.mesh.head=1')
@@ -298,6 +298,24 @@ def test_a_work_directory_that_is_removed_during_a_run_is_noticed(tmp_path):
   assert process.returncode == 2, out + err
   assert 'was removed, renamed or replaced during the run' in err and err.count('\n') == 1
   assert 'everything is in' not in out and not list(tmp_path.rglob('results.jsonl'))
+
+
+@pytest.mark.parametrize('many, code, words', [(False, 2, 'barrier'), (True, 76, 'the same command continues')])
+def test_a_timeout_is_a_lost_process_and_no_fault_of_the_disk(monkeypatch, capsys, many, code, words):
+  """Though it is an `OSError`."""
+
+  def timed_out(*_):
+    raise TimeoutError('barrier timed out\nmore of it')
+
+  left = []
+  monkeypatch.setattr(cli, 'run', timed_out)
+  monkeypatch.setattr(cli, '_are_many', lambda: many)
+  monkeypatch.setattr(processes, 'leave', lambda code, line: left.append((code, line)))
+  monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
+  assert cli.main(['run', '--config=configs/digits.py']) == code
+  said = capsys.readouterr().err
+  assert words in said and said.count('\n') == 1 and 'disk' not in said
+  assert [c for c, _ in left] == [76] * many
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from hydra_jax import UserError, store
 
 
 def test_a_folder_appears_whole(tmp_path):
-  (tmp_path / 'parts').mkdir()
   folder = tmp_path / 'parts' / 'a'
   with store.writing(folder) as new:
     (new / 'x').write_text('1')
@@ -125,6 +124,14 @@ def test_a_work_directory_that_is_no_longer_there_is_noticed(tmp_path, then):
         write()
     # And at the end of the block, even if nothing more is written.
   assert not list(tmp_path.rglob('b')) and not list(tmp_path.rglob('c'))
+
+
+def test_parts_that_are_no_longer_there_are_noticed_too(tmp_path):
+  (tmp_path / 'parts').mkdir()
+  with store.locked(tmp_path):
+    (tmp_path / 'parts').rmdir()
+    with pytest.raises(UserError, match='parts was removed during the run'), store.writing(tmp_path / 'parts' / 'a'):
+      pass
 
 
 def test_what_counts_is_on_the_disk_before(tmp_path, monkeypatch):
