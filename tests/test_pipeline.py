@@ -161,21 +161,6 @@ def finishes(workdir, config, *more, data_dir=DATA_DIR):
   return rows(workdir)
 
 
-def test_every_student_runs_on_augmented_inputs_too(tmp_path):
-  quick = [f'--config.student.{s}.epochs=2' for s in default_config().student]
-  views = ["--config.student.kd.augment=('mixup','noise')", "--config.student.hydra.augment=('crop','cutout')"]
-  views += ["--config.teacher.augment=('mixup',)", '--config.student.kd.label_weight=0.5']
-  config = 'configs/digits.py:students=all,members=2,epochs=2'
-  views += ['--config.data.shifts=()', "--config.data.ood=('letters',)"]
-  done = hydra_jax('run', f'--config={config}', *quick, *views, f'--workdir={tmp_path / "run"}')
-  assert done.returncode == 0, done.stderr
-  found = rows(tmp_path / 'run')
-  assert {r['method'] for r in found} == {'ensemble', *default_config().student}
-  assert all(np.isfinite(r['value']) for r in found)
-  for method in ('small_ensemble', 'batch_ensemble', 'endd', 'proxy_endd', 'mc_dropout'):
-    assert value(tmp_path / 'run', 'letters', method, 'model') > 0
-
-
 def test_predictions_of_another_framework(tiny_run, tmp_path):
   """Those of our own teacher, through a file, give the students and the scores that the teacher itself gives."""
   workdir, _ = tiny_run
