@@ -88,7 +88,7 @@ def test_every_method_learns(name, task, random):
   assert seen[-1] < seen[0]
   out, _ = phase.network.apply(state.params, state.model_state, X[:B])
   read = TASKS[task].predictives[methods.METHODS[name].predictive].read
-  scores = TASKS[task].scores(read(out), data['y'][:B])
+  scores = TASKS[task].in_units(TASKS[task].scores(read(out), data['y'][:B]), np.ones(C))
   for score, values in scores.items():
     assert values.shape == (B,) and np.all(np.isfinite(values)), score
   np.testing.assert_allclose(scores['total'], scores['data'] + scores['model'], rtol=1e-5)
