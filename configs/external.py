@@ -7,7 +7,8 @@ FILE.npz holds inputs and labels, `x`, `y`, `x_test`, `y_test`, and the members'
 `probabilities` [members, examples, classes], or in regression `mean` and `variance` (or `std`) [members, examples,
 targets] in the units of `y`, each also with `_test`. Further inputs `x_NAME`, with or without predictions, are
 out-of-domain sets for `--config.data.ood="('NAME',)"`. FILE.npy holds predictions for the training split of a known
-data set, in its order. Where the file has no predictions for an evaluation set, the ensemble's row of the table is empty there.
+data set, in its order. Where the file has no predictions for an evaluation set, the ensemble's row of the table is
+empty there.
 """
 
 from hydra_jax.config import apply_argument, default_config, distilled, split_argument
