@@ -196,10 +196,12 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
   """Runs what is missing of a table, and writes it to the folder `out`."""
   begun, outcomes = time.monotonic(), {}
   for run_name, config in definition.runs.items():  # what is wrong with the last is better known before the first
-    with user_files.one_line(f"run '{run_name}' of {command}"):
+    try:
       configs.check_values(config)
       config.teacher.members = pipeline.count_members(config)
       configs.validate(config)
+    except UserError as e:
+      raise UserError(f"run '{run_name}' of {command}: {e}") from e
   for i, (run_name, config) in enumerate(definition.runs.items()):
     say(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
     if replicas is not None:

@@ -269,14 +269,14 @@ def test_a_config_that_is_edited_is_read_again(in_process):
     ('import nowhere', "No module named 'nowhere' (mine.py, line 1)"),
     ('def get_tables(quick):\n  return 1 / 0', 'division by zero (mine.py, line 2)'),
     ('def get_tables():\n  return {}', "table file 'mine.py', line 1: get_tables is given False"),
-    ('def get_tables(quick):\n  return [3]', 'must return a dict of names and Definitions'),
-    ('def get_tables(quick):\n  return {1: 3}', 'must return a dict of names and Definitions'),
+    ('def get_tables(quick):\n  return [3]', 'get_tables returns a list, where a dict of Definition by name is needed'),
+    ('def get_tables(quick):\n  return {1: 3}', "table '1': the name becomes that of a folder"),
     ('x = 1', "table file 'mine.py' has no function get_tables: add one"),
     (b'\x00', "table file 'mine.py': SyntaxError"),
     (
       'from hydra_jax.config import default_config\nfrom hydra_jax.reports import Definition\n'
       "def get_tables(quick):\n  return {'': Definition('t', {'one': default_config()}, [])}",
-      "table file 'mine.py', run 'one': config.name=''",
+      "run 'one' of hydra-jax table mine.py: config.name=''",
     ),
   ],
 )
@@ -326,7 +326,7 @@ def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):
 def test_work_directory_of_another_config(tiny_run, tmp_path):
   workdir, _ = tiny_run
   before = (workdir / 'results.jsonl').read_bytes()
-  refused('run', '--config=configs/spiral.py', f'--workdir={workdir}', word="holds a run of 'digits'")
+  refused('run', '--config=configs/spiral.py', f'--workdir={workdir}', word="holds a run with name='digits', not 'spiral'")
   assert (workdir / 'results.jsonl').read_bytes() == before
   (tmp_path / 'thesis.tex').write_text('x')
   refused('run', '--config=configs/digits.py', f'--workdir={tmp_path}', word='not empty')
