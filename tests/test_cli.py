@@ -326,7 +326,9 @@ def test_prepare_without_tensorflow_or_with_a_wrong_name(tmp_path):
 def test_work_directory_of_another_config(tiny_run, tmp_path):
   workdir, _ = tiny_run
   before = (workdir / 'results.jsonl').read_bytes()
-  refused('run', '--config=configs/spiral.py', f'--workdir={workdir}', word="holds a run with name='digits', not 'spiral'")
+  refused(
+    'run', '--config=configs/spiral.py', f'--workdir={workdir}', word="holds a run with name='digits', not 'spiral'"
+  )
   assert (workdir / 'results.jsonl').read_bytes() == before
   (tmp_path / 'thesis.tex').write_text('x')
   refused('run', '--config=configs/digits.py', f'--workdir={tmp_path}', word='not empty')
