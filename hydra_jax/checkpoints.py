@@ -48,7 +48,7 @@ def restore(folder: Path, like: Tree) -> Tree:
     like: What is expected.
 
   Raises:
-    UserError: Where the files are damaged, or hold another tree.
+    UserError: Where the files are damaged, or hold a tree of other shapes.
   """
   many = jax.process_count() > 1
   sharding: Sharding = SingleDeviceSharding(jax.devices()[0])
@@ -60,7 +60,9 @@ def restore(folder: Path, like: Tree) -> Tree:
 
 def _restore(folder: Path, like: Tree) -> Tree:
   try:
-    return ocp.load(folder.absolute(), like)
+    same = _shapes(ocp.metadata(folder.absolute()).metadata) == _shapes(like)
+    if same:
+      return ocp.load(folder.absolute(), like)
   except Exception as e:
     store.verify(folder.parent)
     # The files are whole. So with other processes it is one of them that is lost, and nothing is to be deleted.
@@ -70,6 +72,14 @@ def _restore(folder: Path, like: Tree) -> Tree:
       f'cannot restore {folder} ({store.one_line(e)}), though its files are whole: use the versions in versions.json, '
       'or choose another --workdir'
     ) from e
+  store.verify(folder.parent)
+  raise UserError(f'{folder} holds parameters of another network than it is said to hold: leave it out')
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+  """Shapes by name, which are the same for what Orbax makes lists and dictionaries of."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape) for path, leaf in leaves}
 
 
 class Saver:
