@@ -40,7 +40,7 @@ def data_file(own: int, **other):
   random = np.random.default_rng(0)
   arrays = {k: random.normal(size=(n, 3)) for k, n in (('x', 60), ('x_test', 20), ('x_far', 20))}
   arrays |= dict(y=np.arange(60) % 3, y_test=np.arange(20) % 3)
-  np.savez('data.npz', **{k: v + own if k in other else v for k, v in arrays.items()})
+  np.savez('data.npz', **{k: np.roll(v, own) if k in other else v for k, v in arrays.items()})
 
 
 def refused(what: str, f) -> None:
