@@ -218,7 +218,6 @@ def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same
     parts.load(str(folder), data, own=['edited.py:make'])
 
 
-@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections loads files in a way that Python warns of
 @pytest.mark.parametrize(
   'file, content',
   [(parts.RECIPE, b'[]'), (store.MANIFEST, b'null'), ('config.json', b'[' * 99_999), ('config.json', b'{"name": []}')],
