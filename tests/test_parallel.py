@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 
 import chex
 import jax
@@ -152,6 +153,24 @@ def test_heads_on_devices_of_their_own_gather_nothing(name, where):
   assert 'all-reduce' in text
   for moved in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert moved not in text
+
+
+@pytest.mark.parametrize('where', ['8x1', '4x2', '1x8'])
+def test_the_vote_waits_for_the_steps(where):
+  """XLA's CPU backend runs independent collectives in any order, and devices may then wait for ever."""
+  lines = {}
+  for line in compiled('hydra', where).partition('\nENTRY ')[2].splitlines():
+    name, equals, rest = line.strip().removeprefix('ROOT ').partition(' = ')
+    if equals:
+      lines[name] = rest
+  (vote,) = [name for name, rest in lines.items() if re.match(r's32\[3\]\S* all-reduce', rest)]
+  reached, waiting = set(), [vote]
+  while waiting:
+    name = waiting.pop()
+    if name not in reached:
+      reached.add(name)
+      waiting += [operand for operand in re.findall(r'%[\w.-]+', lines[name]) if operand in lines]
+  assert any(' while(' in lines[name] for name in reached)
 
 
 def test_a_teacher_is_spread_as_its_students_are():
