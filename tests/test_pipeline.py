@@ -115,7 +115,7 @@ FRAGILE = """
 from hydra_jax import Stage, mlp
 import jax, jax.numpy as jnp
 
-def make(outputs, widths):
+def make(outputs, widths=(100, 100)):
   def init(key, x):
     return {'spoilt': jnp.where(jax.random.uniform(key) < 0.4, jnp.nan, 0.0)}, ()
 
