@@ -12,6 +12,8 @@ from hydra_jax.data import load
 from hydra_jax.methods import METHODS
 from hydra_jax.replicas import Replica
 
+pytestmark = pytest.mark.slow
+
 MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
