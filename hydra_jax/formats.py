@@ -12,7 +12,7 @@ UNITS = {9: 'G', 6: 'M', 4: 'k'}
 
 
 def digits(value: float, significant: int = SIGNIFICANT) -> str:
-  """A number with so many significant digits, of any size.
+  """A number of any size, with the given number of significant digits.
 
   Below 0.0001 and from 1e12 on it has a power of ten (`1.234e-7`), from 10,000 on a unit (`35.21k`, `1.234M`). Whole
   numbers from 10 to 9,999 have no decimals. NaN and the infinities are `nan`, `inf` and `-inf`.

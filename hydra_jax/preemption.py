@@ -49,7 +49,7 @@ def listen() -> None:
 
 
 def begin() -> None:
-  """From now on a request to stop raises `Preempted`, so that what there is can be saved and tidied up."""
+  """From now on a request to stop raises `Preempted`, so that the work can be saved and tidied up."""
   global _begun
   _begun = True
 

@@ -67,7 +67,7 @@ def join(lost_after: float = LOST_AFTER) -> None:
   processes, and which one this is.
 
   Args:
-    lost_after: A process that has said nothing for so many seconds is lost, and ends the others.
+    lost_after: Seconds of silence after which a process counts as lost. The others then end.
 
   Raises:
     UserError: Where they cannot join.

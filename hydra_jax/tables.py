@@ -200,7 +200,7 @@ def show(table: Table, to: Console = console) -> None:
 
 
 def fitting(table: Table, width: int) -> tuple[int, list[int], list[list[int]]]:
-  """Divides a table into parts that are no wider than so many characters.
+  """Divides a table into parts that are no wider than `width` characters.
 
   Headings are broken between words where that makes columns narrower and the table is too wide. A group of columns is
   divided only where it is too wide by itself. Each part has one column at least.

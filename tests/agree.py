@@ -1,6 +1,6 @@
 """What `test_processes` starts in two processes: one after the other, all in which they may differ.
 
-Each works in a folder of its own, whose files have the same names as the other's and other contents.
+Each works in another folder. Its files have the same names as those of the other process, and other contents.
 """
 
 import os

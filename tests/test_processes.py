@@ -31,7 +31,7 @@ def start(count, devices, workdir, *more):
 
 
 def launch(count, devices, place, what, own=lambda index: {}, port=None):
-  """So many processes with so many devices each; what they say goes to files beside `place`.
+  """Starts `count` processes with `devices` devices each; what they say goes to files beside `place`.
 
   `own(index)` is what is passed to `Popen` for one of them.
   """

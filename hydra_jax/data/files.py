@@ -94,7 +94,7 @@ def _array(path: str, stamp: Stamp, name: str) -> np.ndarray:
     with archive.open(f'{name}.npy') as file:
       array = np.lib.format.read_array(file, allow_pickle=False)
   array = array.astype(array.dtype.newbyteorder('='), copy=False)
-  array.setflags(write=False)  # whoever asks for it again gets this one
+  array.setflags(write=False)  # later calls get the same array
   return array
 
 
