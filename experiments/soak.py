@@ -33,7 +33,7 @@ import time
 from typing import NamedTuple
 
 CONFIG = 'configs/digits.py:epochs=150'
-LONGER = ['--config.checkpoint_seconds=0.2', *(f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra'))]
+LONGER = ['--config.checkpoint_seconds=0.2', "--config.students=('hydra',)", '--config.student.hydra.epochs=40']
 LONGER += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')
 DISK_BYTES = 192 * 2**20

@@ -25,6 +25,11 @@ ROOT = Path(__file__).parents[1]
 DATA_DIR = os.environ.get('TFDS_DATA_DIR') or str(ROOT.parent / 'shared')
 
 
+def pytest_collection_modifyitems(items):
+  """Slow tests come first, so that no process is left with a long one when all others have ended."""
+  items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
 def has_data(name: str) -> bool:
   bases = (Path(DATA_DIR), Path(DATA_DIR) / 'tfds')
   return any(any((base / name).glob('*/dataset_info.json')) for base in bases)

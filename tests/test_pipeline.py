@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from conftest import DATA_DIR, ROOT, TINY, hydra_jax, needs, needs_uci
+from conftest import DATA_DIR, ROOT, TINY, hydra_jax, needs_uci
 import jax
 import numpy as np
 from PIL import Image
@@ -228,15 +228,6 @@ def test_members_of_other_runs_and_architectures(tiny_run, tmp_path):
   assert done.returncode == 2 and 'holds 0 trained teachers' in done.stderr, done.stderr
 
 
-@needs('cifar10', 'cifar100')
-def test_cifar10_runs(tmp_path):
-  small = ['--config.network.teacher.depth=8', '--config.network.student.depth=8', '--config.data.train=train[:256]']
-  small += ['--config.data.test=test[:100]', '--config.evaluation.batch_size=50', "--config.data.ood=('noise',)"]
-  small += ['--config.network.teacher.width=4', '--config.network.student.width=4']
-  small += ["--config.students=('hydra',)", '--config.student.hydra.hinton_epochs=0']
-  finishes(tmp_path / 'run', 'configs/cifar10.py:quick,members=2,epochs=1', *small)
-
-
 # As shipped but for the networks, which would take longer to compile than all other tests together.
 SMALL_NETWORKS = """
 import importlib.util
@@ -262,13 +253,6 @@ def test_imagenet_runs_on_a_miniature(miniatures, tmp_path):
   found = finishes(tmp_path / 'run', f'{config}:members=2,epochs=1', *small, data_dir=miniatures)
   assert {r['n'] for r in found if r['data'] == 'test'} == {9}
   assert not list(tmp_path.glob('run/parts/predictions-*'))
-
-
-@needs('mnist', 'fashion_mnist')
-def test_mnist_runs(tmp_path):
-  found = finishes(tmp_path / 'run', 'configs/mnist.py:members=2,epochs=0.2', '--config.data.shifts=()')
-  assert {r['n'] for r in found if r['data'] in ('test', 'fashion_mnist')} == {10000}
-  assert value(tmp_path / 'run', 'test', 'ensemble', 'accuracy') > 0.8
 
 
 @needs_uci('energy')

@@ -371,7 +371,6 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
     pytest.param(('mnist', 'heads', 'cost'), marks=needs('mnist', 'fashion_mnist')),
     pytest.param(('inputs',), marks=needs('mnist', 'cifar10')),
     pytest.param(('cifar10',), marks=needs('cifar10', 'cifar100')),
-    pytest.param(('cifar100',), marks=needs('cifar10', 'cifar100')),
     pytest.param(('uci',), marks=needs_uci('concrete')),
   ],
   ids='-'.join,

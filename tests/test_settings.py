@@ -15,8 +15,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
+from rich.console import Console
 
-from hydra_jax import cli, figures
+from hydra_jax import check, cli, figures
 from hydra_jax.augment import AUGMENTATIONS
 from hydra_jax.config import default_config, training
 from hydra_jax.data import UNLABELLED
@@ -279,6 +280,7 @@ def test_every_value_gives_results(name, run, monkeypatch):
 def test_the_largest_network_is_planned(monkeypatch, capsys):
   """ResNet-50 takes longer to compile than all else here; its plan goes through the command line as well."""
   monkeypatch.setattr(cli, 'set_up', lambda: None)
+  monkeypatch.setattr(check, 'console', Console(width=160))  # whatever width the terminal has
   assert cli.main(['check', *PLAN, '--devices=8']) == 0
   assert re.search(r'ensemble: labels +8 × 1 +25,557,032 ', capsys.readouterr().out)  # as torchvision has it
 
