@@ -8,7 +8,7 @@ noise, and the test digits rotated and moved by growing amounts.
 Teachers: 20 MLPs 64-100-100-10. Under a minute on two CPU cores.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled, update_training
+from hydra_jax.experiment.config import apply_argument, default_config, distilled, update_training
 
 
 def get_config(argument=None):

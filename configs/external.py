@@ -11,7 +11,7 @@ data set, in its order. Where the file has no predictions for an evaluation set,
 empty there.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled, split_argument
+from hydra_jax.experiment.config import apply_argument, default_config, distilled, split_argument
 
 
 def get_config(argument=None):

@@ -6,7 +6,7 @@
 Teachers: 50 MLPs 784-100-100-10.
 """
 
-from hydra_jax.config import apply_argument, default_config, distilled
+from hydra_jax.experiment.config import apply_argument, default_config, distilled
 
 
 def get_config(argument=None):

@@ -10,7 +10,7 @@ Networks of ReLUs are piecewise linear: far out they grow certain, except along 
 methods score below 0.5 there by total uncertainty, and the ensemble least so.
 """
 
-from hydra_jax.config import VECTORS, apply_argument, default_config, update_training
+from hydra_jax.experiment.config import VECTORS, apply_argument, default_config, update_training
 
 
 def get_config(argument=None):

@@ -9,9 +9,16 @@ splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
 0.25 to 2 standard deviations of each feature.
 """
 
-from hydra_jax.config import VECTORS, apply_argument, default_config, distilled, split_argument, update_training
 from hydra_jax.data.uci import SETS
 from hydra_jax.errors import look_up
+from hydra_jax.experiment.config import (
+  VECTORS,
+  apply_argument,
+  default_config,
+  distilled,
+  split_argument,
+  update_training,
+)
 
 
 def get_config(argument=None):

@@ -31,9 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hydra_jax import cut, evaluate, feeds, losses, mapping, networks, train
 from hydra_jax.data import Scaling
-from hydra_jax.stages import chain, dense, mlp
+from hydra_jax.devices import mapping
+from hydra_jax.evaluation import evaluate
+from hydra_jax.maths import losses
+from hydra_jax.nets import cut, zoo
+from hydra_jax.nets.stages import chain, dense, mlp
+from hydra_jax.training import batches, train
 
 Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
@@ -172,7 +176,7 @@ def classes(examples: int, shape: tuple[int, ...], outputs: int = 10, members: i
 
 def order(examples: int, steps: int, batch_size: int) -> np.ndarray:
   """Rows of the batches, `[steps, batch_size]`."""
-  return feeds.batch_indices((0,), 0, steps, examples, batch_size)
+  return batches.batch_indices((0,), 0, steps, examples, batch_size)
 
 
 Layer = tuple[int, int, int]  # positions in the image, inputs to a unit, units
@@ -252,7 +256,7 @@ def uci(quick: bool) -> Row:
   splits, members, examples, steps = (2, 5, 200, 10) if quick else (20, 50, 927, 50)
   random = np.random.default_rng(0)
   data = {name: random.standard_normal((splits, examples, n), np.float32) for name, n in (('x', 9), ('y', 1))}
-  index = np.stack([feeds.batch_indices((split,), 0, steps, examples, 32) for split in range(splits)])
+  index = np.stack([batches.batch_indices((split,), 0, steps, examples, 32) for split in range(splits)])
   networks_steps, unit = splits * members * steps, 'network-steps'
   network = cut.hydra(mlp(2, (50,)), 0, members)
   make = lambda: pt.mlp(9, 2, (50,))
@@ -302,8 +306,8 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
 
 def spiral(quick: bool) -> Row:
   """The whole job on the spiral: 20 members of 4 layers of 100 units, and a Hydra of them, 200 epochs of 300 points."""
-  epochs, batches = (4, (300,)) if quick else (200, (300, 32))
-  contenders = [Contender(f'batch {size}', spiral_job(epochs, size), 1, 'jobs') for size in batches]
+  epochs, sizes = (4, (300,)) if quick else (200, (300, 32))
+  contenders = [Contender(f'batch {size}', spiral_job(epochs, size), 1, 'jobs') for size in sizes]
   targets = {'batch 300': 3.0}
   return Row(
     contenders,
@@ -323,7 +327,7 @@ def photos(quick: bool, loss: str = 'labels', cut_at: int = 0, heads: int = 1, m
   """One step of a ResNet on CIFAR-10, SGD with Nesterov's momentum."""
   depth, batch_size, examples = photo_sizes(quick)
   data = classes(examples, (32, 32, 3), members=members)
-  return training(cut.hydra(networks.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
+  return training(cut.hydra(zoo.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
 
 
 def convolutions_of(depth: int, batch_size: int) -> Callable[[], None]:
@@ -334,7 +338,7 @@ def convolutions_of(depth: int, batch_size: int) -> Callable[[], None]:
     shapes |= {(size, channels, 2 * channels, 2): 1, (size // 2, 2 * channels, 2 * channels, 1): 2 * blocks - 1}
 
   def prepared(size, inputs, channels, stride):
-    f = lambda x, kernel: networks.convolve(
+    f = lambda x, kernel: zoo.convolve(
       x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
 
@@ -400,7 +404,7 @@ def hydra20(quick: bool) -> Row:
     trains('ResNet-20', photos(quick), step_flops(layers, batch_size), 'needed FLOP'),
     trains('Hydra', student, step_flops(layers, batch_size, -3, heads), 'needed FLOP'),
   ]
-  network = cut.hydra(networks.resnet(10, depth), -2, heads)
+  network = cut.hydra(zoo.resnet(10, depth), -2, heads)
   batch = classes(batch_size, (32, 32, 3), members=heads)
   groups = most_groups(lowered(network, make_step(network, 'members', SGD, 1), student.state, batch))
   return Row(
@@ -529,7 +533,7 @@ def scaling(quick: bool) -> Row:
 
 def draw_scaling(panels: dict[str, tuple[Sequence[int], Sequence[float], str]], file: Path) -> None:
   """Measured times, and the straight line through the first of them, on logarithmic axes."""
-  from hydra_jax import figures
+  from hydra_jax.report import figures
 
   figure, [axes] = figures.panels(len(panels), size=(4, 3.4))
   for ax, (xlabel, (sizes, times, ylabel)) in zip(axes, panels.items()):

@@ -12,8 +12,8 @@ from configs import cifar10
 from experiments import published, shown
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
-from hydra_jax.reports import Definition, Section
-from hydra_jax.tables import Column
+from hydra_jax.experiment.paper_tables import Definition, Section
+from hydra_jax.report.tables import Column
 
 STUDENTS = ('single', 'kd', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')

@@ -8,7 +8,7 @@ Full: 4 teachers WRN-28-4, students WRN-28-1, 200 epochs, 5 seeds.
 
 from configs import cifar100
 from experiments.cifar10 import image_table
-from hydra_jax.reports import Definition
+from hydra_jax.experiment.paper_tables import Definition
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from experiments import mnist, shown
-from hydra_jax import figures
-from hydra_jax.reports import Definition, Results, Section
+from hydra_jax.experiment.paper_tables import Definition, Results, Section
+from hydra_jax.report import figures
 
 STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra', 'small_ensemble', 'batch_ensemble')
 STUDENTS += ('endd', 'proxy_endd', 'dlf')

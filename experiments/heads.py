@@ -8,9 +8,9 @@ The ensembles are those of `hydra-jax table mnist`. With fewer heads than member
 from matplotlib.figure import Figure
 
 from experiments import mnist, shown
-from hydra_jax import figures
-from hydra_jax.config import variant
-from hydra_jax.reports import Definition, Results, Section
+from hydra_jax.experiment.config import variant
+from hydra_jax.experiment.paper_tables import Definition, Results, Section
+from hydra_jax.report import figures
 
 HEADS = (1, 2, 5, 10, 20, 50)
 CUTS = {-1: 'dense layer', -2: 'hidden and dense layer', -3: 'whole network'}

@@ -7,8 +7,8 @@ Other tables (`heads`, `cost`) are made from the same ensembles.
 
 from configs import mnist
 from experiments import shown
-from hydra_jax.config import distilled
-from hydra_jax.reports import Definition, Section
+from hydra_jax.experiment.config import distilled
+from hydra_jax.experiment.paper_tables import Definition, Section
 
 OUTSIDE = 'fashion_mnist'
 

@@ -6,7 +6,7 @@ has linear heads. Standard errors are over 10 random 90/10 splits (UCI) and 5 se
 
 from collections.abc import Mapping, Sequence
 
-from hydra_jax.statistics import Published
+from hydra_jax.maths.statistics import Published
 
 SOURCE = 'Published: Park et al., Knowledge Distillation of Uncertainty using Deep Latent Factor Model, NeurIPS 2025.'
 

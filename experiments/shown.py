@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from hydra_jax.config import variant
-from hydra_jax.tables import Column
+from hydra_jax.experiment.config import variant
+from hydra_jax.report.tables import Column
 
 LABELS = {
   'ensemble': 'teachers',

@@ -5,9 +5,9 @@ hydra-jax table spiral
 
 from configs import spiral
 from experiments import shown
-from hydra_jax.config import distilled
-from hydra_jax.reports import Definition, Section
-from hydra_jax.tables import Column
+from hydra_jax.experiment.config import distilled
+from hydra_jax.experiment.paper_tables import Definition, Section
+from hydra_jax.report.tables import Column
 
 STUDENTS = ('kd', 'endd', 'hydra_train', 'hydra', 'dlf')
 

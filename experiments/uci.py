@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 
 from configs import uci
 from experiments import published, shown
-from hydra_jax import figures
-from hydra_jax.config import distilled
 from hydra_jax.data.uci import SETS
-from hydra_jax.reports import Definition, Results, Section
-from hydra_jax.tables import Column
+from hydra_jax.experiment.config import distilled
+from hydra_jax.experiment.paper_tables import Definition, Results, Section
+from hydra_jax.report import figures
+from hydra_jax.report.tables import Column
 
 ROWS = {
   'bostonHousing': 455,

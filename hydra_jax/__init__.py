@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from hydra_jax.adapters import equinox, nnx
-  from hydra_jax.cut import Network, grow, hydra
   from hydra_jax.errors import UserError
-  from hydra_jax.stages import Stage, chain, linen, mlp
+  from hydra_jax.nets.adapters import equinox, nnx
+  from hydra_jax.nets.cut import Network, grow, hydra
+  from hydra_jax.nets.stages import Stage, chain, linen, mlp
 
 __version__ = '0.1.0'
 

@@ -15,9 +15,9 @@ import traceback
 from typing import Any
 import warnings
 
-from hydra_jax import preemption
+from hydra_jax.devices import preemption
+from hydra_jax.devices.preemption import LOST, PREEMPTED
 from hydra_jax.errors import UserError
-from hydra_jax.preemption import LOST, PREEMPTED
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -85,7 +85,8 @@ def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | Non
   Raises:
     UserError: Anything is wrong with the file or a value.
   """
-  from hydra_jax import config as configs, progress, user_files
+  from hydra_jax import progress, user_files
+  from hydra_jax.experiment import config as configs
 
   say = say or progress.say
   place, colon, argument = file.partition(':')
@@ -236,7 +237,8 @@ def _but_for_late_writes(unraisable) -> None:
 
 def join(options) -> None:
   """Joins the other processes, where there are any."""
-  from hydra_jax import processes, progress
+  from hydra_jax import progress
+  from hydra_jax.devices import processes
 
   if not 1 <= options.lost_after < math.inf:
     raise UserError(f'--lost_after={options.lost_after} must be at least 1 second, and finite')
@@ -255,7 +257,8 @@ def run(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides, notes.append)
   place = default_workdir(config) if options.workdir is None else local_folder(options.workdir, '--workdir')
   workdir, data_dir = writable(place, '--workdir'), _data_dir(options)
-  from hydra_jax import agreement, pipeline, progress
+  from hydra_jax import progress
+  from hydra_jax.experiment import agreement, pipeline
 
   set_up()
   preemption.begin()
@@ -272,13 +275,13 @@ def table(options, overrides: list[str]) -> None:
   if options.replicas is not None and options.replicas < 1:
     raise UserError(f'--replicas={options.replicas} must be at least 1')
   workdir, data_dir = writable(local_folder(options.workdir, '--workdir'), '--workdir'), _data_dir(options)
-  from hydra_jax import agreement, reports
+  from hydra_jax.experiment import agreement, paper_tables
 
   set_up()
   preemption.begin()
   join(options)
   agreement.on_command('table', {'name': options.name, 'replicas': options.replicas, 'quick': options.quick})
-  reports.run(options.name, workdir, data_dir, options.replicas, options.quick)
+  paper_tables.run(options.name, workdir, data_dir, options.replicas, options.quick)
 
 
 def check(options, overrides: list[str]) -> None:
@@ -287,7 +290,7 @@ def check(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides)
   import jax
 
-  from hydra_jax import check
+  from hydra_jax.experiment import check
 
   set_up()
   check.show(config, options.devices or jax.device_count())
@@ -371,7 +374,7 @@ def _fail(message: str, code: int = 2, wait: bool = False) -> int:
   # One line, whatever names of files and texts of others are in it.
   line = ''.join(c if c.isprintable() else '?' for c in ' '.join(message.split()))
   if _are_many() and not wait:
-    from hydra_jax import processes
+    from hydra_jax.devices import processes
 
     processes.leave(code, line)
   print(f'hydra-jax: {line}', file=sys.stderr)

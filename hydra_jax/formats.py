@@ -3,7 +3,7 @@
 from decimal import Decimal
 import math
 
-from hydra_jax.statistics import Estimate, Published
+from hydra_jax.maths.statistics import Estimate, Published
 
 SIGNIFICANT = 4
 # Where an error is this much smaller than its mean, it is printed apart from it.

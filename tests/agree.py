@@ -10,8 +10,10 @@ import sys
 import jax
 import numpy as np
 
-from hydra_jax import UserError, agreement, pipeline, processes, provenance, reports
-from hydra_jax.config import default_config
+from hydra_jax import UserError
+from hydra_jax.devices import processes
+from hydra_jax.experiment import agreement, paper_tables, pipeline, provenance
+from hydra_jax.experiment.config import default_config
 
 NETWORK = 'from hydra_jax import mlp\ndef make(outputs): return mlp(outputs, ({width},))\n'
 TABLE = """
@@ -74,7 +76,7 @@ def main(folder: str) -> None:
     refused(name, config_of(shared, data__name='data.npz', data__ood=('far',)))
   refused('workdir', config_of('work'))
   Path('table.py').write_text(TABLE.format(replicas=own + 1))
-  refused('table', lambda: reports.run('table.py', shared, '', None, False))
+  refused('table', lambda: paper_tables.run('table.py', shared, '', None, False))
   provenance.package_digest = lambda: f'source{own}'
   refused('source', lambda: agreement.on_command('run', {}))
   provenance.package_digest = lambda: 'source'

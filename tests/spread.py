@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hydra_jax import cut, feeds, losses, parallel, processes, train
 from hydra_jax.data import Scaling
-from hydra_jax.stages import mlp
+from hydra_jax.devices import parallel, processes
+from hydra_jax.maths import losses
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
+from hydra_jax.training import batches, train
 
 N, C, H, B, STEPS = 60, 3, 8, 16, 20
 RANDOM = np.random.default_rng(0)
@@ -46,7 +49,7 @@ def main():
     rows.append(row)
     return {'x': X[row], 'y': Y[row]}
 
-  arrays = feeds.resident({'x': X, 'y': Y})
+  arrays = batches.resident({'x': X, 'y': Y})
   alone = fit(parallel.ALONE, arrays)
   for mode, shape in (
     ('shard_map', (4, 1, 1)),
@@ -55,7 +58,7 @@ def main():
     ('pmap', (4, 1, 1)),
   ):
     layout = parallel.layout(mode, parallel.Shape(*shape))
-    for feed in (arrays, feeds.streamed(N, read)):
+    for feed in (arrays, batches.streamed(N, read)):
       rows.clear()
       for found, expected in zip(fit(layout, feed), alone, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -14,8 +14,11 @@ import optax
 import pytest
 
 import hydra_jax
-from hydra_jax import UserError, chain, checkpoints, cut, feeds, losses, rank_one, train
+from hydra_jax import UserError, chain
 from hydra_jax.data import Scaling
+from hydra_jax.maths import losses
+from hydra_jax.nets import batch_ensemble, cut
+from hydra_jax.training import batches, checkpoints, train
 
 B, F, C, H = 8, 5, 3, 2
 RANDOM = np.random.default_rng(0)
@@ -163,8 +166,8 @@ def mixed():
 
 def test_batch_ensemble_needs_kernels():
   with pytest.raises(UserError, match="named 'kernel'"):
-    rank_one.batch_ensemble(mixed()[-1:], H).init(KEY, X[:, :4])
-  network = rank_one.batch_ensemble(mixed()[:2], H)
+    batch_ensemble.batch_ensemble(mixed()[-1:], H).init(KEY, X[:, :4])
+  network = batch_ensemble.batch_ensemble(mixed()[:2], H)
   params, _ = jax.eval_shape(network.init, KEY, X)
   assert len(jax.tree.leaves(params['body'])) == 2
 
@@ -185,7 +188,7 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path, random):
   state = train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, 3),
     train.fresh(optimizer, *jax.tree.map(jnp.array, grown)),
-    feeds.resident(data),
+    batches.resident(data),
     scaling,
     seed=(0,),
     key=KEY,

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, augment
+from hydra_jax import UserError
+from hydra_jax.training import augment
 
 B, H, W, C = 64, 8, 10, 3
 X = jnp.asarray(np.random.default_rng(0).normal(size=(B, H, W, C)), jnp.float32)

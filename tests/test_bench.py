@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import bench
-from hydra_jax import cut
-from hydra_jax.networks import resnet
+from hydra_jax.nets import cut
+from hydra_jax.nets.zoo import resnet
 
 
 def test_needed_operations_of_an_mlp_by_hand():

@@ -10,10 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import check, cli, cut, mlp, parallel, train
+from hydra_jax import cli, mlp
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
-from hydra_jax.mapping import MAPPINGS
+from hydra_jax.devices import parallel
+from hydra_jax.devices.mapping import MAPPINGS
+from hydra_jax.experiment import check
+from hydra_jax.nets import cut
+from hydra_jax.training import train
 
 
 @pytest.fixture(autouse=True)

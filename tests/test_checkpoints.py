@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hydra_jax import UserError, checkpoints, store
+from hydra_jax import UserError, store
+from hydra_jax.training import checkpoints
 
 TREE = {'a': jnp.arange(6.0), 'b': (jnp.ones((2, 3)),)}
 

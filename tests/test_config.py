@@ -7,8 +7,10 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 import pytest
 
-from hydra_jax import UserError, config as configs, data as datasets, rules, user_networks
-from hydra_jax.config import default_config
+from hydra_jax import UserError, data as datasets
+from hydra_jax.experiment import config as configs, rules
+from hydra_jax.experiment.config import default_config
+from hydra_jax.nets import user_networks
 
 SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from hydra_jax import UserError, data as datasets, figures
-from hydra_jax.config import default_config
+from hydra_jax import UserError, data as datasets
 from hydra_jax.data import Evaluation, corruptions, shifts, sources
+from hydra_jax.experiment.config import default_config
+from hydra_jax.report import figures
 
 KINDS = list(corruptions.CORRUPTIONS)
 

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hydra_jax import cost, cut, networks
 from hydra_jax.data import Scaling
-from hydra_jax.evaluate import Model
-from hydra_jax.mapping import MAPPINGS
-from hydra_jax.stages import mlp
-from hydra_jax.tasks import TASKS
+from hydra_jax.devices.mapping import MAPPINGS
+from hydra_jax.evaluation import cost
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.nets import cut, zoo
+from hydra_jax.nets.stages import mlp
 
 AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 B, D, C, H = 7, 5, 3, 4
@@ -36,7 +37,7 @@ def test_flops_of_dense_layers_are_those_on_paper(mapping, at):
 @pytest.mark.parametrize('at', [0, -1])
 def test_flops_of_convolutions_are_the_same_for_every_mapping(at):
   x = np.ones((2, 8, 8, 3), np.float32)
-  found = [cost.flops(model_of(networks.resnet(C, 8, 4), x, at, mapping), x) for mapping in MAPPINGS]
+  found = [cost.flops(model_of(zoo.resnet(C, 8, 4), x, at, mapping), x) for mapping in MAPPINGS]
   np.testing.assert_allclose(found, found[0], rtol=1e-4)
 
 

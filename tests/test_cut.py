@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, chain, cut
-from hydra_jax.stages import mlp
+from hydra_jax import UserError, chain
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
 
 B, F, C = 6, 5, 3
 X = np.random.default_rng(0).normal(size=(B, F)).astype(np.float32)

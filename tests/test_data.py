@@ -9,8 +9,8 @@ from PIL import Image
 import pytest
 
 from hydra_jax import UserError, data as datasets
-from hydra_jax.config import default_config
 from hydra_jax.data import Split, shifts, sources, toy, uci
+from hydra_jax.experiment.config import default_config
 
 
 def data_config(**changes):

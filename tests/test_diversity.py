@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from hydra_jax import diversity, tasks, uncertainty
 from hydra_jax.data import Data, Evaluation, Split
+from hydra_jax.evaluation import diversity
+from hydra_jax.maths import tasks, uncertainty
 
 M, N, C = 4, 30, 3
 LOGITS = np.random.default_rng(0).normal(size=(M, N, C)).astype(np.float32) * 2

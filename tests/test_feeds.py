@@ -7,9 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, cut, feeds, losses, train
+from hydra_jax import UserError
 from hydra_jax.data import Scaling
-from hydra_jax.stages import mlp
+from hydra_jax.maths import losses
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
+from hydra_jax.training import batches, train
 
 N, F, C, B, STEPS = 23, 4, 3, 6, 12
 SEED = (0, 0, 1)
@@ -27,26 +30,26 @@ def noisy(row, random):
 
 def shown(feed, start=0, stop=STEPS):
   """What each step is shown, as a resident feed and a stream alike give it."""
-  batches = feed.begin(SEED, start, stop, B)
+  shown = feed.begin(SEED, start, stop, B)
   for step in range(start, stop):
-    data, index = batches(step, 1)
+    data, index = shown(step, 1)
     yield jax.tree.map(np.asarray, train.take(data, index[0]))
 
 
 def test_a_stream_shows_what_is_shown_of_arrays():
   chex.assert_trees_all_equal(
-    list(shown(feeds.streamed(N, read))), list(shown(feeds.resident({'x': X, 'y': Y}))), strict=True
+    list(shown(batches.streamed(N, read))), list(shown(batches.resident({'x': X, 'y': Y}))), strict=True
   )
 
 
 def test_a_stream_may_start_at_any_step():
-  whole = list(shown(feeds.streamed(N, noisy)))
+  whole = list(shown(batches.streamed(N, noisy)))
   for start, stop in ((7, STEPS), (0, 5)):
-    chex.assert_trees_all_equal(list(shown(feeds.streamed(N, noisy), start, stop)), whole[start:stop])
+    chex.assert_trees_all_equal(list(shown(batches.streamed(N, noisy), start, stop)), whole[start:stop])
 
 
 def test_every_view_is_another():
-  views = np.concatenate([batch['x'] for batch in shown(feeds.streamed(N, noisy))])
+  views = np.concatenate([batch['x'] for batch in shown(batches.streamed(N, noisy))])
   assert len(np.unique(views, axis=0)) == STEPS * B
 
 
@@ -68,14 +71,14 @@ def fit(feed, state=None, steps=STEPS, **kwargs):
 
 def test_training_from_a_stream_gives_what_training_from_arrays_does():
   chex.assert_trees_all_close(
-    fit(feeds.streamed(N, read)).params, fit(feeds.resident({'x': X, 'y': Y})).params, rtol=1e-5, atol=1e-6
+    fit(batches.streamed(N, read)).params, fit(batches.resident({'x': X, 'y': Y})).params, rtol=1e-5, atol=1e-6
   )
 
 
 def test_continuing_from_a_stream_gives_the_same_bits():
-  whole = fit(feeds.streamed(N, noisy))
-  middle = fit(feeds.streamed(N, noisy), steps=5)
-  chex.assert_trees_all_equal(fit(feeds.streamed(N, noisy), middle), whole)
+  whole = fit(batches.streamed(N, noisy))
+  middle = fit(batches.streamed(N, noisy), steps=5)
+  chex.assert_trees_all_equal(fit(batches.streamed(N, noisy), middle), whole)
 
 
 def test_an_example_that_cannot_be_read_stops_the_training():
@@ -85,11 +88,11 @@ def test_an_example_that_cannot_be_read_stops_the_training():
     return read(row, random)
 
   with pytest.raises(UserError, match='record 9'):
-    fit(feeds.streamed(N, broken))
+    fit(batches.streamed(N, broken))
 
 
 def test_a_stream_tells_how_long_it_was_waited_for():
-  feed = feeds.streamed(N, read)
+  feed = batches.streamed(N, read)
   list(shown(feed))
   assert feed.note().startswith('waits for input ') and feed.note().endswith('%')
-  assert feeds.resident({'x': X, 'y': Y}).note() == ''
+  assert batches.resident({'x': X, 'y': Y}).note() == ''

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax import figures
+from hydra_jax.report import figures
 
 
 def scores_of(seed, members):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hydra_jax import UserError, cli, data as datasets
-from hydra_jax.config import default_config
 from hydra_jax.data import files
+from hydra_jax.experiment.config import default_config
 
 N, E, C, F = 60, 11, 3, 5
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydra_jax.formats import digits, number, signed
-from hydra_jax.statistics import Estimate, Published
+from hydra_jax.maths.statistics import Estimate, Published
 
 
 @pytest.mark.parametrize(

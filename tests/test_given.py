@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hydra_jax import UserError, cli, data as datasets, given, losses
-from hydra_jax.config import default_config
+from hydra_jax import UserError, cli, data as datasets
 from hydra_jax.data import Scaling
+from hydra_jax.experiment import external_predictions
+from hydra_jax.experiment.config import default_config
+from hydra_jax.maths import losses
 
 M, N, C, D, E = 4, 30, 3, 2, 11
 
@@ -35,7 +37,7 @@ def spoiled(values, at, value):
 
 
 def outputs(path, split='train', examples=N, task='classification', count=C, scaling=PLAIN):
-  return given.outputs(given.read(str(path)), split, examples, task, count, scaling)
+  return external_predictions.outputs(external_predictions.read(str(path)), split, examples, task, count, scaling)
 
 
 def saved(tmp_path, **arrays):
@@ -45,10 +47,12 @@ def saved(tmp_path, **arrays):
 
 def test_logits_and_probabilities_are_the_same_members(tmp_path):
   path = saved(tmp_path, logits=LOGITS, logits_test=LOGITS[:, :E])
-  assert given.read(str(path)).members == M
+  assert external_predictions.read(str(path)).members == M
   np.testing.assert_allclose(outputs(path), LOGITS, rtol=1e-6)
   np.testing.assert_allclose(outputs(path, 'test', E), LOGITS[:, :E], rtol=1e-6)
-  assert given.covers(given.read(str(path)), 'test') and not given.covers(given.read(str(path)), 'letters')
+  assert external_predictions.covers(external_predictions.read(str(path)), 'test') and not external_predictions.covers(
+    external_predictions.read(str(path)), 'letters'
+  )
   read = outputs(saved(tmp_path, probabilities=P))
   np.testing.assert_allclose(jax.nn.softmax(read), P, rtol=1e-5)
   assert read.dtype == np.float32
@@ -103,7 +107,7 @@ def test_means_and_variances_come_back_in_units_of_the_targets(tmp_path, name):
 
 
 def test_the_key_is_that_of_the_content(tmp_path):
-  keys = [given.read(str(saved(tmp_path, logits=a))).key for a in (LOGITS, LOGITS, LOGITS + 1e-9)]
+  keys = [external_predictions.read(str(saved(tmp_path, logits=a))).key for a in (LOGITS, LOGITS, LOGITS + 1e-9)]
   assert keys[0] == keys[1] != keys[2]
 
 
@@ -165,18 +169,18 @@ def test_members_of_another_number_for_another_set_are_refused(tmp_path):
 @pytest.mark.parametrize('name', ['file.npz', 'file.npy'])
 def test_files_that_cannot_be_read(tmp_path, name):
   with pytest.raises(UserError, match='there is no file'):
-    given.read(str(tmp_path / name))
+    external_predictions.read(str(tmp_path / name))
   (tmp_path / name).write_bytes(b'\x93NUMPY PK truncated')
   with pytest.raises(UserError, match='cannot read|one array, in the .npy format'):
-    given.read(str(tmp_path / name))
+    external_predictions.read(str(tmp_path / name))
   if name == 'file.npy':
     np.save(tmp_path / name, np.array([{}]))  # never unpickled
     with pytest.raises(UserError, match='cannot read'):
-      given.read(str(tmp_path / name))
+      external_predictions.read(str(tmp_path / name))
     np.savez(tmp_path / 'file', logits=LOGITS)
     (tmp_path / 'file.npz').rename(tmp_path / name)
     with pytest.raises(UserError, match='holds several arrays: name it .npz'):
-      given.read(str(tmp_path / name))
+      external_predictions.read(str(tmp_path / name))
 
 
 def check(tmp_path, file='data.npz', of='data.npz', **arrays):
@@ -188,7 +192,7 @@ def check(tmp_path, file='data.npz', of='data.npz', **arrays):
   config = default_config().data
   config.name, config.ood = str(tmp_path / 'data.npz'), ('far',)
   data = datasets.load(config, '', 0)
-  given.check(str(tmp_path / file), data)
+  external_predictions.check(str(tmp_path / file), data)
   return data
 
 

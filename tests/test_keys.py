@@ -6,11 +6,11 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax import parts, pipeline, provenance, results
-from hydra_jax.config import default_config
 from hydra_jax.data import load
-from hydra_jax.methods import METHODS
-from hydra_jax.replicas import Replica
+from hydra_jax.experiment import artifacts, pipeline, provenance, results
+from hydra_jax.experiment.config import default_config
+from hydra_jax.experiment.replicas import Replica
+from hydra_jax.methods.base import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -62,8 +62,8 @@ def keys(config: ConfigDict) -> dict[str, str]:
   data, found = group[0].data, {}
 
   def add(name, role, settings, teachers=()):
-    recipe = parts.recipe_of(config, role, settings, data.task, data.outputs)
-    phases = parts.phases_of(recipe)
+    recipe = artifacts.recipe_of(config, role, settings, data.task, data.outputs)
+    phases = artifacts.phases_of(recipe)
     made = pipeline.keys_of_phases(group, recipe, phases, teachers)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
     found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])

@@ -9,7 +9,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from hydra_jax import losses
+from hydra_jax.maths import losses
 
 B, M, C, D = 5, 4, 3, 2
 seeds = st.integers(0, 2**31)

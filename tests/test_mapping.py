@@ -8,10 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import cut, evaluate, feeds, gradients, losses, mapping, networks, rank_one, train
 from hydra_jax.data import Scaling
-from hydra_jax.stages import mlp, own_product
-from hydra_jax.uncertainty import classification
+from hydra_jax.devices import mapping
+from hydra_jax.evaluation import evaluate
+from hydra_jax.maths import losses
+from hydra_jax.maths.uncertainty import classification
+from hydra_jax.nets import batch_ensemble, cut, zoo
+from hydra_jax.nets.stages import mlp, own_product
+from hydra_jax.training import batches, gradients, train
 
 pytestmark = pytest.mark.slow  # compiles a lot
 
@@ -25,7 +29,7 @@ AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 
 NETWORKS = {
   'mlp': (lambda: mlp(C, (8, 7)), FLAT),
-  'resnet': (lambda: networks.resnet(C, 8, 4), IMAGES),
+  'resnet': (lambda: zoo.resnet(C, 8, 4), IMAGES),
 }
 
 
@@ -53,7 +57,7 @@ def test_every_mapping_of_heads_gives_the_same(name, at, how):
 
 @pytest.mark.parametrize('how', ['unroll', 'loop'])
 def test_every_mapping_of_a_batch_ensemble_gives_the_same(how):
-  build = lambda how: rank_one.batch_ensemble(mlp(C, (8,)), H, how)
+  build = lambda how: batch_ensemble.batch_ensemble(mlp(C, (8,)), H, how)
   chex.assert_trees_all_close(gradient(build(how), FLAT), gradient(build('vmap'), FLAT), rtol=1e-3, atol=1e-5)
 
 
@@ -79,7 +83,7 @@ def test_chunks_heed_the_objective_and_the_penalty():
 
 def test_chunks_of_heads_with_names_of_their_own_draw_the_same_noise():
   """Dropout of a head depends on which head it is, not on its place."""
-  from hydra_jax.methods import with_dropout
+  from hydra_jax.methods.base import with_dropout
 
   network = cut.hydra(with_dropout(mlp(C, (8, 7)), 0.5), 0, [7, 3, 5, 11, 2, 13])
   chex.assert_trees_all_close(gradient(network, FLAT, 2), gradient(network, FLAT), rtol=1e-4, atol=1e-6)
@@ -127,7 +131,7 @@ def test_networks_that_fill_the_cache_are_trained_in_groups():
 
 
 def test_convolutions_are_neither_looped_nor_grouped_on_cpu():
-  network = cut.hydra(networks.resnet(C, 8, 4), -2, 3)
+  network = cut.hydra(zoo.resnet(C, 8, 4), -2, 3)
   step = train.make_step(network, lambda o, b: losses.cross_entropy(o, b['y']), jnp.sum, optax.sgd(0.1), 9, None, 0, 1)
   program = train.make_program(step, batch_size=B, steps_per_call=1)
   state = train.init(network, optax.sgd(0.1), jax.random.key(0), IMAGES[:2])
@@ -161,7 +165,7 @@ def test_convolutions_have_the_right_gradient(stride, random):
   names = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
   both = [
     jax.vjp(lambda x, k, f=f: f(x, k, *given, **names), IMAGES, kernel)
-    for f in (networks.convolve, jax.lax.conv_general_dilated)
+    for f in (zoo.convolve, jax.lax.conv_general_dilated)
   ]
   (y, back), (expected, expected_back) = both
   chex.assert_trees_all_close((y, back(y)), (expected, expected_back(expected)), rtol=1e-4, atol=1e-4)
@@ -186,7 +190,7 @@ def fit(data, replicas=0, which=slice(None), network=None, objective=jnp.mean, o
   return train.fit(
     train.make_step(network, member_loss, objective, optimizer, 30, heads_per_chunk=chunk),
     train.init(network, optimizer, keys[which], x, replicas),
-    feeds.together(data) if replicas else feeds.resident(data[0]),
+    batches.together(data) if replicas else batches.resident(data[0]),
     scales,
     seed=seeds[which],
     key=keys[which],
@@ -219,7 +223,7 @@ def test_a_loss_that_is_not_finite_names_the_replica():
 @pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
 def test_groups_of_members_train_the_same(optimizer):
   """With noise of their own, which goes by who they are and not by their place in a group."""
-  from hydra_jax.methods import with_dropout
+  from hydra_jax.methods.base import with_dropout
 
   network = cut.hydra(with_dropout(mlp(C, (8, 7)), 0.2), 0, [7, 3, 5, 11, 2, 13])
   settings = dict(which=0, network=network, objective=jnp.sum, optimizer=optimizer)

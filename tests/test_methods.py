@@ -8,11 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, chain, cut, feeds, losses, methods, optimizers, rank_one, train
-from hydra_jax.config import default_config
+from hydra_jax import UserError, chain
 from hydra_jax.data import Scaling
-from hydra_jax.stages import mlp
-from hydra_jax.tasks import TASKS
+from hydra_jax.experiment.config import default_config
+from hydra_jax.maths import losses
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.methods import base
+from hydra_jax.nets import batch_ensemble, cut
+from hydra_jax.nets.stages import mlp
+from hydra_jax.training import batches, optimizers, train
 
 B, M, C, F, N = 5, 6, 3, 4, 90
 RANDOM = np.random.default_rng(0)
@@ -29,7 +33,7 @@ def settings(name, **changes) -> ConfigDict:
 
 def phases(name, task='classification', **changes):
   stages = lambda predictive, times=1: mlp(times * TASKS[task].predictives[predictive].outputs(C), (8, 7))
-  return methods.METHODS[name].phases(settings(name, **changes), methods.Ground(TASKS[task], stages, M))
+  return base.METHODS[name].phases(settings(name, **changes), base.Ground(TASKS[task], stages, M))
 
 
 def trained(phase, steps=30, before=None):
@@ -39,7 +43,7 @@ def trained(phase, steps=30, before=None):
   return train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step),
     state,
-    feeds.resident(DATA),
+    batches.resident(DATA),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
     seed=(0,),
     key=jax.random.key(1),
@@ -52,8 +56,8 @@ STUDENTS = [name for name in default_config().student]
 
 
 def test_every_method_has_settings_and_a_source():
-  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(methods.METHODS)
-  for name, row in methods.METHODS.items():
+  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(base.METHODS)
+  for name, row in base.METHODS.items():
     assert row.phases.__doc__, name
 
 
@@ -77,7 +81,7 @@ def test_every_method_learns(name, task, random):
   state = train.fit(
     train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
     train.init(phase.network, optimizer, jax.random.key(0), X[:2]),
-    feeds.resident(data),
+    batches.resident(data),
     Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
     seed=(0,),
     key=jax.random.key(1),
@@ -87,7 +91,7 @@ def test_every_method_learns(name, task, random):
   )
   assert seen[-1] < seen[0]
   out, _ = phase.network.apply(state.params, state.model_state, X[:B])
-  read = TASKS[task].predictives[methods.METHODS[name].predictive].read
+  read = TASKS[task].predictives[base.METHODS[name].predictive].read
   scores = TASKS[task].in_units(TASKS[task].scores(read(out), data['y'][:B]), np.ones(C))
   for score, values in scores.items():
     assert values.shape == (B,) and np.all(np.isfinite(values)), score
@@ -226,7 +230,7 @@ def test_the_second_phase_begins_where_the_first_ended():
 
 def test_dropout_is_noise_that_keeps_the_mean():
   x = jnp.ones((400, 50))
-  (_, drop, _) = methods.with_dropout(mlp(C, (50,)), 0.25)
+  (_, drop, _) = base.with_dropout(mlp(C, (50,)), 0.25)
   noisy, _ = drop.apply((), (), x, jax.random.key(0), True)
   assert set(np.unique(noisy)) == {0, np.float32(4 / 3)}
   np.testing.assert_allclose(noisy.mean(), 1, atol=0.02)
@@ -244,7 +248,7 @@ def test_mc_dropout_predicts_with_noise_that_is_always_the_same():
 
 def test_batch_ensemble_without_factors_is_one_network():
   stages = mlp(C, (8, 7))
-  network = rank_one.batch_ensemble(stages, M)
+  network = batch_ensemble.batch_ensemble(stages, M)
   params, state = network.init(jax.random.key(0), X[:2])
   ones = [{k: v if k == 'own' else jnp.ones_like(v) for k, v in leaf.items()} for leaf in params['heads']]
   outputs, _ = network.apply({'body': params['body'], 'heads': ones}, state, X[:B])
@@ -255,7 +259,7 @@ def test_batch_ensemble_without_factors_is_one_network():
 
 def test_batch_ensemble_is_the_paper_layer():
   """((x ∘ r) W) ∘ s, eq. 5 of the paper, for one dense layer."""
-  network = rank_one.batch_ensemble(mlp(C, ()), M)
+  network = batch_ensemble.batch_ensemble(mlp(C, ()), M)
   params, state = network.init(jax.random.key(0), X[:2])
   outputs, _ = network.apply(params, state, X[:B])
   (kernel,) = jax.tree.leaves(params['body'])
@@ -268,7 +272,7 @@ def test_batch_ensemble_is_the_paper_layer():
 
 
 def test_batch_ensemble_is_small():
-  network = rank_one.batch_ensemble(mlp(C, (80, 70)), M)
+  network = batch_ensemble.batch_ensemble(mlp(C, (80, 70)), M)
   params, _ = jax.eval_shape(network.init, jax.random.key(0), X[:2])
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   kernels = F * 80 + 80 * 70 + 70 * C

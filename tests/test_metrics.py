@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.stats
 import sklearn.metrics
 
-from hydra_jax import metrics, tasks
+from hydra_jax.maths import metrics, tasks
 
 N, M, C = 257, 5, 4
 

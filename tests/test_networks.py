@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, chain, cut, mlp, networks
+from hydra_jax import UserError, chain, mlp
+from hydra_jax.nets import cut, zoo
 
 pytestmark = pytest.mark.slow  # compiles a lot
 
@@ -16,10 +17,10 @@ LARGE = np.random.default_rng(1).normal(size=(B, 16, 18, 3)).astype(np.float32)
 
 RESNET = dict(depth=8, width=4)
 SMALL = {
-  'lenet': (lambda: networks.lenet(C), LARGE),
-  'resnet': (lambda: networks.resnet(C, **RESNET), X),
-  'resnet-group': (lambda: networks.resnet(C, **RESNET, norm='group'), X),
-  'wide_resnet': (lambda: networks.wide_resnet(C, depth=10, width=1, dropout=0.3), X),
+  'lenet': (lambda: zoo.lenet(C), LARGE),
+  'resnet': (lambda: zoo.resnet(C, **RESNET), X),
+  'resnet-group': (lambda: zoo.resnet(C, **RESNET, norm='group'), X),
+  'wide_resnet': (lambda: zoo.wide_resnet(C, depth=10, width=1, dropout=0.3), X),
 }
 
 
@@ -58,7 +59,7 @@ def count(stages, *shape):
   [(20, 269_722, 0.27), (32, 464_154, 0.46), (56, 853_018, 0.85), (110, 1_727_962, 1.7)],
 )
 def test_sizes_of_resnets(depth, size, published):
-  stages = networks.resnet(10, depth=depth)
+  stages = zoo.resnet(10, depth=depth)
   assert count(stages, 1, 32, 32, 3) == size == pytest.approx(published * 1e6, rel=0.02)
   assert len(stages) == (depth - 2) // 2 + 2
 
@@ -69,22 +70,22 @@ def test_sizes_of_resnets(depth, size, published):
   [(28, 10, 36_479_194, 36.5), (16, 8, 10_961_370, 11.0), (40, 1, 563_930, 0.6), (40, 2, 2_243_546, 2.2)],
 )
 def test_sizes_of_wide_resnets(depth, width, size, published):
-  stages = networks.wide_resnet(10, depth=depth, width=width)
+  stages = zoo.wide_resnet(10, depth=depth, width=width)
   assert count(stages, 1, 32, 32, 3) == size
   assert round(size / 1e6, 1) == published
   assert len(stages) == (depth - 4) // 2 + 2
 
 
 def test_sizes_of_the_others():
-  assert count(networks.wide_resnet(10, depth=28, width=1), 1, 32, 32, 3) == 369_498  # published as 0.37 M
-  assert count(networks.resnet50(), 1, 224, 224, 3) == 25_557_032  # torchvision's resnet50, num_params
+  assert count(zoo.wide_resnet(10, depth=28, width=1), 1, 32, 32, 3) == 369_498  # published as 0.37 M
+  assert count(zoo.resnet50(), 1, 224, 224, 3) == 25_557_032  # torchvision's resnet50, num_params
   # LeNet-5 with full connectivity: 156 + 2416 + 48120 + 10164 + 850.
-  assert count(networks.lenet(10), 1, 32, 32, 1) == 61_706
+  assert count(zoo.lenet(10), 1, 32, 32, 1) == 61_706
 
 
 def test_the_image_shrinks_as_published():
   """ResNet-50 ends in 7x7x2048 before pooling, four halvings after the stem's first."""
-  stages = networks.resnet50()[:-2]
+  stages = zoo.resnet50()[:-2]
   body = chain(stages)
   x = jax.ShapeDtypeStruct((B, 224, 224, 3), jnp.float32)
   params, state = jax.eval_shape(body.init, jax.random.key(0), x)
@@ -94,7 +95,7 @@ def test_the_image_shrinks_as_published():
 
 @pytest.mark.parametrize('at', [*range(5), *range(-5, 0)])
 def test_every_cut(at):
-  network = cut.hydra(networks.resnet(C, **RESNET), at, H)
+  network = cut.hydra(zoo.resnet(C, **RESNET), at, H)
   params, state = jax.eval_shape(network.init, jax.random.key(0), X)
   for train in (False, True):
     outputs, new = jax.eval_shape(lambda p, s, t=train: network.apply(p, s, X, None, t), params, state)
@@ -143,7 +144,7 @@ def test_heads_mapped_in_one_program_agree(name):
 
 
 def test_statistics_move_in_training_only():
-  network, params, state = build(networks.resnet(C, **RESNET), -2, H)
+  network, params, state = build(zoo.resnet(C, **RESNET), -2, H)
   _, same = run(network, params, state)
   chex.assert_trees_all_equal(same, state)
   _, new = run(network, params, state, train=True)
@@ -160,9 +161,9 @@ def test_statistics_move_in_training_only():
 
 
 def test_growth_copies_parameters_and_statistics():
-  one, params, state = build(networks.resnet(C, **RESNET), -2, 1)
+  one, params, state = build(zoo.resnet(C, **RESNET), -2, 1)
   _, state = run(one, params, state, train=True)
-  many = cut.hydra(networks.resnet(C, **RESNET), -2, H)
+  many = cut.hydra(zoo.resnet(C, **RESNET), -2, H)
   grown = cut.grow(params, H), cut.grow(state, H)
   chex.assert_trees_all_equal_shapes_and_dtypes(grown, jax.eval_shape(many.init, jax.random.key(0), X))
   for train in (False, True):
@@ -174,9 +175,9 @@ def test_growth_copies_parameters_and_statistics():
 
 
 @pytest.mark.parametrize('norm', ['batch', 'group'])
-@pytest.mark.parametrize('make', [networks.resnet, networks.wide_resnet])
+@pytest.mark.parametrize('make', [zoo.resnet, zoo.wide_resnet])
 def test_bfloat16_is_close_and_keeps_float32_outside(make, norm):
-  size = RESNET if make is networks.resnet else dict(depth=10, width=1)
+  size = RESNET if make is zoo.resnet else dict(depth=10, width=1)
   exact, params, state = build(make(C, **size, norm=norm), -2, H)
   half = cut.hydra(make(C, **size, norm=norm, dtype='bfloat16'), -2, H)
   chex.assert_trees_all_equal_shapes_and_dtypes((params, state), jax.eval_shape(half.init, jax.random.key(1), X))
@@ -192,7 +193,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside(make, norm):
 
 @pytest.mark.parametrize('width', [1, 3, 4, 10])
 def test_group_norm_has_no_state(width):
-  network = cut.hydra(networks.wide_resnet(C, depth=10, width=width, norm='group'), 2, H)
+  network = cut.hydra(zoo.wide_resnet(C, depth=10, width=width, norm='group'), 2, H)
   params, state = jax.eval_shape(network.init, jax.random.key(0), X)
   assert not jax.tree.leaves(state)
   outputs, _ = jax.eval_shape(lambda p: network.apply(p, state, X, None, True), params)
@@ -201,7 +202,7 @@ def test_group_norm_has_no_state(width):
 
 @pytest.mark.parametrize('channels, groups', [(4, 1), (7, 1), (16, 4), (64, 16), (160, 8), (128, 32), (2048, 32)])
 def test_groups_have_at_least_four_channels(channels, groups):
-  assert networks.NORMS['group'](channels, False).num_groups == groups
+  assert zoo.NORMS['group'](channels, False).num_groups == groups
 
 
 def test_shortcuts_carry_the_input_where_convolutions_are_zero():
@@ -212,23 +213,23 @@ def test_shortcuts_carry_the_input_where_convolutions_are_zero():
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), X, False))
     return module.apply(jax.tree.map(jnp.zeros_like, variables), X, False)
 
-  y = block(networks.Basic(**layers, channels=6, stride=2))
+  y = block(zoo.Basic(**layers, channels=6, stride=2))
   assert y.shape == (B, 4, 4, 6)
   np.testing.assert_array_equal(y[..., :3], np.maximum(X[:, ::2, ::2], 0))
   assert not y[..., 3:].any()
-  np.testing.assert_array_equal(block(networks.PreActivation(**layers, channels=3, stride=1, dropout=0.0)), X)
+  np.testing.assert_array_equal(block(zoo.PreActivation(**layers, channels=3, stride=1, dropout=0.0)), X)
 
 
 def test_convolutions_start_as_he_et_al_say():
-  layer = networks.conv(64, stride=2, dtype=jnp.bfloat16)
+  layer = zoo.conv(64, stride=2, dtype=jnp.bfloat16)
   params = layer.init(jax.random.key(0), np.zeros((B, 8, 8, 16), np.float32))['params']
   assert set(params) == {'kernel'} and params['kernel'].dtype == jnp.float32
   np.testing.assert_allclose(params['kernel'].std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
 
 
 def test_table():
-  assert set(networks.NETWORKS) == {'mlp', 'lenet', 'resnet', 'wide_resnet', 'resnet50'}
-  for name, make in networks.NETWORKS.items():
+  assert set(zoo.NETWORKS) == {'mlp', 'lenet', 'resnet', 'wide_resnet', 'resnet50'}
+  for name, make in zoo.NETWORKS.items():
     stages = make(C)
     assert any(stage.convolution for stage in stages) == (name != 'mlp')
     assert not stages[-1].convolution
@@ -237,15 +238,15 @@ def test_table():
 @pytest.mark.parametrize(
   'make, words',
   [
-    (lambda: networks.resnet(C, norm='layer'), 'norm.*batch.*group'),
-    (lambda: networks.wide_resnet(C, norm='btach'), 'norm.*batch'),
-    (lambda: networks.resnet50(C, dtype='int8'), 'dtype.*float32.*bfloat16'),
-    (lambda: networks.resnet(C, depth=21), r'depth=21.*6n \+ 2.*8, 14, 20'),
-    (lambda: networks.resnet(C, depth=2), r'depth=2.*6n \+ 2'),
-    (lambda: networks.wide_resnet(C, depth=20), r'depth=20.*6n \+ 4.*10, 16, 22'),
-    (lambda: networks.wide_resnet(C, depth=28.0), r'depth=28\.0.*6n \+ 4'),
-    (lambda: build(networks.resnet(C, **RESNET), 0, 1, X[:, 0, 0]), r'images.*\[3\]'),
-    (lambda: build(networks.lenet(C), 0, 1), 'at least 16x16'),
+    (lambda: zoo.resnet(C, norm='layer'), 'norm.*batch.*group'),
+    (lambda: zoo.wide_resnet(C, norm='btach'), 'norm.*batch'),
+    (lambda: zoo.resnet50(C, dtype='int8'), 'dtype.*float32.*bfloat16'),
+    (lambda: zoo.resnet(C, depth=21), r'depth=21.*6n \+ 2.*8, 14, 20'),
+    (lambda: zoo.resnet(C, depth=2), r'depth=2.*6n \+ 2'),
+    (lambda: zoo.wide_resnet(C, depth=20), r'depth=20.*6n \+ 4.*10, 16, 22'),
+    (lambda: zoo.wide_resnet(C, depth=28.0), r'depth=28\.0.*6n \+ 4'),
+    (lambda: build(zoo.resnet(C, **RESNET), 0, 1, X[:, 0, 0]), r'images.*\[3\]'),
+    (lambda: build(zoo.lenet(C), 0, 1), 'at least 16x16'),
   ],
 )
 def test_impossible_networks_are_refused(make, words):

@@ -13,11 +13,16 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, augment, axes, checkpoints, cut, feeds, latent, losses, networks, parallel, train
+from hydra_jax import UserError
 from hydra_jax.data import Scaling
-from hydra_jax.methods import Phase, with_dropout
-from hydra_jax.preemption import Preempted
-from hydra_jax.stages import mlp
+from hydra_jax.devices import collectives, parallel
+from hydra_jax.devices.preemption import Preempted
+from hydra_jax.maths import losses
+from hydra_jax.methods import latent_factor
+from hydra_jax.methods.base import Phase, with_dropout
+from hydra_jax.nets import cut, zoo
+from hydra_jax.nets.stages import mlp
+from hydra_jax.training import augment, batches, checkpoints, train
 
 DEVICES = 8
 H, N, B, C, STEPS = 8, 60, 16, 3, 12
@@ -71,7 +76,7 @@ CASES = {
   'one network': case(lambda: mlp(C, (8,)), heads=1),
   'mixed inputs': case(lambda: mlp(C, (8,)), heads=1, views=('mixup', 'noise')),
   'residual': case(
-    lambda: networks.resnet(C, 8, 4), -2, 4, x=IMAGES, optimizer=optax.sgd(0.02, 0.9), views=('crop', 'flip', 'cutout')
+    lambda: zoo.resnet(C, 8, 4), -2, 4, x=IMAGES, optimizer=optax.sgd(0.02, 0.9), views=('crop', 'flip', 'cutout')
   ),
 }
 
@@ -84,7 +89,7 @@ def fit(name, layout_name, feed=None, steps=STEPS, state=None, **kwargs):
   state = train.fit(
     train.make_step(network, loss, objective, optimizer, STEPS, **options),
     state or train.init(network, optimizer, jax.random.key(3), jnp.asarray(x[:2])),
-    feed or feeds.resident({'x': x, 'y': LABELS, 'teacher': TEACHER}),
+    feed or batches.resident({'x': x, 'y': LABELS, 'teacher': TEACHER}),
     AS_IT_IS,
     seed=(0, 1),
     key=jax.random.key(4),
@@ -180,8 +185,8 @@ def test_a_teacher_is_spread_as_its_students_are():
 
   def given(where):
     spread = layout(where, teacher)
-    places = lambda: axes.positions('head', H // axes.size('head'))
-    teach = lambda held, x: teacher.apply(*held, x, **({'places': places()} if axes.size('head') > 1 else {}))[0]
+    places = lambda: collectives.positions('head', H // collectives.size('head'))
+    teach = lambda held, x: teacher.apply(*held, x, **({'places': places()} if collectives.size('head') > 1 else {}))[0]
     return dict(teach=teach, teacher=held, spread_teacher=spread.splits(teacher))
 
   alone, spread = (fit('hydra', where, **given(where))[0] for where in ('alone', '2x4'))
@@ -192,14 +197,16 @@ def test_a_teacher_is_spread_as_its_students_are():
 @pytest.mark.parametrize('where', ['4x2', 'pmap'])
 def test_each_device_reads_its_rows_of_a_stream(where, alone):
   read = lambda row, random: {'x': FLAT[row], 'y': LABELS[row]}
-  found, _ = fit('ensemble', where, feed=feeds.streamed(N, read))
+  found, _ = fit('ensemble', where, feed=batches.streamed(N, read))
   chex.assert_trees_all_close(found, alone('ensemble')[0], rtol=2e-3, atol=2e-4)
 
 
 def test_gaussian_distillation_sums_over_the_whole_batch(random):
-  outputs = jnp.asarray(random.normal(size=(1, B, C * latent.width(2))), jnp.float32)
+  outputs = jnp.asarray(random.normal(size=(1, B, C * latent_factor.width(2))), jnp.float32)
   teacher = jnp.asarray(TEACHER[:, :B])
-  loss = lambda outputs, teacher: axes.mean_over('data', jnp.mean(latent.expanded_nll(outputs, teacher, 2)))
+  loss = lambda outputs, teacher: collectives.mean_over(
+    'data', jnp.mean(latent_factor.expanded_nll(outputs, teacher, 2))
+  )
   mesh = layout('8x1', cut.hydra(mlp(C), 0, 1)).mesh
   specs = P(None, 'data')
   spread = jax.shard_map(loss, mesh=mesh, in_specs=(specs, specs), out_specs=P(), check_vma=False)

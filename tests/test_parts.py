@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, cli, data as datasets, parts, store
-from hydra_jax.config import default_config
+from hydra_jax import UserError, cli, data as datasets, store
+from hydra_jax.experiment import artifacts
+from hydra_jax.experiment.config import default_config
 
 WIDTHS = (6, 5)
 
@@ -27,11 +28,11 @@ def config_of(network=None):
 
 def save(folder: Path, config, data) -> dict:
   """The teacher of a config as a part, untrained; returns its parameters."""
-  ((_, recipe),) = [each for each in parts.recipes(config, 'classification', 10) if each[0] == 'ensemble']
-  params, state = parts.phases_of(recipe)[0].network.init(jax.random.key(1), parts.example(data))
+  ((_, recipe),) = [each for each in artifacts.recipes(config, 'classification', 10) if each[0] == 'ensemble']
+  params, state = artifacts.phases_of(recipe)[0].network.init(jax.random.key(1), artifacts.example(data))
   folder.parent.mkdir(parents=True, exist_ok=True)
   with store.writing(folder) as new:
-    parts.save(new, params, state, recipe, 0, [data])
+    artifacts.save(new, params, state, recipe, 0, [data])
   return params
 
 
@@ -45,7 +46,7 @@ def part(tmp_path_factory, data):
   """A part, its recipe, and its parameters."""
   folder = tmp_path_factory.mktemp('run') / 'parts' / 'labels-a'
   params = save(folder, config_of(), data)
-  return folder, json.loads((folder / parts.RECIPE).read_text()), params
+  return folder, json.loads((folder / artifacts.RECIPE).read_text()), params
 
 
 def sign(folder: Path) -> None:
@@ -57,7 +58,7 @@ def edited(part, tmp_path, content: bytes, signed: bool = True) -> Path:
   """A copy of a part with another recipe."""
   folder = tmp_path / 'run' / 'parts' / 'labels-a'
   shutil.copytree(part[0], folder)
-  (folder / parts.RECIPE).write_bytes(content)
+  (folder / artifacts.RECIPE).write_bytes(content)
   if signed:
     sign(folder)
   return folder
@@ -79,7 +80,7 @@ def changed(recipe: dict, path: str, value) -> bytes:
 def test_what_is_saved_is_what_is_loaded(part, data):
   folder, recipe, params = part
   for place in (folder, folder.parents[1]):
-    model, key = parts.load(str(place), data)
+    model, key = artifacts.load(str(place), data)
     assert len(model.network.heads) == 3 and key == f'{store.digest(folder)}0'
     for found, expected in zip(jax.tree.leaves(model.params), jax.tree.leaves(params), strict=True):
       np.testing.assert_array_equal(found, expected)
@@ -148,7 +149,7 @@ def test_edited_recipes_are_refused_in_one_line_and_call_nothing(part, data, tmp
   recipe = part[1] if path != 'network' else {**part[1], 'outputs': SHELL if value == {'name': 'os:system'} else 10}
   folder = edited(part, tmp_path, changed(recipe, path, value))
   with pytest.raises(UserError) as e:
-    parts.load(str(folder), data)
+    artifacts.load(str(folder), data)
   assert str(folder) in str(e.value) and str(e.value).isprintable()
   assert not (tmp_path / 'called').exists()
 
@@ -172,7 +173,7 @@ TEXTS = {
 def test_recipes_that_are_none_are_refused_in_one_line(part, data, tmp_path, content, signed):
   folder = edited(part, tmp_path, content, signed)
   with pytest.raises(UserError) as e:
-    parts.load(str(folder), data)
+    artifacts.load(str(folder), data)
   assert str(folder) in str(e.value) and str(e.value).isprintable()
   assert signed or 'first bad file: recipe.json' in str(e.value)  # checksums come first
 
@@ -180,7 +181,7 @@ def test_recipes_that_are_none_are_refused_in_one_line(part, data, tmp_path, con
 def test_checksums_come_before_anything_else(part, data, tmp_path):
   folder = edited(part, tmp_path, changed(part[1], 'network', {'name': 'os:system'}), signed=False)
   with pytest.raises(store.Damaged, match='first bad file: recipe.json'):
-    parts.load(str(folder), data)
+    artifacts.load(str(folder), data)
 
 
 OWN = """
@@ -193,34 +194,39 @@ def make(outputs, width):
 
 def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same(tmp_path, monkeypatch, data):
   """Named by the config, under whatever path, and with the source that it had."""
-  from hydra_jax import user_networks
+  from hydra_jax.nets import user_networks
 
   monkeypatch.chdir(tmp_path)
   folder, name = tmp_path / 'parts' / 'labels-a', 'net.py:make'
   (tmp_path / 'net.py').write_text(OWN.format(more=''))
   config = config_of(dict(name=name, width=4))
   save(folder, config, data)
-  assert json.loads((folder / parts.RECIPE).read_text())['source'] == user_networks.find(name).digest
-  assert parts.own_networks(config) == [name]
+  assert json.loads((folder / artifacts.RECIPE).read_text())['source'] == user_networks.find(name).digest
+  assert artifacts.own_networks(config) == [name]
 
   with pytest.raises(UserError, match=r"its network is 'net.py:make'.*--config.network.teacher.name=net.py:make"):
-    parts.load(str(folder), data)
+    artifacts.load(str(folder), data)
   with pytest.raises(UserError, match='what a saved file names is not called'):
-    parts.load(str(folder), data, own=['other.py:build'])
-  model, _ = parts.load(str(folder), data, own=[name])
+    artifacts.load(str(folder), data, own=['other.py:build'])
+  model, _ = artifacts.load(str(folder), data, own=[name])
   assert [leaf.shape for leaf in jax.tree.leaves(model.params)][-1] == (3, 4, 10)
   (tmp_path / 'moved').mkdir()
   (tmp_path / 'moved' / 'mine.py').write_text(OWN.format(more=''))
-  assert parts.load(str(folder), data, own=[f'{tmp_path}/moved/mine.py:make'])[1] == f'{store.digest(folder)}0'
+  assert artifacts.load(str(folder), data, own=[f'{tmp_path}/moved/mine.py:make'])[1] == f'{store.digest(folder)}0'
 
   (tmp_path / 'edited.py').write_text(OWN.format(more='[:]'))
   with pytest.raises(UserError, match="source of 'edited.py:make' is not that with which it was trained"):
-    parts.load(str(folder), data, own=['edited.py:make'])
+    artifacts.load(str(folder), data, own=['edited.py:make'])
 
 
 @pytest.mark.parametrize(
   'file, content',
-  [(parts.RECIPE, b'[]'), (store.MANIFEST, b'null'), ('config.json', b'[' * 99_999), ('config.json', b'{"name": []}')],
+  [
+    (artifacts.RECIPE, b'[]'),
+    (store.MANIFEST, b'null'),
+    ('config.json', b'[' * 99_999),
+    ('config.json', b'{"name": []}'),
+  ],
 )
 def test_on_the_command_line_it_is_one_line_and_exit_code_2(part, tmp_path, capsys, file, content):
   folder = edited(part, tmp_path, json.dumps(part[1]).encode())
@@ -243,5 +249,5 @@ def test_links_in_a_part_are_refused(part, data, tmp_path):
   (folder / 'model' / 'more').symlink_to('/etc')
   sign(folder)
   with pytest.raises(store.Damaged, match='model/more, which is a link'):
-    parts.load(str(folder), data)
+    artifacts.load(str(folder), data)
   assert os.path.isdir('/etc')

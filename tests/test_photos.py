@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax import UserError, data as datasets, feeds
-from hydra_jax.config import default_config
+from hydra_jax import UserError, data as datasets
 from hydra_jax.data import photos
+from hydra_jax.experiment.config import default_config
 
 SIZE = 16
 
@@ -70,7 +70,7 @@ def test_batches_are_views_of_the_rows_that_seed_and_step_decide(miniatures):
     np.testing.assert_array_equal(found['x'], expected['x'])
     np.testing.assert_array_equal(found['y'], expected['y'])
   _, labels = photos.images('imagenet2012', 'train', miniatures, SIZE)
-  order = feeds.batch_indices((0, 0, 1), 0, 9, 40, 6)
+  order = batches.batch_indices((0, 0, 1), 0, 9, 40, 6)
   np.testing.assert_array_equal(np.stack([batch['y'] for batch in whole]), labels[order])
 
 

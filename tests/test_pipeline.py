@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax import data as datasets, evaluate, parts, pipeline, store
-from hydra_jax.config import default_config
+from hydra_jax import data as datasets, store
 from hydra_jax.data import toy
+from hydra_jax.evaluation import evaluate
+from hydra_jax.experiment import artifacts, pipeline
+from hydra_jax.experiment.config import default_config
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +54,8 @@ def test_uncertainty_is_where_it_belongs(tiny_run):
       assert value(workdir, where, method, 'model') == 0.0
     for method in ('ensemble', 'hydra'):
       assert value(workdir, where, method, 'model') > 0
-    parts = [value(workdir, where, 'ensemble', p) for p in ('total', 'data', 'model')]
-    assert parts[0] == pytest.approx(parts[1] + parts[2], rel=1e-5)
+    three = [value(workdir, where, 'ensemble', p) for p in ('total', 'data', 'model')]
+    assert three[0] == pytest.approx(three[1] + three[2], rel=1e-5)
 
 
 def test_costs_are_counted_by_hand(tiny_run):
@@ -161,7 +163,7 @@ def test_predictions_of_another_framework(tiny_run, tmp_path):
   data, ensemble = datasets.load(default_config().data, DATA_DIR, 0), next(workdir.glob('parts/labels-*/recipe.json'))
   if json.loads(ensemble.read_text())['role'] != 'teacher':
     ensemble = next(p for p in workdir.glob('parts/labels-*/recipe.json') if p != ensemble)
-  model, _ = parts.load(str(ensemble.parent), data)
+  model, _ = artifacts.load(str(ensemble.parent), data)
   test, letters = toy.digits('test'), toy.letters()
   predictions = {
     name: np.asarray(jax.nn.softmax(evaluate.predict(model, x, 500)))
@@ -297,6 +299,6 @@ def test_each_phase_compiles_once(tmp_path, caplog):
   assert len(compiled) == len(list(tmp_path.glob('run/parts/labels-*'))) + len(
     [p for name in ('mean-prediction', 'members') for p in tmp_path.glob(f'run/parts/{name}-*')]
   )
-  seeds = [parts.load(str(tmp_path / 'run'), datasets.load(config.data, DATA_DIR, r), r) for r in range(2)]
+  seeds = [artifacts.load(str(tmp_path / 'run'), datasets.load(config.data, DATA_DIR, r), r) for r in range(2)]
   assert seeds[0][1] != seeds[1][1]
   assert not np.allclose(*(jax.tree.leaves(model.params)[1] for model, _ in seeds))

@@ -9,7 +9,7 @@ import scipy.optimize
 from scipy.special import digamma, gammaincinv, gammaln, log_softmax
 import scipy.stats
 
-from hydra_jax import losses, metrics, priors, uncertainty
+from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
 
 H, B, M, C, D = 2, 5, 7, 4, 3
 seeds = st.integers(0, 2**31)
@@ -22,10 +22,15 @@ def with_gradient(loss):
 
 
 # Compiled once; the tests share shapes.
-endd, proxy_endd, dirichlet_kl = (jax.jit(f) for f in (priors.endd, priors.proxy_endd, priors.dirichlet_kl))
-normal_wishart_nll, dirichlet_uncertainty = jax.jit(priors.normal_wishart_nll), jax.jit(priors.dirichlet_uncertainty)
-endd_gradient, proxy_endd_gradient = with_gradient(priors.endd), with_gradient(priors.proxy_endd)
-normal_wishart_members = jax.jit(priors.normal_wishart_members, static_argnums=1)
+endd, proxy_endd, dirichlet_kl = (
+  jax.jit(f) for f in (prior_networks.endd, prior_networks.proxy_endd, prior_networks.dirichlet_kl)
+)
+normal_wishart_nll, dirichlet_uncertainty = (
+  jax.jit(prior_networks.normal_wishart_nll),
+  jax.jit(prior_networks.dirichlet_uncertainty),
+)
+endd_gradient, proxy_endd_gradient = with_gradient(prior_networks.endd), with_gradient(prior_networks.proxy_endd)
+normal_wishart_members = jax.jit(prior_networks.normal_wishart_members, static_argnums=1)
 
 
 def normal(seed, *shape, scale=2.0, shift=0.0):
@@ -74,15 +79,15 @@ def test_gradient_of_endd_is_that_of_float64(log_precision):
 def test_endd_finds_the_dirichlet_that_members_were_drawn_from():
   alpha = np.asarray([[0.7, 2, 5, 1.3], [30, 4, 9, 60]])
   pi = np.stack([np.random.default_rng(0).dirichlet(a, size=4000) for a in alpha], axis=1)
-  loss = lambda a: priors.endd(a, jnp.asarray(np.log(pi), jnp.float32), smoothing=0.0)
+  loss = lambda a: prior_networks.endd(a, jnp.asarray(np.log(pi), jnp.float32), smoothing=0.0)
   found = np.exp(fitted(loss, np.zeros((1, 2, 4))))
   np.testing.assert_allclose(found[0], alpha, rtol=0.07)
 
 
 def test_temperature_is_annealed_over_the_first_half():
-  found = [float(priors.annealed(jnp.float32(done), 10.0)) for done in (0, 0.25, 0.5, 1)]
+  found = [float(prior_networks.annealed(jnp.float32(done), 10.0)) for done in (0, 0.25, 0.5, 1)]
   np.testing.assert_allclose(found, [10, 5.5, 1, 1])
-  assert float(priors.annealed(jnp.float32(0.5), 3.0, 2.0, until=1.0)) == 2.5
+  assert float(prior_networks.annealed(jnp.float32(0.5), 3.0, 2.0, until=1.0)) == 2.5
 
 
 # Dirichlet: proxy.
@@ -103,14 +108,14 @@ def test_dirichlet_kl_is_the_integral():
   alpha, beta = np.asarray([1.5, 4, 2.5]), np.asarray([3, 1.0, 6])
   samples = np.random.default_rng(0).dirichlet(alpha, size=200_000).T
   expected = np.mean(scipy.stats.dirichlet.logpdf(samples, alpha) - scipy.stats.dirichlet.logpdf(samples, beta))
-  found = priors.dirichlet_kl(*(jnp.log(jnp.asarray(x, jnp.float32)) for x in (alpha, beta)))
+  found = prior_networks.dirichlet_kl(*(jnp.log(jnp.asarray(x, jnp.float32)) for x in (alpha, beta)))
   np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
 @pytest.mark.parametrize('precision', [1, 1e3, 1e6, 1e12])
 def test_dirichlet_kl_to_itself_is_nothing(precision):
   log_alpha = jnp.log1p(precision * jnp.exp(normal(0, B, C)))
-  value, grad = with_gradient(priors.dirichlet_kl)(log_alpha, log_alpha)
+  value, grad = with_gradient(prior_networks.dirichlet_kl)(log_alpha, log_alpha)
   largest = np.max(np.sum(np.exp(log_alpha), axis=-1))
   np.testing.assert_allclose(value / largest, 0, atol=1e-6)
   np.testing.assert_allclose(grad / largest, 0, atol=1e-6)
@@ -120,7 +125,7 @@ def test_dirichlet_kl_to_itself_is_nothing(precision):
 @many
 def test_proxy_is_the_equation(seed):
   b = normal(seed, M, B, C)
-  log_mean, log_precision = priors.proxy(b)
+  log_mean, log_precision = prior_networks.proxy(b)
   log_pi = log_softmax(np.float64(b), axis=-1)
   mean = np.exp(log_pi).mean(0)
   kl = scipy.stats.entropy(mean[None], np.exp(log_pi), axis=-1).mean(0)
@@ -132,7 +137,7 @@ def test_proxy_finds_the_dirichlet_that_members_were_drawn_from():
   """For large α, where Stirling's approximation holds."""
   alpha = np.asarray([20.0, 50, 130, 40])
   pi = np.random.default_rng(0).dirichlet(alpha, size=(4000, 1))
-  log_mean, log_precision = priors.proxy(jnp.asarray(np.log(pi), jnp.float32))
+  log_mean, log_precision = prior_networks.proxy(jnp.asarray(np.log(pi), jnp.float32))
   np.testing.assert_allclose(np.exp(log_mean[0] + log_precision[0]), alpha, rtol=0.05)
 
 
@@ -140,7 +145,7 @@ def test_proxy_finds_the_dirichlet_that_members_were_drawn_from():
 @many
 def test_proxy_endd_is_the_papers_sum_up_to_a_constant(seed):
   a, b = np.float64(normal(seed, H, B, C, shift=2.0)), normal(seed + 1, M, B, C)
-  log_mean, log_precision = map(np.float64, priors.proxy(b))
+  log_mean, log_precision = map(np.float64, prior_networks.proxy(b))
   alpha = np.exp(a) + 1
   expected_log_pi = digamma(alpha) - digamma(alpha.sum(-1, keepdims=True))
   prior = kl_in_float64(alpha, np.ones_like(alpha))
@@ -153,7 +158,7 @@ def test_proxy_endd_is_the_papers_sum_up_to_a_constant(seed):
 @many
 def test_no_proxy_loss_and_no_gradient_at_the_proxy(seed):
   b = normal(seed, M, B, C)
-  log_mean, log_precision = priors.proxy(b)
+  log_mean, log_precision = prior_networks.proxy(b)
   target = (log_mean + log_precision[:, None])[None]
   value, grad = proxy_endd_gradient(target, b)
   np.testing.assert_allclose(value, 0, atol=1e-5)
@@ -164,7 +169,7 @@ def test_no_proxy_loss_and_no_gradient_at_the_proxy(seed):
 def test_proxy_endd_is_distillation_where_members_agree():
   b = jnp.repeat(normal(0, 1, B, C), M, axis=0)
   a = normal(1, H, B, C, shift=14.0)
-  np.testing.assert_allclose(priors.proxy_endd(a, b), losses.distillation(a, b), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(prior_networks.proxy_endd(a, b), losses.distillation(a, b), rtol=1e-3, atol=1e-4)
 
 
 # Dirichlet: both losses.
@@ -196,7 +201,7 @@ def test_losses_and_gradients_are_finite_at_extremes(gradient, size, agree):
 def test_dirichlet_mean_is_scipys():
   log_alpha = normal(0, B, C)
   expected = [scipy.stats.dirichlet.mean(np.exp(np.float64(a))) for a in log_alpha]
-  np.testing.assert_allclose(np.exp(priors.dirichlet_mean(log_alpha)), expected, rtol=1e-5)
+  np.testing.assert_allclose(np.exp(prior_networks.dirichlet_mean(log_alpha)), expected, rtol=1e-5)
 
 
 @given(seeds, st.sampled_from([-3.0, 0.0, 3.0, 6.0]))
@@ -254,7 +259,7 @@ def as_scipy(prior):
 @many
 def test_normal_wishart_nll_is_scipys(seed):
   a, b = normal(seed, H, B, 4 * D), normal(seed + 1, M, B, 2 * D)
-  of_precision, of_mean, _ = as_scipy(jax.tree.map(lambda x: x[:, None], priors.normal_wishart(a)))
+  of_precision, of_mean, _ = as_scipy(jax.tree.map(lambda x: x[:, None], prior_networks.normal_wishart(a)))
   mean, var = (np.float64(x)[None] for x in losses.gaussian(b))
   expected = of_precision.logpdf(1 / var) + of_mean(1 / var).logpdf(mean)
   found = normal_wishart_nll(a, b)
@@ -264,21 +269,21 @@ def test_normal_wishart_nll_is_scipys(seed):
 
 def test_temperature_of_the_normal_wishart_is_the_authors():
   a, b, t = normal(0, H, B, 4 * D), normal(1, M, B, 2 * D), 4.0
-  prior = priors.normal_wishart(a)
+  prior = prior_networks.normal_wishart(a)
   prior = prior._replace(kappa=prior.kappa * t, dof=(prior.dof - 3) * t + 3)
   mean, var = (((t - 1) * jnp.mean(x, axis=0, keepdims=True) + 2 * x) / (t + 1) for x in losses.gaussian(b))
-  each = jax.vmap(lambda mean, var: priors.normal_wishart_log_density(prior, mean[None], var[None]))(mean, var)
+  each = jax.vmap(lambda mean, var: prior_networks.normal_wishart_log_density(prior, mean[None], var[None]))(mean, var)
   np.testing.assert_allclose(normal_wishart_nll(a, b, t), -jnp.mean(jnp.sum(each, -1), axis=0) / t, rtol=1e-4)
 
 
 def test_normal_wishart_finds_what_members_were_drawn_from():
-  prior = priors.NormalWishart(*(np.asarray(x)[:, None] for x in ([0.5, -2], [0.4, 3], [0.7, 12], [4, 25])))
+  prior = prior_networks.NormalWishart(*(np.asarray(x)[:, None] for x in ([0.5, -2], [0.4, 3], [0.7, 12], [4, 25])))
   of_precision, of_mean, _ = as_scipy(prior)
   precision = of_precision.rvs((4000, 2, 1), random_state=0)
   mean = of_mean(precision).rvs(random_state=1)
   teacher = jnp.asarray(np.concatenate([mean, np.log(np.expm1(1 / precision - 1e-6))], axis=-1), jnp.float32)
-  found = fitted(lambda a: priors.normal_wishart_nll(a, teacher), np.zeros((1, 2, 4)))
-  found = priors.normal_wishart(jnp.asarray(found, jnp.float32))
+  found = fitted(lambda a: prior_networks.normal_wishart_nll(a, teacher), np.zeros((1, 2, 4)))
+  found = prior_networks.normal_wishart(jnp.asarray(found, jnp.float32))
   for name, expected in prior._asdict().items():
     np.testing.assert_allclose(getattr(found, name)[0], expected, rtol=0.1, err_msg=name)
 
@@ -294,7 +299,7 @@ def test_normal_wishart_is_finite_at_extremes(size):
   random = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(random.choice([-size, 0, size], shape), jnp.float32)
   a, b = draw(H, B, 4 * D), draw(M, B, 2 * D)
-  value, grad = with_gradient(priors.normal_wishart_nll)(a, b)
+  value, grad = with_gradient(prior_networks.normal_wishart_nll)(a, b)
   assert np.isfinite(value) and np.all(np.isfinite(grad))
   assert np.all(np.isfinite(normal_wishart_members(a[:1], 64)))
 
@@ -302,7 +307,7 @@ def test_normal_wishart_is_finite_at_extremes(size):
 @pytest.mark.parametrize('shape', [1.5, 3, 6, 10, 1e3, 1e6])
 def test_gamma_quantile_is_scipys(shape):
   u = np.concatenate([[1e-6, 1e-4], (np.arange(256) + 0.5) / 256]).astype(np.float32)
-  found = priors.gamma_quantile(jnp.float32(shape), jnp.asarray(u))
+  found = prior_networks.gamma_quantile(jnp.float32(shape), jnp.asarray(u))
   expected = gammaincinv(shape, np.float64(u))
   np.testing.assert_allclose(found, expected, rtol=0.1)
   np.testing.assert_allclose(found[u > 0.1], expected[u > 0.1], rtol=0.02)
@@ -313,7 +318,7 @@ def test_gamma_quantile_is_scipys(shape):
 @many
 def test_mixture_has_the_uncertainty_of_the_normal_wishart(seed, count):
   a = normal(seed, 1, B, 4 * D)
-  prior = priors.normal_wishart(a[0])
+  prior = prior_networks.normal_wishart(a[0])
   mean, var = normal_wishart_members(a, count)
   assert mean.shape == var.shape == (count, B, D)
   found = uncertainty.regression(mean, var)
@@ -336,7 +341,7 @@ def outputs_of(mean, var, kappa, dof):
 @pytest.mark.parametrize('dof', [3.1, 6.0, 30.0])
 def test_mixture_is_the_student_t(kappa, tolerance, dof):
   a = outputs_of(2.0, 0.5, kappa, dof)
-  _, _, student = as_scipy(jax.tree.map(lambda x: x[0, 0, 0], priors.normal_wishart(a)))
+  _, _, student = as_scipy(jax.tree.map(lambda x: x[0, 0, 0], prior_networks.normal_wishart(a)))
   y = student.ppf((np.arange(4000) + 0.5) / 4000)
   mean, var = (jnp.repeat(x, len(y), axis=1) for x in normal_wishart_members(a, 64))
   for d in range(D):

@@ -14,7 +14,8 @@ from conftest import ROOT, TINY, command, hydra_jax
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, cli, processes, store
+from hydra_jax import UserError, cli, store
+from hydra_jax.devices import processes
 
 pytestmark = pytest.mark.slow
 

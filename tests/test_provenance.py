@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_jax import provenance
+from hydra_jax.experiment import provenance
 
 MODULE = '''
 """A module."""

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from experiments import readme
-from hydra_jax import data as datasets, given, losses, methods, statistics
-from hydra_jax.config import default_config
-from hydra_jax.stages import mlp
-from hydra_jax.tasks import TASKS
+from hydra_jax import data as datasets
+from hydra_jax.experiment import external_predictions
+from hydra_jax.experiment.config import default_config
+from hydra_jax.maths import losses, statistics
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.methods import base
+from hydra_jax.nets.stages import mlp
 
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
@@ -39,9 +42,9 @@ def test_the_short_example(capsys):
 
 
 def test_a_new_method_is_a_function_and_a_row():
-  names = {**vars(methods), 'METHODS': dict(methods.METHODS)}
+  names = {**vars(base), 'METHODS': dict(base.METHODS)}
   exec(block('geometric_kd'), names)
-  ground = methods.Ground(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
+  ground = base.Ground(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
   (phase,) = names['METHODS']['geometric_kd'].phases(default_config().student.kd, ground)
   teacher = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
   mean = jnp.mean(jax.nn.log_softmax(teacher), axis=0)[None]
@@ -61,10 +64,10 @@ def test_an_ensemble_of_scikit_learn(tmp_path, monkeypatch):
   config = default_config().data
   config.name, config.ood = 'members.npz', ('noise',)
   data = datasets.load(config, '', 0)
-  members = given.read('members.npz')
+  members = external_predictions.read('members.npz')
   assert data.outputs == 10 and members.members == 2
   for name, n in (('train', 1200), ('test', 597), ('noise', 500)):
-    assert given.outputs(members, name, n, data.task, 10, data.scaling).shape == (2, n, 10)
+    assert external_predictions.outputs(members, name, n, data.task, 10, data.scaling).shape == (2, n, 10)
 
 
 def test_stages_of_three_libraries():

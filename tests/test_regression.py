@@ -6,11 +6,14 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from hydra_jax import cut, data as datasets, evaluate, losses
-from hydra_jax.config import default_config
+from hydra_jax import data as datasets
 from hydra_jax.data import Data, Scaling, Split
-from hydra_jax.stages import mlp
-from hydra_jax.tasks import TASKS
+from hydra_jax.evaluation import evaluate
+from hydra_jax.experiment.config import default_config
+from hydra_jax.maths import losses
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
 
 M, N, F = 4, 400, 3
 REGRESSION = TASKS['regression']

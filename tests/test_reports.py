@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hydra_jax import UserError, cli, config as configs, reports, tables
-from hydra_jax.reports import Definition, Section
-from hydra_jax.results import Outcome
-from hydra_jax.statistics import Published, holm
-from hydra_jax.tables import Column
+from hydra_jax import UserError, cli
+from hydra_jax.experiment import config as configs, paper_tables
+from hydra_jax.experiment.paper_tables import Definition, Section
+from hydra_jax.experiment.results import Outcome
+from hydra_jax.maths.statistics import Published, holm
+from hydra_jax.report import tables
+from hydra_jax.report.tables import Column
 
 TABLES = sorted(p.stem for p in (ROOT / 'experiments').glob('*.py') if 'def get_tables(' in p.read_text())
 NLL = {
@@ -61,7 +63,7 @@ def results(runs=('one', 'two'), test_to_train=0.0, **changes):
     **changes,
   )
   outcomes = {run: outcome(run, test_to_train) for run in runs}
-  return reports.Results(definition, outcomes, reports.collected(outcomes))
+  return paper_tables.Results(definition, outcomes, paper_tables.collected(outcomes))
 
 
 def cells(table):
@@ -69,7 +71,7 @@ def cells(table):
 
 
 def test_means_and_standard_errors_of_every_run():
-  table = reports.scores(results().definition.sections[0], results())
+  table = paper_tables.scores(results().definition.sections[0], results())
   assert table.headings == ['NLL of one ↓', 'NLL of two ↓', 'ms']
   error = np.std(NLL['one', 'ensemble'], ddof=1) / math.sqrt(3)
   assert cells(table)['ensemble'] == [f'1.100 ± {error:.3f}', '2.000 ± 0', '–']
@@ -77,7 +79,7 @@ def test_means_and_standard_errors_of_every_run():
 
 
 def test_beside_published_numbers_and_their_teachers():
-  table = reports.against_published(results(rivals={'kd': 'dlf'}))
+  table = paper_tables.against_published(results(rivals={'kd': 'dlf'}))
   found = cells(table)
   assert found['ensemble'] == ['one', 'nll', '1.100 ± 0.058', '1.000', 'no verdict', '–', '–']
   assert found['Hydra_1'][2:5] == ['1.200 ± 0.058', '1.300 ± 0.010', 'agrees']
@@ -97,7 +99,9 @@ def test_verdicts_are_welchs_and_corrected_for_their_number():
   )
   ps = [t(NLL['one', 'hydra'], 1.3, 0.01, 5).pvalue, t(NLL['one', 'kd'], 0.5, 0.01, 3).pvalue]
   assert 0.02 < ps[0] and 0.001 < ps[1] < 0.025
-  said = [c.verdict for c in reports.comparisons(results(rivals={'kd': 'dlf'})) if c.verdict in ('agrees', 'worse')]
+  said = [
+    c.verdict for c in paper_tables.comparisons(results(rivals={'kd': 'dlf'})) if c.verdict in ('agrees', 'worse')
+  ]
   assert said == ['agrees' if p > 0.05 else 'worse' for p in holm(ps)]
   # What is just significant by itself is not beside another test that is not.
   close = results(rivals={'kd': 'dlf'})
@@ -109,11 +113,11 @@ def test_verdicts_are_welchs_and_corrected_for_their_number():
   close.definition.published['one', 'test', 'dlf', 'nll'] = Published(1.3, 0.01)
   one = results()
   one.definition.published['one', 'test', 'hydra', 'nll'] = Published(theirs, 0.01, 5)
-  assert [cells(reports.against_published(each))['Hydra_1'][4] for each in (close, one)] == ['agrees', 'better']
+  assert [cells(paper_tables.against_published(each))['Hydra_1'][4] for each in (close, one)] == ['agrees', 'better']
 
 
 def test_differences_are_paired_and_corrected_for_their_number():
-  (table,) = reports.differences(results(('one',)))
+  (table,) = paper_tables.differences(results(('one',)))
   assert table.headings == ['over replicas', 'over test examples'] and 'Hydra_1' in table.title
   assert 'tests in this table, 3, by Holm' in table.note and 'splits' not in table.note
   found = {name: line for name, line in table.body}
@@ -127,7 +131,7 @@ def test_differences_are_paired_and_corrected_for_their_number():
   assert adjusted[1] == pytest.approx(2 * of_examples.pvalue)
   (teachers, p), (of_teachers, _) = found['ensemble']
   assert teachers.startswith('-0.1000 ± ') and float(p.removeprefix('p = ')) < 1e-9 and of_teachers == '–'
-  (both,) = reports.differences(results())
+  (both,) = paper_tables.differences(results())
   assert both.headings == ['one', 'two'] and dict(both.body)['kd'][1][0] == '–'
 
 
@@ -136,21 +140,21 @@ def test_splits_that_overlap_have_the_corrected_error():
   found = results(('one',), 1 / 9)
   values = np.subtract(NLL['one', 'kd'], NLL['one', 'hydra'])
   error = scipy.stats.sem(values) * math.sqrt(4 / 3)
-  (table,) = reports.differences(found)
+  (table,) = paper_tables.differences(found)
   ((over, p),) = dict(table.body)['kd']
   assert over == f'0.100 ± {error:.3f}' and 'Nadeau and Bengio' in table.note
   of_one = 2 * scipy.stats.t.sf(values.mean() / error, 2)
   assert p == f'p = {holm([of_one, 0.0])[0]:.2f}'
-  shown = cells(reports.scores(found.definition.sections[0], found))
+  shown = cells(paper_tables.scores(found.definition.sections[0], found))
   assert shown['kd'][0] == f'1.300 ± {scipy.stats.sem(NLL["one", "kd"]) * math.sqrt(4 / 3):.3f}'
-  assert 'corrected for overlap' in reports.against_published(found).note
+  assert 'corrected for overlap' in paper_tables.against_published(found).note
 
 
 def test_what_is_kept_is_shown_of_every_method():
   """Also of those without heads, which have the area by total uncertainty."""
   found = results()
   found.values['one', 'test', 'kd', 'rejection_area_total'] = {0: 0.875}
-  one, _ = reports.kept(found)
+  one, _ = paper_tables.kept(found)
   assert one.headings[-2:] == ['rejection area, by total unc.', 'rejection area, by model unc.']
   assert cells(one)['Hydra_1'][0] == '0.7500' and cells(one)['kd'][-2:] == ['0.8750', '–']
 
@@ -158,8 +162,8 @@ def test_what_is_kept_is_shown_of_every_method():
 def test_empty_columns_are_named():
   found = results()
   found.definition.sections[0].columns.append(Column('test', 'acuracy', 'accuracy', run='one'))
-  assert list(reports.unfound(found)) == ["column 'accuracy' is empty: no method has acuracy on test"]
-  assert 'no tests of differences' in list(reports.unfound(results(against='hydr')))[-1]
+  assert list(paper_tables.unfound(found)) == ["column 'accuracy' is empty: no method has acuracy on test"]
+  assert 'no tests of differences' in list(paper_tables.unfound(results(against='hydr')))[-1]
 
 
 def test_every_format_has_every_number(tmp_path):
@@ -171,7 +175,7 @@ def test_every_format_has_every_number(tmp_path):
   (tmp_path / 'one' / 'figures').mkdir(parents=True)
   (tmp_path / 'one' / 'figures' / 'shifts.png').write_bytes(b'png')
   for _ in range(2):
-    reports.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 61.0)
+    paper_tables.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 61.0)
   out = tmp_path / 'table'
   text = (out / 'table.md').read_text()
   assert '2 min in 2 sittings' in text and 'replicas (one 3, two 3)' in text
@@ -199,7 +203,7 @@ def test_the_values_of_single_replicas_are_written_in_full(tmp_path):
   found.values['one', 'test', 'kd', 'nll'][1] = 1 / 3
   found.values['one', 'far', 'kd', 'nobody asks'] = {0: 1.0}
   found.definition.runs['one'] = configs.default_config()
-  reports.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 1.0)
+  paper_tables.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 1.0)
   lines = csv_of(tmp_path / 'table' / 'replicas.csv')
   assert list(lines[0]) == ['run', 'data', 'method', 'metric', 'replica', 'value']
   order = [tuple(line.values())[:4] + (int(line['replica']),) for line in lines]
@@ -224,7 +228,7 @@ def test_latex_leaves_nothing_that_it_would_read():
 def test_definitions(monkeypatch, name, quick):
   """Configs are sound, columns are of sets that runs evaluate, and published numbers are of all runs or of another."""
   monkeypatch.chdir(ROOT)
-  for definition in reports.load(name, quick).values():
+  for definition in paper_tables.load(name, quick).values():
     assert len({config.name for config in definition.runs.values()}) == len(definition.runs)
     for config in definition.runs.values():
       configs.validate(config, 'regression' if config.data.name.startswith('uci') else 'classification')
@@ -262,15 +266,15 @@ def test_published_numbers_are_those_of_the_paper():
 def test_tables_that_there_are_not(monkeypatch, name, words):
   monkeypatch.chdir(ROOT)
   with pytest.raises(UserError, match=words):
-    reports.load(name, True)
+    paper_tables.load(name, True)
 
 
 def test_without_a_folder_of_tables(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match='root of the project'):
-    reports.load('mnist', True)
+    paper_tables.load('mnist', True)
   with pytest.raises(UserError, match=f"there is no file 'mine.py' in {tmp_path}"):
-    reports.load('mine.py', True)
+    paper_tables.load('mine.py', True)
 
 
 GOOD = """
@@ -334,14 +338,14 @@ def test_a_sound_table_file_is_loaded_as_it_is_now(monkeypatch, tmp_path):
   Path('experiments/broken.py').write_bytes(b'\xff\n')
   for title in ('Mine', 'Your'):
     Path('mine.py').write_text(GOOD.replace('Mine', title))
-    assert reports.load('mine.py', True)[''].title == title
+    assert paper_tables.load('mine.py', True)[''].title == title
 
 
 def test_a_drawing_that_fails_is_one_line(tmp_path):
   found = results(('one',), drawings={'bad': lambda found: 1 / 0})
   found.definition.runs['one'] = configs.default_config()
   with pytest.raises(UserError, match='a drawing of the table: ZeroDivisionError'):
-    reports.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 1.0)
+    paper_tables.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 1.0)
 
 
 @pytest.mark.slow
@@ -382,7 +386,7 @@ def test_quick_tables(monkeypatch, tmp_path, names):
     done = hydra_jax('table', name, '--quick', f'--workdir={tmp_path}')
     assert done.returncode == 0, done.stderr
     assert ('ensemble of 5: reused' in done.stdout) == (name in names[1:])
-    for which, definition in reports.load(name, True).items():
+    for which, definition in paper_tables.load(name, True).items():
       out = tmp_path / '-'.join(filter(None, ('table', name, which, 'quick')))
       rows = csv_of(out / 'table.csv')
       for run, config in definition.runs.items():

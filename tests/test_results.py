@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hydra_jax import cli
-from hydra_jax.tables import latency
-from hydra_jax.tasks import TASKS
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.report.tables import latency
 
 
 @pytest.mark.slow

@@ -17,18 +17,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hydra_jax import check, cli, figures
-from hydra_jax.augment import AUGMENTATIONS
-from hydra_jax.config import default_config, training
+from hydra_jax import cli
 from hydra_jax.data import UNLABELLED
 from hydra_jax.data.corruptions import CORRUPTIONS, RELEASE
 from hydra_jax.data.shifts import SHIFTS
-from hydra_jax.mapping import MAPPINGS
-from hydra_jax.methods import GROUPINGS, METHODS
-from hydra_jax.networks import DTYPES, NETWORKS, NORMS
-from hydra_jax.optimizers import OPTIMIZERS, SCHEDULES
-from hydra_jax.parallel import MODES
-from hydra_jax.tasks import TASKS
+from hydra_jax.devices.mapping import MAPPINGS
+from hydra_jax.devices.parallel import MODES
+from hydra_jax.experiment import check
+from hydra_jax.experiment.config import default_config, training
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.methods.base import GROUPINGS, METHODS
+from hydra_jax.nets.zoo import DTYPES, NETWORKS, NORMS
+from hydra_jax.report import figures
+from hydra_jax.training.augment import AUGMENTATIONS
+from hydra_jax.training.optimizers import OPTIMIZERS, SCHEDULES
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore:the load_module')]  # of ml_collections
 

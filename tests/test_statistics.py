@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hydra_jax.statistics import Estimate, Published, estimate, holm, paired, verdict, welch
+from hydra_jax.maths.statistics import Estimate, Published, estimate, holm, paired, verdict, welch
 
 OURS, THEIRS = np.random.default_rng(0).normal(size=(2, 7))
 NINTH = 1 / 9  # of splits of 90 and 10%

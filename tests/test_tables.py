@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hydra_jax import tables
 from hydra_jax.data import Data, Evaluation
-from hydra_jax.results import overlap
-from hydra_jax.tables import Table
-from hydra_jax.tasks import TASKS
+from hydra_jax.experiment.results import overlap
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.report import tables
+from hydra_jax.report.tables import Table
 
 METHODS = ('ensemble', 'single', 'latent_batch_ensemble', 'a method whose name has many words')
 OUTSIDE = ('fashion_mnist', 'noise')

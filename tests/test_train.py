@@ -7,9 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from hydra_jax import UserError, augment, cut, feeds, losses, train
+from hydra_jax import UserError
 from hydra_jax.data import Scaling
-from hydra_jax.stages import mlp
+from hydra_jax.maths import losses
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
+from hydra_jax.training import augment, batches, train
 
 N, F, C = 97, 5, 3
 AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
@@ -25,7 +28,7 @@ def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None,
   return train.fit(
     train.make_step(network, loss, jnp.sum, optimizer, steps),
     state,
-    feeds.resident(data),
+    batches.resident(data),
     AS_IT_IS,
     seed=(0, 1),
     key=jax.random.key(4),
@@ -108,20 +111,20 @@ def test_teacher_and_student_see_the_same_view():
 
 
 def test_every_epoch_shows_every_example_once():
-  order = feeds.batch_indices((0,), 0, 97, 97, 16).ravel()
+  order = batches.batch_indices((0,), 0, 97, 97, 16).ravel()
   for e in range(16):
     np.testing.assert_array_equal(np.sort(order[e * 97 : (e + 1) * 97]), np.arange(97))
   assert not np.array_equal(order[:97], order[97:194])
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-  whole = feeds.batch_indices((5, 1), 0, 40, 97, 16)
-  np.testing.assert_array_equal(feeds.batch_indices((5, 1), 13, 4, 97, 16), whole[13:17])
-  assert not np.array_equal(feeds.batch_indices((5, 2), 0, 40, 97, 16), whole)
+  whole = batches.batch_indices((5, 1), 0, 40, 97, 16)
+  np.testing.assert_array_equal(batches.batch_indices((5, 1), 13, 4, 97, 16), whole[13:17])
+  assert not np.array_equal(batches.batch_indices((5, 2), 0, 40, 97, 16), whole)
 
 
 def test_batch_larger_than_the_data():
-  index = feeds.batch_indices((0,), 0, 2, 5, 12)
+  index = batches.batch_indices((0,), 0, 2, 5, 12)
   assert index.shape == (2, 12) and set(index.ravel()) == set(range(5))
 
 
@@ -136,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(save_every):
   saved = []
   with pytest.raises(UserError, match=r'step \d+ \(head or member 0\)'):
     run(2, data=data, save=lambda s: saved.append(jax.tree.map(np.array, s)), save_every=save_every)
-  bad = next(s for s in range(40) if 7 in feeds.batch_indices((0, 1), s, 1, N, 16))
+  bad = next(s for s in range(40) if 7 in batches.batch_indices((0, 1), s, 1, N, 16))
   for state in saved:
     assert state.step <= bad
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
@@ -166,7 +169,7 @@ def test_variances_that_do_not_depend_on_the_input_make_least_squares(random):
   state = train.init(network, optimizer, jax.random.key(3), DATA['x'][:2])
   loss = lambda outputs, batch: losses.gaussian_nll(outputs, batch['y'])
   step = train.make_step(network, loss, jnp.sum, optimizer, steps)
-  feed = feeds.resident({'x': DATA['x'], 'y': y})
+  feed = batches.resident({'x': DATA['x'], 'y': y})
   key = jax.random.key(4)
   state = train.fit(step, state, feed, AS_IT_IS, seed=(0, 1), key=key, steps=steps, batch_size=N)
   mean, var = losses.gaussian(network.apply(state.params, state.model_state, DATA['x'])[0])

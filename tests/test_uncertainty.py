@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from hydra_jax import uncertainty
+from hydra_jax.maths import uncertainty
 
 B, M, C = 6, 5, 3
 seeds = st.integers(0, 2**31)

@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, chain, config as configs, store, user_networks
-from hydra_jax.config import build_stages, default_config
+from hydra_jax import UserError, chain, store
+from hydra_jax.experiment import config as configs
+from hydra_jax.experiment.config import build_stages, default_config
+from hydra_jax.nets import user_networks
 
 X = np.zeros((2, 8, 8), np.float32)
 

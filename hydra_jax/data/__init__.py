@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax import feeds
 from hydra_jax.data import files, labels, photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.progress import say
+from hydra_jax.training import batches
 
 NO_LABEL = -1
 # Larger numbers are refused, and inputs and targets further from the training mean, in standard deviations: what is
@@ -65,9 +65,9 @@ class Split(NamedTuple):
     """Inputs and targets as they go to the device, and what else is kept for each example, such as predictions."""
     return {'x': standardised(scaling, self.x), 'y': scale_targets(scaling, self.y), **kept}
 
-  def feed(self, scaling: 'Scaling', kept: dict) -> feeds.Feed:
+  def feed(self, scaling: 'Scaling', kept: dict) -> batches.Feed:
     """Batches for training, see `arrays`."""
-    return feeds.resident(self.arrays(scaling, kept))
+    return batches.resident(self.arrays(scaling, kept))
 
 
 class Scaling(NamedTuple):

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from hydra_jax import feeds
 from hydra_jax.data import sources
 from hydra_jax.errors import UserError
 from hydra_jax.progress import bar
+from hydra_jax.training import batches
 
 # A random view has this share of the image's area, and this ratio of width to height.
 AREA = (0.08, 1.0)
@@ -49,11 +49,11 @@ class Stream(NamedTuple):
     """Whether an example looks different each time it is shown."""
     return True
 
-  def feed(self, scaling, kept: dict) -> feeds.Feed:
+  def feed(self, scaling, kept: dict) -> batches.Feed:
     """Batches for training; nothing can be kept for inputs that differ each time."""
     del scaling
     assert not kept
-    return feeds.streamed(self.examples, self.read)
+    return batches.streamed(self.examples, self.read)
 
 
 def random_box(width: int, height: int, random: np.random.Generator) -> tuple[float, float, float, float]:
@@ -125,7 +125,7 @@ def images(name: str, split: str, data_dir: str, size: int) -> sources.Arrays:
 
   def write(new):
     examples, read = reader(folder, split)
-    views = feeds.ahead(lambda row: read(row, lambda image: central_view(image, size)), range(examples), AHEAD)
+    views = batches.ahead(lambda row: read(row, lambda image: central_view(image, size)), range(examples), AHEAD)
     labels = []
     with bar(f'decoding {name} {split}', examples) as advance, open(new / 'images.npy', 'wb') as file:
       # One by one, because all of them may not fit in memory.

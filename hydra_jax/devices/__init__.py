@@ -1,0 +1,1 @@
+"""Devices and processes: meshes, collectives, signals, and what XLA is told. Imports nothing that it spreads."""

@@ -1,0 +1,414 @@
+"""Many processes that act as one: how they find each other, what all agree on, who writes, and what ends them all.
+
+They talk through the key-value store of JAX's coordination service, which process 0 runs. Each writes there that it
+is alive, and why it ends: so a process that is killed, stopped or done with an error ends the others too.
+"""
+
+import atexit
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from dataclasses import dataclass
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+from pathlib import Path
+import socket
+import threading
+import time
+from typing import Any
+
+import jax
+from jax._src.distributed import global_state  # nothing public gives the key-value store
+
+from hydra_jax import store
+from hydra_jax.devices.preemption import LOST
+from hydra_jax.errors import UserError
+from hydra_jax.progress import say
+
+# A process that has said nothing for so long is lost.
+LOST_AFTER = 45.0
+# JAX ends processes by SIGABRT, without a word that helps, and so has to be slower than we are.
+JAX_IS_SLOWER_BY = 60
+JOIN_SECONDS = 300
+# What listens where process 0 should, and does not answer like it for so long, is another program.
+ANOTHER_PROGRAM_AFTER = 20.0
+NOBODY_THERE_AFTER = 30.0
+# Process 0, whose end is the end of the store, waits at most so long for the others to read why it ends.
+FAREWELL_SECONDS = 5.0
+# A file that process 0 has written is seen by the others within this time.
+SHARED_WITHIN = 10.0
+ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+HTTP2 = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+def are_many() -> bool:
+  """Whether the environment is one where each host, or each GPU, runs a process of its own."""
+  env = os.environ
+  by_hand = COUNT in env and INDEX in env
+  slurm = 'SLURM_STEP_NODELIST' in env and int(env.get('SLURM_NTASKS', 1)) > 1
+  slices = ',' in env.get('TPU_WORKER_HOSTNAMES', '') or int(env.get('MEGASCALE_NUM_SLICES') or 1) > 1
+  return by_hand or slurm or slices
+
+
+def may_be_many() -> bool:
+  """Whether this is a host of TPUs, of which only JAX finds out whether there are others."""
+  return importlib.util.find_spec('libtpu') is not None and any(map(os.path.exists, ('/dev/accel0', '/dev/vfio')))
+
+
+_joining = False
+
+
+def join(lost_after: float = LOST_AFTER) -> None:
+  """Joins the other processes; before JAX is used in any other way.
+
+  Where JAX does not find out by itself, three variables say it: the address and port of process 0, the number of
+  processes, and which one this is.
+
+  Args:
+    lost_after: Seconds of silence after which a process counts as lost. The others then end.
+
+  Raises:
+    UserError: Where they cannot join.
+  """
+  global _joining
+  named = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
+  given: dict[str, Any] = {}
+  if COUNT in named or INDEX in named:
+    if missing := {ADDRESS, COUNT, INDEX} - set(named):
+      raise UserError(
+        f'{", ".join(sorted(named))} is set and {", ".join(sorted(missing))} is not: set all three, or none'
+      )
+    try:
+      given = dict(coordinator_address=named[ADDRESS], num_processes=int(named[COUNT]), process_id=int(named[INDEX]))
+    except ValueError as e:
+      raise UserError(f'{COUNT} and {INDEX} must be whole numbers: {e}') from e
+    if not 0 <= given['process_id'] < given['num_processes']:
+      raise UserError(f'{INDEX}={named[INDEX]} must be from 0 to {given["num_processes"] - 1}, less than {COUNT}')
+    if given['process_id'] == 0 and _answers(named[ADDRESS]) is not None:
+      raise UserError(f'{ADDRESS}={named[ADDRESS]}: another program listens on that port: choose another on all')
+  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM away from `listen`
+  seconds = int(lost_after) + JAX_IS_SLOWER_BY
+  begin = lambda: jax.distributed.initialize(
+    **given,
+    initialization_timeout=JOIN_SECONDS,
+    heartbeat_timeout_seconds=seconds,
+    shutdown_timeout_seconds=seconds,
+  )
+  _joining = True
+  try:
+    _interruptible(begin, _looking_for_the_coordinator())
+  except UserError:
+    raise
+  except (RuntimeError, ValueError) as e:
+    _joining = False
+    raise UserError(
+      f'cannot join the other processes ({store.one_line(e)}): run on a TPU pod or under Slurm, '
+      f'or set {ADDRESS}, {COUNT} and {INDEX}'
+    ) from e
+  if group := _group():
+    _watch(group, lost_after)
+
+
+def _interruptible(f: Callable[[], object], meanwhile: Callable[[], None]) -> None:
+  """Calls `f` in a thread: while it waits in C++, Python would not hear of signals."""
+  failed: list[BaseException] = []
+
+  def call():
+    try:
+      f()
+    except BaseException as e:
+      failed.append(e)
+
+  thread = threading.Thread(target=call, daemon=True)
+  thread.start()
+  while thread.is_alive():
+    thread.join(0.1)
+    meanwhile()
+  if failed:
+    raise failed[0]
+
+
+def _looking_for_the_coordinator() -> Callable[[], None]:
+  """To be called while a process joins: says that process 0 does not answer, or raises where another program does."""
+  begun = asked = time.monotonic()
+  wrong_since, said = None, False
+
+  def look():
+    nonlocal asked, wrong_since, said
+    now, address = time.monotonic(), global_state.coordinator_address
+    encrypted = getattr(jax.config, 'jax_mtls_cert_file', None)
+    if not address or global_state.service is not None or encrypted or now - asked < 2:
+      return
+    answers, asked = _answers(address), now
+    wrong_since = (wrong_since or now) if answers is False else None
+    if wrong_since and now - wrong_since > ANOTHER_PROGRAM_AFTER:
+      raise UserError(
+        f'cannot join the other processes: what listens on {address} is another program, so process 0 could not start: '
+        'choose another port on all'
+      )
+    if answers is None and now - begun > NOBODY_THERE_AFTER and not said:
+      said = True
+      say(
+        f'process 0 does not answer at {address} (it has not started, or has ended, or its port is taken): '
+        f'waits {JOIN_SECONDS - (now - begun):.0f} s more'
+      )
+
+  return look
+
+
+def _answers(address: str) -> bool | None:
+  """Whether what listens there talks as a coordinator does; None where nothing listens."""
+  host, _, port = address.rpartition(':')
+  try:
+    connection = socket.create_connection((host.strip('[]'), int(port)), 3)
+  except (OSError, ValueError):
+    return None
+  with connection, contextlib.suppress(OSError):
+    connection.sendall(HTTP2)
+    return connection.recv(9)[3:4] == bytes([4])  # gRPC begins by a frame of settings
+  return False
+
+
+@dataclass(frozen=True)
+class Group:
+  """The processes that act as one.
+
+  Attributes:
+    client: Of the key-value store.
+    index: Of this process, as the environment gives it.
+    count: Of all.
+  """
+
+  client: Any
+  index: int
+  count: int
+
+
+def _group() -> Group | None:
+  """The group that this process has joined, if it is one of several."""
+  client, count = global_state.client, global_state.num_processes
+  return Group(client, global_state.process_id, count) if client is not None and count > 1 else None
+
+
+def joined() -> bool:
+  """Whether this process is, or tries to become, one of several."""
+  return _group() is not None or (_joining and global_state.num_processes > 1)
+
+
+def is_main() -> bool:
+  """Whether this is the process that writes and speaks."""
+  return jax.process_index() == 0
+
+
+_meetings = itertools.count()
+
+
+def gathered(text: str = '', what: str = '', seconds: float = float('inf')) -> list[str]:
+  """A short text of each process, in all of them; waits until all are here, and hears of signals meanwhile.
+
+  Args:
+    text: Of this process.
+    what: Names the place in the program; others who are elsewhere are an error.
+    seconds: How long to wait for processes that are alive and do not come.
+
+  Raises:
+    UserError: Where processes are at different places.
+  """
+  group = _group()
+  if group is None:
+    return [text]
+  number, begun, pause = next(_meetings), time.monotonic(), 0.001
+  place = f'hydra_jax/meeting/{number}/'
+  group.client.key_value_set(f'{place}{group.index}', json.dumps([what, text]))
+  while len(found := group.client.key_value_dir_get(place)) < group.count:
+    if time.monotonic() - begun > seconds:
+      raise UserError(f"not all processes have come to '{what}' within {seconds:.0f} s: start the same command on all")
+    time.sleep(pause)
+    pause = min(2 * pause, 0.1)
+  if group.index == 0 and number:
+    group.client.key_value_delete(f'hydra_jax/meeting/{number - 1}/')  # all have read it
+  said = {int(key.rpartition('/')[2]): json.loads(value) for key, value in found}
+  for index in range(group.count):
+    if said[index][0] != said[0][0]:
+      raise UserError(
+        f"the processes are not at the same place (process 0 at '{said[0][0]}', process {index} at "
+        f"'{said[index][0]}'): start the same command with the same files on all"
+      )
+  return [said[index][1] for index in range(group.count)]
+
+
+def meet() -> None:
+  """Waits until all processes are here, however long that takes; collectives of devices give up after a while."""
+  gathered(what='meet')
+
+
+def anywhere(flag: bool) -> bool:
+  """Whether a flag is set in any process."""
+  return any(gathered('x' * flag, 'anywhere'))
+
+
+def on_main(f: Callable[[], object], what: str = '') -> str:
+  """Does something in process 0 alone, and returns what it returned, as text, in all; raises in all what it raised.
+
+  `what` names it, where processes might want to do different things here.
+  """
+  if _group() is None:
+    return str(f() or '')
+  failed, text = None, ''
+  if is_main():
+    try:
+      text = '+' + str(f() or '')
+    except (UserError, OSError) as e:
+      failed, text = e, f'-{e}'
+  (heard,) = filter(None, gathered(text, what or f.__qualname__))
+  if failed:
+    raise failed
+  if heard.startswith('-'):
+    raise UserError(heard[1:])
+  return heard[1:]
+
+
+@contextlib.contextmanager
+def entered(context: Callable[[], contextlib.AbstractContextManager]) -> Iterator[str]:
+  """Enters a context in process 0 alone; gives all what it gives, as text."""
+  with contextlib.ExitStack() as stack:
+    entering = on_main(lambda: stack.enter_context(context()))
+    yield entering
+    on_main(stack.pop_all().close)
+
+
+def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
+  """Compares what should be the same in all processes.
+
+  Args:
+    facts: By what they are called in the error, such as `config.seed`.
+    seconds: See `gathered`.
+
+  Raises:
+    UserError: In all processes, where any two differ; it says in what, and which processes.
+  """
+  group = _group()
+  if group is None:
+    return
+  digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
+  if len(set(gathered(digest, 'agree', seconds))) == 1:
+    return
+  text = json.dumps(dict(facts))
+  first = json.loads(gathered(text if group.index == 0 else '', 'facts')[0])
+  names = [name for name in {**first, **facts} if first.get(name) != facts.get(name)]
+  shown = [f'{n} ({_short(first.get(n))} in process 0, {_short(facts.get(n))} in process {group.index})' for n in names]
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  found = [each for each in gathered(', '.join(shown[:3]) + more, 'differences') if each]
+  more = f'; and so do {len(found) - 3} more processes' if len(found) > 3 else ''
+  raise UserError(
+    f'the processes differ in {"; ".join(found[:3])}{more}: start the same command with the same files on all'
+  )
+
+
+def _short(value: str | None) -> str:
+  return 'none' if value is None else store.one_line(value, 60)
+
+
+def check_shared(folder: Path) -> None:
+  """Raises a `UserError` in all processes unless all see one and the same folder."""
+  if _group() is None:
+    return
+  mark = on_main(lambda: store.mark(folder))
+  until = time.monotonic() + SHARED_WITHIN
+  while not (seen := (folder / mark).exists()) and time.monotonic() < until:
+    time.sleep(0.1)
+  places = gathered('' if seen else str(folder.absolute()), 'work directory')
+  on_main((folder / mark).unlink)
+  if blind := {index: place for index, place in enumerate(places) if place}:
+    index, place = next(iter(blind.items()))
+    raise UserError(
+      f'the processes differ in the work directory: process {index} does not see in {place} what process 0 has written '
+      'there: give all the same --workdir, on a file system that all share'
+    )
+
+
+def _watch(group: Group, lost_after: float) -> None:
+  """Says from now on that this process is alive, and ends it when another one has ended, or has said nothing."""
+  interval = min(1.0, lost_after / 20)
+  now = time.monotonic()
+  answered, heard = now, {index: ('', now) for index in range(group.count)}
+  ended: dict[int, list] = {}
+
+  def talk():
+    nonlocal answered
+    for beat in itertools.count():
+      with contextlib.suppress(Exception):  # what does not answer is lost
+        group.client.key_value_set(f'hydra_jax/alive/{group.index}', str(beat), allow_overwrite=True)
+        for key, value in group.client.key_value_dir_get('hydra_jax/alive/'):
+          index = int(key.rpartition('/')[2])
+          if heard[index][0] != value:
+            heard[index] = value, time.monotonic()
+        ended.update(_endings(group))
+        answered = time.monotonic()
+      time.sleep(interval)
+
+  def look():
+    nonlocal answered
+    looked = time.monotonic()
+    while True:
+      time.sleep(interval)
+      now = time.monotonic()
+      if now - looked > interval + lost_after / 4:  # this one was stopped itself, and knows nothing about the others
+        answered = now
+        heard.update({index: (value, now) for index, (value, _) in heard.items()})
+      looked = now
+      for index, (code, line) in list(ended.items()):
+        if code and index != group.index:
+          leave(code, line if line.startswith('process ') else f'process {index} has ended: {line}')
+      silent = [index for index, (_, when) in heard.items() if now - when > lost_after and index not in ended]
+      silent = [0] if now - answered > lost_after else silent
+      if silent:
+        leave(LOST, f'process {silent[0]} is lost, silent for {lost_after:g} s: the same command, on all, continues')
+
+  for target in (talk, look):
+    threading.Thread(target=target, daemon=True).start()
+  atexit.register(lambda: _tell(group, 0, ''))
+
+
+def _endings(group: Group) -> dict[int, list]:
+  """Exit code and last line of processes that have ended by themselves; code 0 stands for all that needs no haste."""
+  found = group.client.key_value_dir_get('hydra_jax/ended/')
+  return {int(key.rpartition('/')[2]): json.loads(value) for key, value in found}
+
+
+def _tell(group: Group, code: int, line: str) -> None:
+  with contextlib.suppress(Exception):
+    group.client.key_value_set(f'hydra_jax/ended/{group.index}', json.dumps([code, line]))
+
+
+_leaving = threading.Lock()
+
+
+def leave(code: int, line: str) -> None:
+  """Says a last line and ends this process at once, where there are others; they hear of it, and end as well."""
+  if not _leaving.acquire(blocking=False):
+    time.sleep(2 * FAREWELL_SECONDS)  # another thread is at it
+  os.write(2, f'hydra-jax: {line}\n'.encode(errors='replace'))
+  if group := _group():
+    others = LOST if code == 1 else code
+    until = time.monotonic() + FAREWELL_SECONDS
+    threading.Thread(target=lambda: _tell(group, others, line), daemon=True).start()
+    done = threading.Thread(target=lambda: _farewell(group), daemon=True)
+    done.start()
+    done.join(until - time.monotonic())
+  os._exit(code)
+
+
+def _farewell(group: Group) -> None:
+  """Returns when this process may end: when what it has told is there, and process 0 when the others have read it."""
+  wanted = range(group.count) if group.index == 0 else (group.index,)
+  with contextlib.suppress(Exception):
+    while not set(wanted) <= set(_endings(group)):
+      time.sleep(0.05)
+
+
+def rank_folder(folder: Path) -> Path:
+  """A folder for what each process writes by itself, such as a profile."""
+  return folder / f'process-{jax.process_index()}' if jax.process_count() > 1 else folder

@@ -1,0 +1,1 @@
+"""Predictions, scores, diversity and cost of trained networks."""

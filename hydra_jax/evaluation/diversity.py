@@ -1,0 +1,144 @@
+"""Is the diversity kept? A student's heads beside the members that they learnt from, example by example."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import spearmanr
+
+from hydra_jax.data import Data, outside_of
+from hydra_jax.evaluation import evaluate
+from hydra_jax.maths.tasks import TASKS, Scores
+
+# Metrics of a student against its ensemble, by heading: what is close to 1 is kept.
+KEPT = {
+  'rank_correlation': 'rank correlation',
+  'model_ratio': 'model unc. ÷ ensemble',
+  'disagreement_ratio': 'disagreement ÷ ensemble',
+  'auroc_model_share': 'AUROC ÷ ensemble',
+  'own_head': 'own head closest',
+}
+# Mean of the rejection curve by each kind of uncertainty, by heading; by model uncertainty only where there is any.
+REJECTION = {
+  'rejection_area_total': 'rejection area, by total unc.',
+  'rejection_area_model': 'rejection area, by model unc.',
+}
+
+
+def is_constant(values_N: np.ndarray) -> bool:
+  """Whether all values are the same, infinite ones too; not where any is NaN."""
+  return bool(np.min(values_N) == np.max(values_N))
+
+
+def rank_correlation(ours_N: np.ndarray, theirs_N: np.ndarray) -> float:
+  """Spearman's correlation; NaN where either is constant, as the model uncertainty of one network is."""
+  if is_constant(ours_N) or is_constant(theirs_N):
+    return float('nan')
+  return float(spearmanr(ours_N, theirs_N).statistic)
+
+
+def rejection_curve(uncertainty_N: np.ndarray, outcome_N: np.ndarray) -> np.ndarray:
+  """Mean outcome, such as accuracy, of the k examples of least uncertainty, for k = 1 … N, `[N]`.
+
+  Examples that are equally uncertain come in no order: each counts as their mean.
+  """
+  levels, at, count = np.unique(uncertainty_N, return_inverse=True, return_counts=True)
+  means = np.bincount(at, weights=outcome_N, minlength=len(levels)) / count
+  sorted_N = np.repeat(means, count)
+  return np.cumsum(sorted_N) / np.arange(1, len(sorted_N) + 1)
+
+
+def rejection(scores: Mapping[str, Scores], where: str, labelled: bool, outcome: str, by: str) -> np.ndarray | None:
+  """The curve for one evaluation set; inputs without labels are mixed with the test set, as wrong.
+
+  Args:
+    scores: Of one method, `{set: {score: [N]}}`.
+    where: The set.
+    labelled: Whether it has labels.
+    outcome: Name of the score whose mean is looked at.
+    by: `total` or `model`, the uncertainty that decides what is rejected.
+
+  Returns:
+    The curve, or None where the uncertainty is the same for all examples, as is the model uncertainty of one network.
+  """
+  sets = [where] if labelled else ['test', where]
+  outcomes = [scores[name][outcome] if labelled or name == 'test' else np.zeros(len(scores[name][by])) for name in sets]
+  uncertain = np.concatenate([scores[name][by] for name in sets])
+  return None if is_constant(uncertain) else rejection_curve(uncertain, np.concatenate(outcomes))
+
+
+def divergences(student_HxNxC: np.ndarray, ensemble_MxNxC: np.ndarray, task: str, batch_size: int) -> np.ndarray:
+  """Mean over examples of KL(member m ‖ head h), `[H, M]`, of the outputs of both."""
+  member = TASKS[task].member
+
+  @jax.jit
+  def of_batch(student_BxHxC, ensemble_BxMxC):
+    heads, members = jnp.swapaxes(student_BxHxC, 0, 1), jnp.swapaxes(ensemble_BxMxC, 0, 1)
+    one = lambda m: member(heads, jnp.broadcast_to(m[None], heads.shape), 1.0)
+    return jnp.transpose(jax.lax.map(one, members), (2, 1, 0))  # [B, H, M]
+
+  both = (np.swapaxes(outputs, 0, 1) for outputs in (student_HxNxC, ensemble_MxNxC))
+  return evaluate.in_batches(of_batch, batch_size, *both).mean(axis=0, dtype=np.float64)
+
+
+def own_head(divergences_HxM: np.ndarray) -> float:
+  """Share of the members to whom the head that learnt from them is closer than any other.
+
+  Heads are compared by one member, and not members by one head, as to any head sharp members are further away.
+  """
+  return float(np.mean(np.argmin(divergences_HxM, axis=0) == np.arange(divergences_HxM.shape[1])))
+
+
+def compared_on(data: Data) -> list[str]:
+  """The sets on which every head is compared with every member."""
+  return ['test', *outside_of(data)]
+
+
+def rows(
+  scores: Mapping[str, Mapping[str, Scores]], found: Sequence[dict], data: Data, replica: int, matrices: Mapping
+) -> list[dict]:
+  """Result rows of one replica: what of the ensemble's disagreement each student has kept, and rejection curves.
+
+  Args:
+    scores: Of every method, `{method: {set: {score: [N]}}}`.
+    found: Rows that there are already, of which detection is read.
+    data: What was evaluated.
+    replica: Its index.
+    matrices: `{method: {set: [H, M]}}`, see `divergences`.
+  """
+  outcome = TASKS[data.task].outcome
+  auroc = {(r['data'], r['method']): r['value'] for r in found if r['metric'] == 'auroc_model'}
+  ensemble, made = scores.get('ensemble', {}), []
+
+  def add(where, method, metric, value):
+    if np.isfinite(value):
+      n = len(scores[method][where]['model'])
+      made.append({'data': where, 'method': method, 'replica': replica, 'metric': metric, 'value': value, 'n': n})
+
+  for method, where, kind in _pairs(scores, data):
+    here, theirs = scores[method][where], ensemble.get(where)
+    if kind != 'ood' or data.task == 'classification':
+      for by in ('total', 'model'):
+        curve = rejection(scores[method], where, kind != 'ood', outcome, by)
+        if curve is not None:
+          add(where, method, f'rejection_area_{by}', float(np.mean(curve)))
+    if method == 'ensemble' or theirs is None:
+      continue
+    add(where, method, 'rank_correlation', rank_correlation(here['model'], theirs['model']))
+    for name, score in (('model_ratio', 'model'), ('disagreement_ratio', 'disagreement')):
+      if score in here and score in theirs and theirs[score].any():
+        add(where, method, name, float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64)))
+    if auroc.get((where, 'ensemble')) and not is_constant(here['model']):
+      add(where, method, 'auroc_model_share', auroc[where, method] / auroc[where, 'ensemble'])
+    if where in matrices.get(method, {}):
+      add(where, method, 'own_head', own_head(matrices[method][where]))
+  return made
+
+
+def _pairs(scores: Mapping, data: Data):
+  """Methods and the sets that each has scores for, with the kind of the set, but for those that are only drawn."""
+  for method, found in scores.items():
+    for name, evaluation in data.evaluations.items():
+      if name in found and evaluation.kind != 'plane':
+        yield method, name, evaluation.kind

@@ -1,0 +1,186 @@
+"""The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
+from hydra_jax.devices import mapping
+from hydra_jax.maths import metrics
+from hydra_jax.maths.tasks import TASKS, Scores, Task
+from hydra_jax.nets.cut import Network
+from hydra_jax.nets.stages import Tree
+
+
+class Model(NamedTuple):
+  """A trained network with what it needs to read stored inputs, and to have its outputs read.
+
+  `read(outputs)` gives the distribution that `Task.scores` takes.
+  """
+
+  network: Network
+  params: Tree
+  model_state: Tree
+  scaling: Scaling
+  read: Callable
+
+
+def outputs_of(model: Model, x: jax.Array) -> jax.Array:
+  """Outputs `[H, B, C]` for inputs as they are on the device (`data.standardised`), in evaluation mode."""
+  return model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
+
+
+def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0):
+  """Applies a compiled `f` to batches of one size, the last one padded, and drops the padding.
+
+  Args:
+    f: Takes batches of `arrays` and returns a tree of arrays with the examples along `axis`.
+    batch_size: Examples at once.
+    *arrays: Examples along their first axis.
+    axis: Axis of the examples in what `f` returns.
+
+  Returns:
+    The tree as NumPy arrays with all examples along `axis`.
+  """
+  examples, size = len(arrays[0]), min(batch_size, len(arrays[0]))
+  parts = []
+  for start in range(0, examples, size):
+    batch = [a[start : start + size] for a in arrays]
+    real = len(batch[0])
+    padded = [np.pad(b, [(0, size - real)] + [(0, 0)] * (b.ndim - 1), mode='edge') for b in batch]
+    result = f(*padded)
+    parts.append(jax.tree.map(lambda a, n=real: np.take(np.asarray(a), np.arange(n), axis=axis), result))
+  return jax.tree.map(lambda *p: np.concatenate(p, axis=axis), *parts)
+
+
+# Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
+@functools.lru_cache(maxsize=64)
+def _predicting(network: Network) -> Callable:
+  f = lambda params, state, scaling, x: network.apply(params, state, scale_inputs(scaling, x))[0]
+  return jax.jit(f, compiler_options=_options(network))
+
+
+def _options(network: Network) -> dict[str, str]:
+  """As for large training steps. XLA's default for CPU makes all layers one slow call of YNNPACK."""
+  return mapping.compiler_options(network.convolution, float('inf'))
+
+
+@functools.lru_cache(maxsize=64)
+def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...]) -> Callable:
+  def scores(params, state, scaling, x, y):
+    outputs = outputs_of(Model(network, params, state, scaling, read), x)
+    found = TASKS[task].scores(read(outputs), y)
+    return {name: score for name, score in found.items() if not only or name in only}
+
+  return jax.jit(scores, compiler_options=_options(network))
+
+
+# Up to so many inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
+FEW = 32
+
+
+def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
+  """Compiled `x -> [H, B, C]` for inputs as the network reads them, with the parameters compiled in.
+
+  XLA lays dense heads out as one matrix then, which it would otherwise do in every call: at batch 1, 50
+  heads cost little more than one. For small networks whose parameters stay as they are.
+  """
+
+  @functools.cache
+  def compiled(few):
+    options = mapping.compiler_options(network.convolution, float('inf') if few else 0.0)
+    return jax.jit(lambda x: network.apply(params, model_state, x)[0], compiler_options=options)
+
+  return lambda x: compiled(len(x) <= FEW)(x)
+
+
+def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
+  """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
+  f = functools.partial(_predicting(model.network), model.params, model.model_state, model.scaling)
+  return in_batches(f, batch_size, standardised(model.scaling, x), axis=1)
+
+
+def scorer(model: Model, task: str, only: Sequence[str] = ()) -> Callable:
+  """Compiled `(x, y) -> {score: [B, …]}`, all scores of the task (key of `TASKS`) or `only` those of some names.
+
+  x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`.
+  """
+  f = _scoring(model.network, model.read, task, tuple(only))
+  return functools.partial(f, model.params, model.model_state, model.scaling)
+
+
+def beside(models: Sequence[Model]) -> Model:
+  """Models of one data set, whatever their networks, as one whose heads are theirs, in order."""
+
+  def init(key, x):
+    return tuple(zip(*(model.network.init(key, x) for model in models)))
+
+  def apply(params, state, x, key=None, train=False):
+    found = [m.network.apply(p, s, x, key, train) for m, p, s in zip(models, params, state, strict=True)]
+    return jnp.concatenate([outputs for outputs, _ in found]), tuple(state for _, state in found)
+
+  heads = tuple(range(sum(len(model.network.heads) for model in models)))
+  network = Network(init, apply, heads, 0, any(model.network.convolution for model in models))
+  params, states = (tuple(getattr(model, name) for model in models) for name in ('params', 'model_state'))
+  return models[0]._replace(network=network, params=params, model_state=states)
+
+
+def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:
+  """Scores of every example by outputs that are there already, `{score: [N]}`, in the units of the targets."""
+
+  @jax.jit
+  def score(outputs_BxMxC, y):
+    return task.scores(read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y)
+
+  found = in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y))
+  return task.in_units(found, scaling.y_scale)
+
+
+def score_all(
+  model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
+) -> dict[str, Scores]:
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets."""
+  score = scorer(model, data.task)
+  found = {}
+  for i, (name, evaluation) in enumerate(data.evaluations.items()):
+    arrays = evaluation.load().arrays(data.scaling, {})
+    scores = in_batches(score, batch_size, np.asarray(arrays['x']), arrays['y'])
+    found[name] = TASKS[data.task].in_units(scores, data.scaling.y_scale)
+    advance(i + 1)
+  return found
+
+
+# Metrics that need no labels.
+LABEL_FREE = ('total', 'data', 'model', 'disagreement')
+
+
+def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins: int) -> list[dict]:
+  """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
+  task = TASKS[data.task]
+  found = []
+  for name, evaluation in data.evaluations.items():
+    if evaluation.kind == 'plane' or name not in scores:
+      continue
+    here, n = scores[name], len(scores[name]['model'])
+    labelled = evaluation.kind != 'ood'
+    values = {
+      metric: float(np.mean(here[score], dtype=np.float64))
+      for metric, score in task.averages.items()
+      if score in here and (labelled or metric in LABEL_FREE)
+    }
+    if labelled:
+      values |= task.summary(here, bins)
+    if name != 'test':
+      values |= {
+        f'{metric}_{by}': value
+        for by in ('total', 'model')
+        for metric, value in metrics.detection(scores['test'][by], here[by]).items()
+      }
+    found += [
+      {'data': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
+    ]
+  return found

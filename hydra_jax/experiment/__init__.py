@@ -1,0 +1,1 @@
+"""Configs, keys, saved artifacts and the run. Imports all the rest."""

@@ -1,0 +1,321 @@
+"""Trained parts: what is saved beside their parameters, so that each can be loaded by itself.
+
+A saved part may come from anywhere, and is data: its files are compared with their checksums, its recipe with a schema,
+and names in it are looked up in our own tables. A function of the user's own is called only if the user's own config
+names it, and if its source is what it was when the part was trained.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from hydra_jax import store
+from hydra_jax.data import Data, scale_inputs, standardised
+from hydra_jax.devices import processes
+from hydra_jax.errors import UserError
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment import config as configs
+from hydra_jax.maths.tasks import TASKS, Predictive
+from hydra_jax.methods.base import METHODS, Ground, Phase
+from hydra_jax.nets import user_networks
+from hydra_jax.nets.cut import Network
+from hydra_jax.nets.zoo import NETWORKS
+from hydra_jax.training import checkpoints
+
+RECIPE = 'recipe.json'
+MODEL = 'model'
+# The largest numbers that a recipe may have: what is built takes time and memory before it can be compared.
+LARGEST = 1_000_000
+LARGEST_OF = dict.fromkeys(('members', 'heads', 'samples', 'factors', 'depth', 'phase'), 10_000)
+LONGEST = 10_000  # lists and texts
+DEEPEST = 10  # arguments of functions of the user's own
+
+
+class Recipe(NamedTuple):
+  """What the phases of a method are built from.
+
+  Attributes:
+    role: `teacher` or `student`.
+    settings: Of the method, as in the config.
+    network: Name and arguments, as in the config.
+    task: Key of `tasks.TASKS`.
+    outputs: Number of classes or of targets.
+    members: Of the teacher.
+  """
+
+  role: str
+  settings: ConfigDict
+  network: ConfigDict
+  task: str
+  outputs: int
+  members: int
+
+
+def recipe_of(config: ConfigDict, role: str, settings: ConfigDict, task: str, outputs: int) -> Recipe:
+  """What a method is built from; a student may have a network of its own."""
+  network = settings.network if 'network' in settings else config.network[role]
+  return Recipe(role, settings, network, task, outputs, config.teacher.members)
+
+
+def recipes(config: ConfigDict, task: str, outputs: int) -> list[tuple[str, Recipe]]:
+  """Names and recipes of all that a config trains: the ensemble, unless it is there already, and the students."""
+  made = config.teacher.predictions or config.teacher.checkpoints
+  rows = [] if made else [('ensemble', 'teacher', config.teacher)]
+  rows += [(name, 'student', config.student[name]) for name in config.students]
+  return [(name, recipe_of(config, role, settings, task, outputs)) for name, role, settings in rows]
+
+
+def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
+  """The phases of a method, with their networks, whose heads are mapped as `mapping` says."""
+  task = TASKS[recipe.task]
+
+  if recipe.network.get('homoscedastic') and recipe.task != 'regression':
+    raise UserError(f'config.network.{recipe.role}.homoscedastic is for regression: set it to False')
+
+  def stages(predictive: str, times: int = 1):
+    return configs.build_stages(recipe.network, times * task.predictives[predictive].outputs(recipe.outputs))
+
+  return _method(recipe).phases(recipe.settings, Ground(task, stages, recipe.members, mapping))
+
+
+def predictive_of(recipe: Recipe) -> Predictive:
+  """How the outputs of a method are read."""
+  return TASKS[recipe.task].predictives[_method(recipe).predictive]
+
+
+def _method(recipe: Recipe):
+  return METHODS[recipe.settings.get('method', 'ensemble')]  # a teacher's settings name none
+
+
+def example(data: Data) -> jax.Array:
+  """Two inputs as a network reads them."""
+  return scale_inputs(data.scaling, jnp.asarray(standardised(data.scaling, data.train.example[:2])))
+
+
+def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
+  """Saves what a phase has trained, and what it takes to build its network again.
+
+  Of several replicas, each with data of its own, arrays are stacked along a first axis.
+  """
+  checkpoints.save(folder / MODEL, (params, state))
+  processes.on_main(lambda: _describe(folder, recipe, phase, data))
+
+
+def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
+  plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
+  source = user_networks.find(recipe.network.name).digest if ':' in recipe.network.name else ''
+  about = {**plain, 'source': source, 'phase': phase, 'data': [each.fingerprint for each in data]}
+  (folder / RECIPE).write_text(json.dumps(about, indent=2))
+
+
+def own_networks(config: ConfigDict) -> list[str]:
+  """Functions of the user's own that a config names as networks."""
+  students = [settings.network for settings in config.student.values() if 'network' in settings]
+  networks = [config.network.teacher, config.network.student, *students]
+  names = [network.get('name') for network in networks]
+  return list(dict.fromkeys(name for name in names if isinstance(name, str) and ':' in name))
+
+
+def restored(folder: Path, network: Network, data: Data, replicas: int = 0) -> tuple[Any, Any]:
+  """Parameters and state in the folder of a part, stacked if they are of several replicas."""
+  x, key = example(data), jax.random.key(0)
+  try:
+    like = jax.eval_shape(network.init, key, x)
+  except Exception as e:
+    raise UserError(f'{folder} is of a network that does not read these data: {store.one_line(e)}') from e
+  if replicas:
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((replicas, *leaf.shape), leaf.dtype), like)
+  return checkpoints.restore(folder / MODEL, like)
+
+
+def of_replica(trees: Any, index: int, replicas: int) -> Any:
+  """One replica's part of what is stacked, and all of it where nothing is."""
+  return jax.tree.map(lambda leaf: leaf[index], trees) if replicas else trees
+
+
+def find(place: str) -> Path:
+  """The folder of a part: `place` itself, or that of the teacher in the run at `place`."""
+  if (Path(place) / RECIPE).is_file():
+    return Path(place)
+  found = sorted(p.parent for p in Path(place).glob(f'parts/*/{RECIPE}') if _role(p) == 'teacher')
+  if len(found) != 1:
+    which = f'one of: {", ".join(map(str, found[:4]))}' if found else 'the folder of a finished run, or of a part in it'
+    raise UserError(f"'{place}' holds {len(found)} trained teachers: give {which}")
+  return found[0]
+
+
+def _role(file: Path) -> Any:
+  saved = store.read_json(file)
+  return saved.get('role') if isinstance(saved, dict) else None
+
+
+class Saved(NamedTuple):
+  """What is saved beside the parameters of a part.
+
+  Attributes:
+    recipe: What its phases were built from.
+    phase: Which of these it is.
+    data: Fingerprints of the training sets, one for each replica that was trained together.
+  """
+
+  recipe: Recipe
+  phase: int
+  data: list[str]
+
+
+def read(folder: Path, own: Collection[str] = ()) -> Saved:
+  """Reads what is saved beside the parameters of a part, after its checksums; nothing that it names is called.
+
+  Args:
+    folder: Of the part.
+    own: Functions of the user's own that may be its network, see `own_networks`.
+
+  Raises:
+    UserError: Where it is damaged, or is not what `save` writes.
+  """
+  store.verify(folder)
+  found = _fields(store.read_json(folder / RECIPE), folder / RECIPE)
+  fields = {**found, 'network': _network(found['network'], found.get('source', ''), own, folder / RECIPE)}
+  plain = {k: ConfigDict(v) if isinstance(v, dict) else v for k, v in fields.items() if k in Recipe._fields}
+  return Saved(Recipe(**plain), found['phase'], found['data'])
+
+
+def _fields(found: Any, file: Path) -> dict[str, Any]:
+  """What a recipe says, its types and ranges checked."""
+  like = dict(role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',))
+  _expect(isinstance(found, dict), file, 'it is no object')
+  found = {'source': '', **found}
+  _check_keys(found, {**like, 'source': ''}, '', file)
+  _expect(found['role'] in ('teacher', 'student'), file, 'role is neither teacher nor student')
+  _expect(found['task'] in TASKS, file, f'task is none of {", ".join(TASKS)}')
+  _expect(found['outputs'] >= 1 and found['members'] >= 1 and found['phase'] >= 0, file, 'a count is negative or 0')
+  _expect(len(found['data']) >= 1, file, 'data is empty')
+  settings = found['settings']
+  method = settings.get('method', 'ensemble')
+  _expect(isinstance(method, str) and method in METHODS, file, f'settings.method is none of {", ".join(METHODS)}')
+  defaults = configs.default_config()
+  known = [defaults.teacher] if found['role'] == 'teacher' else list(defaults.student.values())
+  for each in known:
+    if each.get('method', 'ensemble') == method:
+      _check_keys(settings, {**each.to_dict(), 'network': {}}, 'settings.', file, optional=('network',))
+      break
+  else:
+    _plain(settings, 'settings', file)  # a method that the user has added
+  return found
+
+
+def _check_keys(found: dict[str, Any], like: Mapping[str, Any], where: str, file: Path, optional=()) -> None:
+  for key in {**like, **found}:
+    _expect(key in like, file, f'it has {where}{store.one_line(key, 40)}, which this version does not know')
+    _expect(key in found or key in optional, file, f'{where}{key} is missing')
+  for key, value in found.items():
+    _expect(_is_like(value, like[key]), file, f'{where}{key} is no {type(like[key]).__name__}')
+    _plain(value, f'{where}{key}', file)
+    largest = LARGEST_OF.get(key)
+    _expect(largest is None or abs(value) <= largest, file, f'{where}{key} is larger than {largest}')
+
+
+def _is_like(value: Any, like: Any) -> bool:
+  """Whether JSON gives a value for one of the type of `like`; None stands for any."""
+  match like:
+    case None:
+      return True
+    case bool() | str() | dict():
+      return type(value) is type(like)
+    case int():
+      return type(value) is int
+    case float():
+      return type(value) in (int, float)
+  return isinstance(value, list)
+
+
+def _plain(value: Any, where: str, file: Path, depth: int = 0) -> None:
+  """Bounds what is handed on: numbers, sizes and depth."""
+  _expect(depth <= DEEPEST, file, f'{where} is nested too deep')
+  if isinstance(value, dict | list):
+    _expect(len(value) <= LONGEST, file, f'{where} is too long')
+    for each in value.values() if isinstance(value, dict) else value:
+      _plain(each, where, file, depth + 1)
+  elif isinstance(value, str):
+    _expect(len(value) <= LONGEST, file, f'{where} is too long')
+  elif isinstance(value, int | float):
+    _expect(math.isfinite(value) and abs(value) <= LARGEST, file, f'{where} is larger than {LARGEST}')
+
+
+def _expect(right: bool, file: Path, what: str) -> None:
+  if not right:
+    raise UserError(f'{file} is not as it was saved ({what}): train that part again, or leave it out')
+
+
+def _network(network: dict[str, Any], source: str, own: Collection[str], file: Path) -> dict[str, Any]:
+  """The network of a recipe, its name looked up and its arguments checked."""
+  name = network['name'] if isinstance(network.get('name'), str) else ''
+  if ':' in name:
+    return {**network, 'name': _own_network(name, source, own, file)}
+  _expect(name in NETWORKS, file, f'network.name is none of {", ".join(NETWORKS)}, nor a function of your own')
+  takes = list(inspect.signature(NETWORKS[name]).parameters.values())[1:]
+  like = {'name': '', **{p.name: None if p.default is p.empty else p.default for p in takes}}
+  _check_keys(network, like, 'network.', file, optional=like)
+  for key, value in network.items():
+    if isinstance(like[key], int) and not isinstance(like[key], bool):
+      _expect(value >= 1, file, f'network.{key} is less than 1')
+    if isinstance(like[key], tuple):
+      _expect(all(type(each) is int and each >= 1 for each in value), file, f'network.{key} is no list of sizes')
+      _expect(len(value) <= 1000, file, f'network.{key} is too long')
+  return network
+
+
+def _own_network(name: str, source: str, own: Collection[str], file: Path) -> str:
+  """The function of the user's own, by the name in the user's config, that a saved name stands for."""
+  name = store.one_line(name)
+  named = [mine for mine in own if mine.rpartition(':')[2] == name.rpartition(':')[2]]
+  if not named:
+    raise UserError(
+      f"{file}: its network is '{name}', and what a saved file names is not called: if you trust it, name it in your "
+      f'own config, as --config.network.teacher.name={name}, with its arguments beside it'
+    )
+  for mine in named:
+    if source and user_networks.find(mine).digest == source:
+      return mine
+  raise UserError(
+    f"{file}: the source of '{named[0]}' is not that with which it was trained: bring that back, or train it again"
+  )
+
+
+def network_of(place: str, own: Collection[str] = ()) -> tuple[Path, Saved, Network, Predictive]:
+  """The folder of a part, what is saved beside it, its network, and how that is read; for `own` see `read`."""
+  folder = find(place)
+  saved = read(folder, own)
+  try:
+    phases, predictive = phases_of(saved.recipe), predictive_of(saved.recipe)
+  except UserError as e:
+    raise UserError(f'{folder / RECIPE}: {e}') from e
+  except Exception as e:  # whatever does not go together, though each value is legal
+    raise UserError(f'{folder / RECIPE} describes no network ({store.one_line(e)}): train that part again') from e
+  _expect(saved.phase < len(phases), folder / RECIPE, f'its method has {len(phases)} phases')
+  return folder, saved, phases[saved.phase].network, predictive
+
+
+def load(place: str, data: Data, replica: int = 0, own: Collection[str] = ()) -> tuple[Model, str]:
+  """A trained model, to be a teacher for these data, and a key that says all it depends on.
+
+  Of replicas trained together it is the one with these data, or if there are several, such as other
+  seeds, the one of the same place as `replica`. For `own` see `read`.
+  """
+  folder, saved, network, predictive = network_of(place, own)
+  if data.fingerprint not in saved.data:
+    raise UserError(f'{folder} was trained on other data than config.data: give members of the same training set')
+  if saved.recipe.task != data.task or predictive is not TASKS[data.task].predictives['members']:
+    raise UserError(f'{folder} predicts one distribution and has no members to learn from: leave it out')
+  fitting = [i for i, fingerprint in enumerate(saved.data) if fingerprint == data.fingerprint]
+  index, replicas = fitting[replica % len(fitting)], len(saved.data)
+  replicas = replicas if replicas > 1 else 0
+  params, state = of_replica(restored(folder, network, data, replicas), index, replicas)
+  return Model(network, params, state, data.scaling, predictive.read), f'{store.digest(folder)}{index}'

@@ -1,0 +1,108 @@
+"""Repetitions of an experiment, and which of them are trained together, as one program."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from hydra_jax import store
+from hydra_jax.data import Data, Split, load
+from hydra_jax.devices import processes
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.maths.tasks import TASKS, Scores, Task
+from hydra_jax.progress import say
+
+# What replicas that are trained together may hold, of examples and predictions.
+SMALL = 256 * 2**20
+
+
+class Replica(NamedTuple):
+  """What the parts of one repetition have in common; traces of training go to `profile`, if that is a folder."""
+
+  config: ConfigDict
+  parts: Path
+  index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody calls
+  data: Data
+  profile: Path | None = None
+
+  @property
+  def task(self) -> Task:
+    return TASKS[self.data.task]
+
+
+class Trained(NamedTuple):
+  """A row of the table, to be evaluated.
+
+  Attributes:
+    model: None for teachers of whom only predictions are given.
+    key: Says all it depends on.
+    scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
+  """
+
+  model: Model | None
+  key: str
+  scores: Callable[[Callable], dict[str, Scores]]
+
+
+def part(
+  replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None], together: bool = False
+) -> Path:
+  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not.
+
+  It is made by process 0 while others wait, or, with `together`, by all processes.
+  """
+  folder = replica.parts / f'{name}-{key}'
+
+  def write():
+    with store.writing(folder) as new:
+      make(new, folder)
+
+  def take() -> str:
+    if folder.exists():
+      store.verify(folder)
+      say(f'{what}: reused from {folder.name}')
+      return 'taken'
+    return '' if together else write() or ''
+
+  # Of what all make together, all must mean the same.
+  if not processes.on_main(take, folder.name if together else name) and together:
+    with processes.entered(lambda: store.writing(folder)) as new:
+      make(Path(new), folder)
+  return folder
+
+
+def grouped(first: Replica, data_dir: str, alone: bool) -> Iterator[list[Replica]]:
+  """All replicas of a config, in groups that are trained together; `first` is loaded already.
+
+  Args:
+    first: The first replica.
+    data_dir: Where the data are.
+    alone: Whether each replica makes a group of its own.
+  """
+  config = first.config
+  most = 1 if alone else config.execution.replicas_together or _small(first)
+  group = [first]
+  for index in range(1, config.replicas):
+    replica = first._replace(index=index, data=load(config.data, data_dir, index))
+    if len(group) == most or not _alike(group[0].data, replica.data):
+      yield group
+      group = []
+    group.append(replica)
+  yield group
+
+
+def _small(replica: Replica) -> int:
+  """How many replicas are small enough to be trained together."""
+  train, config = replica.data.train, replica.config
+  if not isinstance(train, Split):
+    return 1
+  predictions = 4 * config.teacher.members * train.examples * replica.data.outputs
+  return max(1, SMALL // (train.x.nbytes + train.y.nbytes + predictions))
+
+
+def _alike(one: Data, other: Data) -> bool:
+  """Whether the training sets of two replicas can be stacked."""
+  if not (isinstance(one.train, Split) and isinstance(other.train, Split)):
+    return False
+  return one.train.x.shape == other.train.x.shape

@@ -1,0 +1,182 @@
+"""What comes out of a run: scores of every example, rows of results, the table and the figures."""
+
+from collections.abc import Callable, Mapping
+import json
+from pathlib import Path
+import platform
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hydra_jax import store
+from hydra_jax.data import Data, outside_of
+from hydra_jax.devices import processes
+from hydra_jax.evaluation import cost, diversity, evaluate
+from hydra_jax.experiment import provenance
+from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.formats import digits
+from hydra_jax.maths.tasks import TASKS, Scores
+from hydra_jax.progress import bar, say
+from hydra_jax.report import figures, tables
+
+AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
+
+
+def key_of_scores(replica: Replica, model: str) -> str:
+  """Key of the scores of a model, whose own key is given: with the content of all sets that it is evaluated on."""
+  sets = {name: evaluation.key() for name, evaluation in replica.data.evaluations.items()}
+  return store.key_of(dict(model=model, sets=sets, batch=replica.config.evaluation.batch_size, code=_code(evaluated)))
+
+
+def key_of_divergences(replica: Replica, model: str, ensemble: str) -> str:
+  """Key of how far the heads of a model are from the members of an ensemble, whose own keys are given."""
+  sets = {name: replica.data.evaluations[name].key() for name in diversity.compared_on(replica.data)}
+  return store.key_of(dict(model=model, teacher=ensemble, sets=sets, code=_code(divergences)))
+
+
+def _code(make: Callable) -> list[str]:
+  return [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(make)]
+
+
+def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+  data, key = replica.data, key_of_scores(replica, trained.key)
+
+  def make(new, folder):
+    with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
+      scores = trained.scores(advance)
+    flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
+    np.savez(new / 'scores.npz', allow_pickle=False, **flat)
+
+  folder = part(replica, 'scores', key, f'{name}: evaluation', make)
+  scores: dict[str, Any] = {}
+  for both, values in store.read_arrays(folder / 'scores.npz').items():
+    where, _, score = both.partition('|')
+    if where not in data.evaluations or values.ndim != 1:
+      raise store.Damaged(f'{folder} holds no scores of these sets: delete that folder and run the same command again')
+    scores.setdefault(where, {})[score] = values
+  return scores
+
+
+# Of the way from the best constant prediction to a perfect one.
+LITTLE_SKILL = 0.1
+
+
+def weak(data: Data, scores: AllScores) -> dict[str, str]:
+  """Notes on methods that predict the test set hardly better than one constant prediction would."""
+  task, test = TASKS[data.task], data.evaluations['test'].load()
+  skills = {name: task.skill(found['test'], test.y) for name, found in scores.items() if 'test' in found}
+  text = 'hardly better than a constant prediction on the test set (skill {}): look at learning rate, epochs and data'
+  return {f'weak {name}': f'{name}: {text.format(digits(s))}' for name, s in skills.items() if s < LITTLE_SKILL}
+
+
+def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained) -> dict[str, np.ndarray]:
+  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`; both have a model."""
+  data, size = replica.data, replica.config.evaluation.batch_size
+  student, teacher = trained.model, ensemble.model
+  assert student is not None and teacher is not None
+  key = key_of_divergences(replica, trained.key, ensemble.key)
+
+  def make(new, folder):
+    found = {}
+    for where in diversity.compared_on(data):
+      x = np.asarray(data.evaluations[where].load().x)
+      ours, theirs = (evaluate.predict(model, x, size) for model in (student, teacher))
+      found[where] = diversity.divergences(ours, theirs, data.task, size)
+    np.savez(new / 'divergences.npz', allow_pickle=False, **found)
+
+  folder = part(replica, 'divergences', key, f'{name}: heads against members', make)
+  return store.read_arrays(folder / 'divergences.npz')
+
+
+def _models(trained: Mapping[str, Trained]) -> dict[str, evaluate.Model]:
+  """The models of the methods that have one."""
+  return {name: each.model for name, each in trained.items() if each.model is not None}
+
+
+def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
+  """Rows of parameters and FLOPs per example."""
+  x = np.asarray(replica.data.train.example)
+  rows = []
+  for name, model in _models(models).items():
+    for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
+      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
+  return rows
+
+
+def measured(replica: Replica, models: dict[str, Trained], again: bool = False) -> list[dict]:
+  """Rows of latency: median and quartiles, measured once for each set of models, or `again`."""
+  size = replica.config.evaluation.batch_size
+  code = [provenance.digest('cost'), provenance.definition(measured)]
+  key = store.key_of(dict(models={n: t.key for n, t in models.items()}, batch=size, on=device(), code=code))
+
+  def make(new, folder):
+    test = replica.data.evaluations['test'].load()
+    batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling, {}).values()]
+    found = cost.latencies(_models(models), replica.data.task, *batch)
+    rows = [
+      {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
+      for m, latency in found.items()
+      for metric, value in zip(('latency_ms', 'latency_ms_low', 'latency_ms_high'), latency, strict=True)
+    ]
+    (new / 'timings.json').write_text(json.dumps(rows))
+
+  if again:
+    processes.on_main(lambda: shutil.rmtree(replica.parts / f'timings-{key}', ignore_errors=True))
+  return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
+
+
+class Shown(NamedTuple):
+  """What figures show: the data of one replica, scores of every method, and heads against members."""
+
+  data: Data
+  scores: AllScores
+  matrices: dict[str, dict[str, np.ndarray]]
+
+
+class Outcome(NamedTuple):
+  """What a run has found.
+
+  Attributes:
+    task: Key of `tasks.TASKS`.
+    rows: Those of `results.jsonl`.
+    timings: Those of `timings.jsonl`.
+    tests: For each replica, a hash of its test split, and scores of every example of it, `{method: {score: [N]}}`.
+    test_to_train: See `overlap`.
+  """
+
+  task: str
+  rows: list[dict]
+  timings: list[dict]
+  tests: list[tuple[str, dict[str, Scores]]]
+  test_to_train: float = 0.0
+
+
+def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
+  """Test examples for each training example where replicas are overlapping splits of one data set, as UCI's, else 0.
+
+  Replicas with other seeds have the same test split. Standard errors are corrected by this number, see `statistics`.
+  """
+  several = len({digest for digest, _ in tests}) > 1
+  return len(data.evaluations['test'].load().x) / data.train.examples if several else 0.0
+
+
+def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str], test_to_train) -> None:
+  """Writes results, table and figures, and prints the table, with notes below."""
+  lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
+  store.replace_text(workdir / 'results.jsonl', lines(rows))
+  store.replace_text(workdir / 'timings.jsonl', lines(timings))
+  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data), test_to_train)
+  store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
+  figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
+  tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))
+  for note in notes.values():
+    say(note)
+  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+
+
+def device() -> str:
+  """The device that does the work, in words."""
+  return f'{jax.devices()[0].device_kind} {platform.machine()}'

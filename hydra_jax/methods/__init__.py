@@ -1,0 +1,1 @@
+"""How each method trains a network, and how its outputs are read. Imports `nets` and `maths`."""

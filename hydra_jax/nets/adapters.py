@@ -1,0 +1,151 @@
+"""Stages from other libraries than Flax Linen, which are imported only where they are used.
+
+Parameters and state are plain trees of arrays. What else a module consists of is read once, from an
+abstract copy of it, so nothing is allocated for that.
+"""
+
+from collections.abc import Callable
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hydra_jax.devices import collectives
+from hydra_jax.errors import UserError
+from hydra_jax.nets.stages import Stage, Tree
+
+
+def nnx(make: Callable[..., Any], convolution: bool = False) -> Stage:
+  """Adapts a Flax NNX module, given as a function of `rngs` that makes it.
+
+      from functools import partial
+      from flax import nnx
+      stages = [hydra_jax.nnx(partial(nnx.Linear, 64, 32)), hydra_jax.nnx(lambda rngs: Block(32, 10, rngs=rngs))]
+
+  `nnx.Param`s are the parameters, and other variables the state, which moves in training only. The
+  module is in the mode that `train()` or `eval()` sets. Its random streams start anew from the key
+  of each call, so they are no part of the state.
+  """
+  from flax import nnx
+
+  _must_make(make, nnx.Module)
+  moving = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+  plain = lambda module, kind: nnx.to_pure_dict(nnx.state(module, kind))
+  create = lambda key: _marked(make(rngs=nnx.Rngs(key)))
+
+  @functools.cache
+  def abstract():
+    return jax.eval_shape(lambda: nnx.split(create(0), nnx.Param, nnx.RngState, ...))
+
+  def init(key, x):
+    module = create(key)
+    return plain(module, nnx.Param), plain(module, moving)
+
+  def apply(params, state, x, key, train):
+    graph, *parts = abstract()
+    values = params, _streams(parts[1], None if key is None else collectives.own_key(key)), state
+    module = nnx.merge(graph, *map(_filled, parts, values))
+    module.train() if train else module.eval()
+    y = module(x)
+    return y, plain(module, moving) if train else state
+
+  return Stage(init, apply, convolution)
+
+
+def _must_make(make: Callable, kind: type) -> None:
+  if isinstance(make, kind):
+    raise UserError(
+      f'this {type(make).__name__} has its parameters already, and each head needs its own: '
+      'give a function that makes the module, such as functools.partial(Module, sizes)'
+    )
+
+
+def _marked(module: Any) -> Any:
+  """Marks the arrays that are attributes of an NNX module as data, where NNX misses them: while they are traced."""
+  from flax import nnx
+
+  parts = [part for _, part in nnx.iter_graph(module) if isinstance(part, nnx.Module)]
+  for part in parts:
+    for name, value in list(vars(part).items()):
+      if isinstance(value, jax.Array):
+        setattr(part, name, nnx.data(value))
+  return module
+
+
+def _filled(like: Tree, values: Tree) -> Tree:
+  """The tree `like` with the leaves of another one of the same order."""
+  return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(values))
+
+
+def _streams(like: Tree, key: jax.Array | None) -> Tree:
+  """Keys and counts of NNX's random streams, each with a key of its own; without a key, drawing is an error."""
+  if key is None:
+    return like
+
+  def start(i, leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.split(jax.random.fold_in(key, i), leaf.shape)
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+  return [start(i, leaf) for i, leaf in enumerate(jax.tree.leaves(like))]
+
+
+def equinox(make: Callable[..., Any], convolution: bool = False) -> Stage:
+  """Adapts an Equinox module, given as a function of `key` that makes it.
+
+      import equinox as eqx
+      from functools import partial
+      stages = [hydra_jax.equinox(partial(eqx.nn.Linear, 64, 32)), hydra_jax.equinox(lambda key: Block(32, 10, key))]
+
+  The module reads one example at a time, as Equinox modules do, under `vmap(axis_name='batch')`, and
+  gets its own `key` if it takes one. If it has an `eqx.nn.State`, as with `eqx.nn.BatchNorm`, it is
+  called as `module(x, state) -> (y, state)`. Its floating-point arrays are the parameters. Axes are
+  not transposed: Equinox's convolutions read `[channels, height, width]`, but data, Flax and
+  `hydra_jax.networks` have the channels last.
+  """
+  import equinox as eqx
+
+  _must_make(make, eqx.Module)
+  create = eqx.nn.make_with_state(make)
+
+  @functools.cache
+  def abstract():
+    return eqx.filter_eval_shape(create, key=jax.random.key(0))
+
+  def init(key, x):
+    module, memory = create(key=key)
+    params, rest = eqx.partition(module, eqx.is_inexact_array)
+    return _by_name(params), {'buffers': _by_name(eqx.filter(rest, eqx.is_array)), 'memory': jax.tree.leaves(memory)}
+
+  def apply(params, state, x, key, train):
+    module, memory = abstract()
+    arrays = {**params, **state['buffers']}
+    module = jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), module)
+    y, memory = _each(eqx.nn.inference_mode(module, not train), _filled(memory, state['memory']), x, key)
+    return y, {**state, 'memory': jax.tree.leaves(memory)} if train else state
+
+  return Stage(init, apply, convolution)
+
+
+def _name(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _by_name(tree: Tree) -> dict[str, jax.Array]:
+  """Leaves by their place, such as `layers.0.weight`."""
+  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _each(module: Any, memory: Tree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Tree]:
+  """Calls an Equinox module on every example, and returns its one memory, which all of them share."""
+  takes_key = 'key' in inspect.signature(module.__call__).parameters
+
+  def one(x, key):
+    more = {'key': key} if takes_key else {}
+    return module(x, memory, **more) if jax.tree.leaves(memory) else (module(x, **more), memory)
+
+  keys = None if key is None else collectives.example_keys(key, len(x))
+  with jax.numpy_dtype_promotion('standard'):  # BatchNorm mixes its count of batches and its momentum
+    return jax.vmap(one, out_axes=(0, None), axis_name='batch')(x, keys)

@@ -1,0 +1,149 @@
+"""The one idea: a network is cut at some depth, and tiled above the cut.
+
+Below the cut is the body, shared by all; above it each head has parameters of its own, stacked along
+a leading axis. A deep ensemble is the cut at 0, where nothing is shared; Hydra (Tran et al. 2020,
+arXiv 2001.04694) is a cut above 0; a single network has one head.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.devices.mapping import chosen, over_heads
+from hydra_jax.errors import UserError
+from hydra_jax.nets.stages import Stage, Tree, chain
+
+
+class Network(NamedTuple):
+  """A cut network, as pure functions of explicit parameters.
+
+  Attributes:
+    init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
+    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Those of networks
+      with `parts` also take `places`, the places `[K]` of some heads, where they are given no others.
+    heads: Identity of each head. Head h draws its randomness from `heads[h]`.
+    cut: Number of shared stages.
+    convolution: Whether it convolves, see `Stage`.
+    mapping: How its heads are mapped, as chosen by `mapping.chosen`.
+    parts: The body and what is tiled above it, in networks made of just these. `apply` of the tiled stage
+      takes the identities `[K]` of the heads whose parameters it is given, so that it serves any of them.
+  """
+
+  init: Callable
+  apply: Callable
+  heads: tuple[int, ...]
+  cut: int
+  convolution: bool = False
+  mapping: str = 'vmap'
+  parts: tuple[Stage, Stage] | None = None
+
+
+def tile(stage: Stage, mapping: str) -> Stage:
+  """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0.
+
+  `init` takes the identities of the copies after its arguments, and so does `apply`.
+  """
+
+  def keys(key, heads_K):
+    return None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, heads_K)
+
+  def init(key, x, heads_K):
+    return jax.vmap(stage.init, (0, None))(keys(key, heads_K), x)
+
+  def apply(params, state, x, key, train, heads_K):
+    one = lambda p, s, k: stage.apply(p, s, x, k, train)
+    return over_heads(one, len(heads_K), mapping)(params, state, keys(key, heads_K))
+
+  return Stage(init, apply, stage.convolution)
+
+
+def hydra(
+  stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_body: bool = True, mapping: str = 'auto'
+) -> Network:
+  """Cuts a network: `stages[:cut]` is the shared body, `stages[cut:]` is tiled once for each head.
+
+  Args:
+    stages: The network.
+    cut: Number of shared stages, 0 (a deep ensemble) to `len(stages) - 1` (last stage only in the
+      heads); a negative cut counts from the end.
+    heads: Number of heads, or the identity of each. Head i is initialised and draws its noise in
+      the same way whatever other heads stand beside it: `hydra(stages, 0, [3])` is member 3 of
+      `hydra(stages, 0, 20)`.
+    train_body: Whether the body is in training mode when the network is (dropout, batch statistics).
+    mapping: How heads are mapped: `vmap`, `unroll`, `loop`, or `auto`, see `mapping.over_heads`.
+  """
+  heads = tuple(range(heads) if isinstance(heads, int) else heads)
+  depth = len(stages)
+  if not heads:
+    raise UserError('a network needs at least one head: set heads to 1 or more')
+  if not -depth <= cut < depth:
+    raise UserError(f'cut={cut} is outside this network of {depth} stages: choose {-depth} to {depth - 1}')
+  cut %= depth
+  below, above = chain(stages[:cut]), chain(stages[cut:], first=cut, tiled=True)
+  mapping = chosen(mapping, above.convolution)
+  tiled, ids = tile(above, mapping), np.asarray(heads, np.uint32)
+
+  def in_body(key):
+    # A one-headed network starts the same wherever it is cut.
+    return None if key is None else jax.random.fold_in(key, heads[0])
+
+  body = Stage(
+    lambda key, x: below.init(in_body(key), x),
+    lambda params, state, x, key, train: below.apply(params, state, x, in_body(key), train and train_body),
+    below.convolution,
+  )
+
+  def init(key, x):
+    params, state = body.init(key, x)
+    features, _ = body.apply(params, state, x, None, False)
+    head_params, head_state = tiled.init(key, features, ids)
+    return {'body': params, 'heads': head_params}, {'body': state, 'heads': head_state}
+
+  def apply(params, state, x, key=None, train=False, places=None):
+    x, body_state = body.apply(params['body'], state['body'], x, key, train)
+    ids_K = ids if places is None else jnp.asarray(ids)[places]
+    x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train, ids_K)
+    return x, {'body': body_state, 'heads': head_state}
+
+  return Network(init, apply, heads, cut, below.convolution or above.convolution, mapping, (body, tiled))
+
+
+def sampled(network: Network, samples: int) -> Network:
+  """A one-headed network with noise, such as dropout, that stays on when it predicts.
+
+  Outputs are `[samples, B, C]` in evaluation, each with noise from a fixed key, and `[1, B, C]` in
+  training.
+  """
+
+  def apply(params, state, x, key=None, train=False):
+    if train:
+      return network.apply(params, state, x, key, train)
+    keys = jax.random.split(jax.random.key(0), samples)
+    one = lambda k: network.apply(params, state, x, k, True)[0][0]
+    outputs = over_heads(one, samples, chosen('auto', network.convolution))(keys)
+    return outputs, state
+
+  return network._replace(apply=apply, parts=None)
+
+
+def without(network: Network, params: Tree, state: Tree, lost: Sequence[int]) -> tuple[Network, Tree, Tree]:
+  """A network, its params and its state without the heads in some places."""
+  places = np.asarray([h for h in range(len(network.heads)) if h not in lost])
+  apply = lambda *args, **kwargs: network.apply(*args, **kwargs, places=places)
+  rest = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[places], tree['heads'])}
+  heads = tuple(network.heads[h] for h in places)
+  return network._replace(apply=apply, heads=heads, parts=None), rest(params), rest(state)
+
+
+def belongs_to_heads(path) -> bool:
+  """Whether a leaf has the head axis, by its path in params, state, or what an optimizer keeps of them."""
+  return jax.tree_util.DictKey('heads') in path
+
+
+def grow(tree: Tree, heads: int) -> Tree:
+  """Turns the params or state of a one-headed network into those of `heads` identical heads."""
+  copies = lambda leaf: jnp.broadcast_to(leaf[:1], (heads, *leaf.shape[1:]))
+  return {'body': tree['body'], 'heads': jax.tree.map(copies, tree['heads'])}

@@ -1,0 +1,273 @@
+"""Networks for images, as lists of stages.
+
+All read images `[B, height, width, channels]` and give outputs `[B, outputs]` in float32. Every
+residual block is a stage. Pooling belongs to the stage below the outputs, so a cut at -1 leaves one
+dense layer to each head, and a cut at -2 of a residual network the last block as well.
+
+Parameters and statistics are float32 always; `dtype` is what is computed in, 'float32' or 'bfloat16'.
+`norm` is 'batch' (Ioffe & Szegedy 2015; above the cut each head has statistics of its own) or 'group'
+(Wu & He 2018; no state).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hydra_jax.devices import collectives
+from hydra_jax.devices.mapping import on_cpu
+from hydra_jax.errors import UserError, look_up
+from hydra_jax.nets.stages import Stage, chain, dense, is_count, linen, mlp
+
+convolution = partial(linen, convolution=True)
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+NORMS = {
+  # Statistics are those of the whole batch, however many devices share it.
+  'batch': lambda channels, train: nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    axis_name='data' if collectives.size('data') > 1 else None,
+  ),
+  # 32 groups as in the paper, or fewer, so that each has at least 4 channels where that divides them.
+  'group': lambda channels, train: nn.GroupNorm(max(1, math.gcd(channels, 4 * 32) // 4), epsilon=1e-5),
+}
+
+
+def conv(channels: int, kernel: int = 3, stride: int = 1, *, dtype: Any) -> nn.Conv:
+  """A convolution without bias, initialised as in He et al. 2015 (arXiv 1502.01852) and its papers' code."""
+  return nn.Conv(
+    channels,
+    (kernel, kernel),
+    stride,
+    # 'SAME' would shift strided convolutions half a pixel against the strided shortcuts beside them.
+    padding=kernel // 2,
+    use_bias=False,
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=dtype,
+    conv_general_dilated=convolve,
+  )
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax.Array:
+  """`jax.lax.conv_general_dilated`, with its inputs kept from fusion on CPU.
+
+  The gradient with respect to the kernel reads them transposed, and XLA would compute them again in
+  that order, out of all that they were computed from: a step of ResNet-20 takes 1.4 times as long.
+  """
+  plain = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+  if not on_cpu():
+    return plain(x, kernel)
+
+  @jax.custom_vjp
+  def kept(x, kernel):
+    return plain(x, kernel)
+
+  def forward(x, kernel):
+    x = jax.lax.optimization_barrier(x)
+    return plain(x, kernel), (x, kernel)
+
+  def backward(given, dy):
+    return jax.vjp(plain, *given)[1](jax.lax.optimization_barrier(dy))
+
+  kept.defvjp(forward, backward)
+  return kept(x, kernel)
+
+
+class Layers(nn.Module):
+  """The two layers that all modules below are made of."""
+
+  norm: str
+  dtype: Any
+
+  def conv(self, x, channels, kernel=3, stride=1):
+    return conv(channels, kernel, stride, dtype=self.dtype)(x)
+
+  def normed(self, x, train):
+    # Statistics are float32, and strict promotion forbids Flax to mix them with bfloat16.
+    return NORMS[self.norm](x.shape[-1], train)(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class Stem(Layers):
+  """First layer of ResNets for CIFAR."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.relu(self.normed(self.conv(x, self.channels), train))
+
+
+class ImageNetStem(Layers):
+  """First layer of ResNets for ImageNet, `[B, h, w, 3] -> [B, h / 4, w / 4, 64]`."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.relu(self.normed(self.conv(x, 64, kernel=7, stride=2), train))
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+class Basic(Layers):
+  """Two 3x3 convolutions and a shortcut without parameters (He et al. 2015, option A)."""
+
+  channels: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    y = nn.relu(self.normed(self.conv(x, self.channels, stride=self.stride), train))
+    y = self.normed(self.conv(y, self.channels), train)
+    x = x[:, :: self.stride, :: self.stride]
+    return nn.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1]))))
+
+
+class Bottleneck(Layers):
+  """Convolutions 1x1, 3x3, 1x1 to four times the channels; projection where the shape changes (option B)."""
+
+  channels: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    y = nn.relu(self.normed(self.conv(x, self.channels, kernel=1), train))
+    y = nn.relu(self.normed(self.conv(y, self.channels, stride=self.stride), train))
+    y = self.normed(self.conv(y, 4 * self.channels, kernel=1), train)
+    if x.shape != y.shape:
+      x = self.normed(self.conv(x, 4 * self.channels, kernel=1, stride=self.stride), train)
+    return nn.relu(y + x)
+
+
+class PreActivation(Layers):
+  """Norm and ReLU before each of two 3x3 convolutions, dropout between (Zagoruyko & Komodakis 2016)."""
+
+  channels: int
+  stride: int
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x, train):
+    active = nn.relu(self.normed(x, train))
+    y = nn.relu(self.normed(self.conv(active, self.channels, stride=self.stride), train))
+    y = self.conv(nn.Dropout(self.dropout, deterministic=not train)(y), self.channels)
+    if x.shape != y.shape:
+      x = self.conv(active, self.channels, kernel=1, stride=self.stride)
+    return x + y
+
+
+class Pool(nn.Module):
+  """Mean over the image, `[B, h, w, channels] -> [B, channels]` in float32."""
+
+  def __call__(self, x):
+    return x.astype(jnp.float32).mean((1, 2))
+
+
+class NormPool(Layers):
+  """The end of a network of pre-activation blocks: norm, ReLU, mean over the image."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    return Pool()(nn.relu(self.normed(x, train)))
+
+
+class ConvPool(nn.Module):
+  """Convolution 5x5 without padding, ReLU, maximum of 2x2."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.max_pool(nn.relu(nn.Conv(self.channels, (5, 5), padding='VALID')(x)), (2, 2), (2, 2))
+
+
+def lenet(outputs: int) -> list[Stage]:
+  """LeNet-5 (LeCun et al. 1998), with ReLU, maximum pooling and full connectivity, for images of 16x16 or more."""
+  return [_reads_images(convolution(ConvPool(6)), at_least=16), convolution(ConvPool(16)), *mlp(outputs, (120, 84))]
+
+
+def resnet(outputs: int, depth: int = 20, width: int = 16, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
+  """ResNet for CIFAR (He et al. 2015, arXiv 1512.03385, section 4.2): `6n + 2` layers, of `width` channels at first."""
+  blocks, layers = _blocks(depth, 2), _layers(norm, dtype)
+  _check_width(width)
+  return _assemble(Stem(**layers, channels=width), partial(Basic, **layers), width, [blocks] * 3, Pool(), outputs)
+
+
+def wide_resnet(
+  outputs: int, depth: int = 28, width: int = 10, dropout: float = 0.0, norm: str = 'batch', dtype: str = 'float32'
+) -> list[Stage]:
+  """Wide ResNet WRN-depth-width (Zagoruyko & Komodakis 2016, arXiv 1605.07146): `6n + 4` layers."""
+  blocks, layers = _blocks(depth, 4), _layers(norm, dtype)
+  _check_width(width)
+  if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+    raise UserError(f'dropout={dropout!r} must be a number of at least 0 and less than 1')
+  block = partial(PreActivation, **layers, dropout=dropout)
+  return _assemble(conv(16, dtype=layers['dtype']), block, 16 * width, [blocks] * 3, NormPool(**layers), outputs)
+
+
+def resnet50(outputs: int = 1000, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
+  """ResNet-50 for ImageNet (He et al. 2015, section 4.1), in version 1.5, which strides in the 3x3 convolution."""
+  layers = _layers(norm, dtype)
+  return _assemble(ImageNetStem(**layers), partial(Bottleneck, **layers), 64, [3, 4, 6, 3], Pool(), outputs)
+
+
+def _layers(norm: str, dtype: str) -> dict[str, Any]:
+  """Arguments of `Layers`, checked."""
+  for word in (norm, dtype):
+    if not isinstance(word, str):
+      raise UserError(f'norm={norm!r} and dtype={dtype!r} must be names: {", ".join(NORMS)}; {", ".join(DTYPES)}')
+  look_up(NORMS, norm, 'norm')
+  return {'norm': norm, 'dtype': look_up(DTYPES, dtype, 'dtype')}
+
+
+def _blocks(depth: int, extra: int) -> int:
+  """Blocks of two layers in each of three groups, where `extra` layers lie outside of blocks."""
+  if not is_count(depth) or depth < 6 + extra or (depth - extra) % 6:
+    legal = ', '.join(str(6 * n + extra) for n in range(1, 5))
+    raise UserError(f'depth={depth!r} is no depth of this network: choose 6n + {extra}, that is {legal}, …')
+  return (depth - extra) // 6
+
+
+def _check_width(width: Any) -> None:
+  if not is_count(width):
+    raise UserError(f'width={width!r} must be a whole number of at least 1')
+
+
+def _assemble(
+  stem: nn.Module, block: Callable[..., nn.Module], width: int, counts: Sequence[int], pool: nn.Module, outputs: int
+) -> list[Stage]:
+  """Stem, groups of blocks, dense outputs; each group but the first halves the image and doubles the channels."""
+  blocks = [
+    convolution(block(channels=width * 2**group, stride=2 if group and i == 0 else 1))
+    for group, count in enumerate(counts)
+    for i in range(count)
+  ]
+  last = chain([blocks.pop(), linen(pool)])
+  return [_reads_images(convolution(stem)), *blocks, last, dense(outputs)]
+
+
+def _reads_images(stage: Stage, at_least: int = 1) -> Stage:
+  """The same stage, which answers inputs that are no images, or too small, in one line."""
+
+  def init(key, x):
+    if x.ndim != 4 or min(x.shape[1:3]) < at_least:
+      raise UserError(
+        f'this network reads images [height, width, channels] of at least {at_least}x{at_least}, '
+        f'not inputs of shape {list(x.shape[1:])}: choose another network or other data'
+      )
+    return stage.init(key, x)
+
+  return stage._replace(init=init)
+
+
+NETWORKS: dict[str, Callable[..., list[Stage]]] = {
+  'mlp': mlp,
+  'lenet': lenet,
+  'resnet': resnet,
+  'wide_resnet': wide_resnet,
+  'resnet50': resnet50,
+}
