@@ -33,11 +33,14 @@ import optax
 
 from hydra_jax.data import Scaling
 from hydra_jax.devices import mapping
+from hydra_jax.devices.layout import SINGLE_DEVICE
 from hydra_jax.evaluation import evaluate
 from hydra_jax.maths import losses
 from hydra_jax.nets import cut, zoo
 from hydra_jax.nets.stages import chain, dense, mlp
-from hydra_jax.training import batches, train
+from hydra_jax.training import batches, gradients
+from hydra_jax.training.program import Inputs, make_program
+from hydra_jax.training.step import Job, State, fresh_state, init_state, over_replicas, steps_for
 
 Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
@@ -73,13 +76,11 @@ class Training(NamedTuple):
   """A compiled program of training with what it is called with."""
 
   program: Callable
-  state: train.State
-  arguments: tuple
+  state: State
+  inputs: Inputs
 
 
 # ---------------------------------------------------------------- our side
-
-NO_SCALING = Scaling(*(np.float32([value]) for value in (0, 1, 0, 1)))
 
 LOSSES = {
   'labels': lambda outputs, batch: losses.cross_entropy(outputs, batch['y']),
@@ -89,39 +90,50 @@ LOSSES = {
 }
 
 
-def make_step(network: cut.Network, loss: str, optimizer, steps: int) -> train.Step:
-  """A step of the sum over heads."""
-  return train.make_step(network, LOSSES[loss], jnp.sum, optimizer, steps)
+def make_job(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, **options) -> Job:
+  """Training of the sum over heads."""
+  given = dict(network=network, loss=LOSSES[loss], reduction='sum', optimizer=optimizer, steps=steps)
+  return Job(**given, batch_size=batch_size, **options)
 
 
-def compiled(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, replicas: int = 0) -> Callable:
-  """`program(state, data, scaling, teacher, index, n, key, vote)` as `train.fit` makes it."""
-  one = network.convolution and mapping.on_cpu()
-  return train.make_program(
-    make_step(network, loss, optimizer, steps),
-    batch_size=batch_size,
-    steps_per_call=1 if one else 0,
-    replicas=replicas,
-  )
+def compiled(job: Job, state: State) -> Callable:
+  """The program that `loop.fit` calls."""
+  one = job.network.convolution and mapping.on_cpu()
+  return make_program(job, SINGLE_DEVICE, state, loops=not one)
 
 
-def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.ndarray, replicas: int = 0) -> Training:
+def inputs_of(data: dict, index: np.ndarray) -> Inputs:
+  """What a program is called with, for data `[R, N, …]` and rows `[R, K, B]`."""
+  replicas, steps, _ = index.shape
+  no_scaling = Scaling(*(np.full((replicas, 1), value, np.float32) for value in (0, 1, 0, 1)))
+  keys = jax.random.key_data(jax.random.split(jax.random.key(0), replicas))
+  return Inputs(data, no_scaling, (), jnp.asarray(index), steps, np.asarray(keys), np.int32([0]))
+
+
+def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.ndarray) -> Training:
   """Training of a new network, as many steps a call as `index` has, `[K, B]`, or `[R, K, B]` for replicas."""
-  steps, batch_size = index.shape[-2:]
-  program = compiled(network, loss, optimizer, 1000 * steps, batch_size, replicas)
-  data, key, scaling, example = jax.tree.map(jnp.asarray, data), jax.random.key(0), NO_SCALING, data['x'][:2]
-  if replicas:
-    key, example = jax.random.split(key, replicas), data['x'][:, :2]
-    scaling = jax.tree.map(lambda leaf: np.tile(leaf, (replicas, 1)), scaling)
-  state = train.init(network, optimizer, key, example, replicas)
-  return Training(program, state, (data, scaling, (), jnp.asarray(index), steps, key, np.int32([0])))
+  if index.ndim == 2:
+    data, index = jax.tree.map(lambda leaf: leaf[None], data), index[None]
+  replicas, steps, batch_size = index.shape
+  job = make_job(network, loss, optimizer, 1000 * steps, batch_size)
+  data = jax.tree.map(jnp.asarray, data)
+  state = init_state(network, optimizer, jax.random.split(jax.random.key(0), replicas), data['x'][:, :2])
+  return Training(compiled(job, state), state, inputs_of(data, index))
 
 
-def lowered(network: cut.Network, step: train.Step, state, batch) -> jax.stages.Compiled:
+def lowered(job: Job, params, model_state, opt_state, batch) -> jax.stages.Compiled:
   """One step of training on a batch, compiled with what a program is compiled with."""
-  size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) / len(network.heads) * len(batch['x'])
-  options = mapping.compiler_options(network.convolution, size)
-  return jax.jit(step.update, compiler_options=options).lower(state, batch, jax.random.key(0)).compile()
+  size = sum(leaf.size for leaf in jax.tree.leaves(params)) / len(job.network.heads) * len(batch['x'])
+  options = mapping.compiler_options(job.network.convolution, size)
+
+  def update(params, model_state, opt_state, batch, key):
+    state = State(jnp.zeros((), jnp.int32), params, model_state, opt_state)
+    grads, losses_H, model_state = gradients.of_step(job, state, batch, key)
+    updates, opt_state = job.optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), model_state, opt_state, losses_H
+
+  given = params, model_state, opt_state, batch, jax.random.key(0)
+  return jax.jit(update, compiler_options=options).lower(*given).compile()
 
 
 def trains(name: str, job: Training, work: float, unit: str) -> Contender:
@@ -130,7 +142,7 @@ def trains(name: str, job: Training, work: float, unit: str) -> Contender:
 
   def run():
     nonlocal state
-    state, found = job.program(state, *job.arguments)
+    state, found = job.program(state, job.inputs)
     jax.block_until_ready(found)
 
   return Contender(name, run, work, unit)
@@ -266,7 +278,7 @@ def uci(quick: bool) -> Row:
     make, (splits, members), pt.gaussian_nll, pt.adam(1e-2, **options), data['x'], data['y'], index
   )
   contenders = [
-    trains('ours', training(network, 'targets', optax.adam(1e-2), data, index, splits), networks_steps, unit),
+    trains('ours', training(network, 'targets', optax.adam(1e-2), data, index), networks_steps, unit),
     Contender('PyTorch, one by one', loop(), steps, unit),
     Contender('PyTorch, one by one, fused', loop(fused=True), steps, unit),
     Contender('PyTorch, vmap', vectorised(), networks_steps, unit),
@@ -281,25 +293,29 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
   data, optimizer = classes(examples, (2,), 3), optax.adam(1e-3)
   stages = mlp(3, (100,) * 4)
   ensemble, single, student = (cut.hydra(stages, at, heads) for at, heads in ((0, members), (-1, 1), (-1, members)))
-  long, short = (train.steps_for(e, examples, batch_size) for e in (epochs, epochs / 2))
-  arrays, key = jax.tree.map(jnp.asarray, data), jax.random.key(0)
+  long, short = (steps_for(e, examples, batch_size) for e in (epochs, epochs / 2))
+  arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data)
   predict = jax.jit(lambda params, state, x: ensemble.apply(params, state, x)[0])
 
+  def begin(network):
+    return init_state(network, optimizer, jax.random.key(0)[None], arrays['x'][:, :2])
+
   def learn(network, loss, steps):
-    program = compiled(network, loss, optimizer, steps, batch_size)
-    rows = jnp.asarray(order(examples, steps, batch_size))
-    return lambda state, data: program(state, data, NO_SCALING, (), rows, steps, key, np.int32([0]))[0]
+    program = compiled(make_job(network, loss, optimizer, steps, batch_size), begin(network))
+    rows = order(examples, steps, batch_size)[None]
+    return lambda state, data: program(state, inputs_of(data, rows))[0]
 
   fit_ensemble, fit_single, fit_student = (
     learn(*each) for each in ((ensemble, 'labels', long), (single, 'mean', short), (student, 'members', long))
   )
 
   def run():
-    teacher = fit_ensemble(train.init(ensemble, optimizer, key, arrays['x'][:2]), arrays)
-    taught = {**arrays, 'teacher': predict(teacher.params, teacher.model_state, arrays['x'])}
-    found = fit_single(train.init(single, optimizer, key, arrays['x'][:2]), taught)
-    params, state = (cut.grow(tree, members) for tree in (found.params, found.model_state))
-    jax.block_until_ready(fit_student(train.fresh(optimizer, params, state), taught).params)
+    teacher = fit_ensemble(begin(ensemble), arrays)
+    first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+    taught = {**arrays, 'teacher': predict(first(teacher.params), first(teacher.model_state), arrays['x'][0])[None]}
+    found = fit_single(begin(single), taught)
+    params, state = (over_replicas(lambda tree: cut.grow(tree, members), t) for t in (found.params, found.model_state))
+    jax.block_until_ready(fit_student(fresh_state(optimizer, params, state), taught).params)
 
   return run
 
@@ -406,7 +422,8 @@ def hydra20(quick: bool) -> Row:
   ]
   network = cut.hydra(zoo.resnet(10, depth), -2, heads)
   batch = classes(batch_size, (32, 32, 3), members=heads)
-  groups = most_groups(lowered(network, make_step(network, 'members', SGD, 1), student.state, batch))
+  _, *state = jax.tree.map(lambda leaf: leaf[0], student.state)
+  groups = most_groups(lowered(make_job(network, 'members', SGD, 1, batch_size), *state, batch))
   return Row(
     contenders,
     [
@@ -469,17 +486,16 @@ def chunks(quick: bool) -> Row:
   )
   data = jax.tree.map(jnp.asarray, classes(batch_size, (features,), outputs, members=heads))
   key = jax.random.key(0)
-  state = train.init(network, rule, key, data['x'][:2])
+  params, model_state = network.init(key, data['x'][:2])
 
   def step(heads_per_chunk):
-    f = train.make_step(network, LOSSES['members'], jnp.sum, rule, 1, heads_per_chunk=heads_per_chunk)
-    return lowered(network, f, state, data)
+    job = make_job(network, 'members', rule, 1, batch_size, heads_per_chunk=heads_per_chunk)
+    return lowered(job, params, model_state, (), data)
 
+  given = params, model_state, (), data, key
   steps = {'all at once': step(heads), 'in chunks': step(at_a_time)}
   memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in steps.items()}
-  contenders = [
-    Contender(name, lambda f=f: jax.block_until_ready(f(state, data, key)), 1, 'steps') for name, f in steps.items()
-  ]
+  contenders = [Contender(name, lambda f=f: jax.block_until_ready(f(*given)), 1, 'steps') for name, f in steps.items()]
   return Row(
     contenders,
     [

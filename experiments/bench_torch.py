@@ -18,7 +18,7 @@ cross_entropy = F.cross_entropy
 
 
 def gaussian_nll(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-  """As `hydra_jax.losses.gaussian_nll`, averaged."""
+  """As `hydra_jax.maths.losses.gaussian_nll`, averaged."""
   mean, raw = outputs.chunk(2, dim=-1)
   var = F.softplus(raw) + 1e-6
   return (0.5 * (torch.log(2 * torch.pi * var) + torch.square(y - mean) / var)).mean()
@@ -44,7 +44,7 @@ def mlp(inputs: int, outputs: int, widths: tuple[int, ...]) -> nn.Module:
 
 
 class Basic(nn.Module):
-  """As `hydra_jax.networks.Basic`."""
+  """As `hydra_jax.nets.zoo.Basic`."""
 
   def __init__(self, inputs: int, channels: int, stride: int):
     super().__init__()
@@ -64,7 +64,7 @@ class Basic(nn.Module):
 
 
 def resnet(outputs: int, depth: int) -> nn.Module:
-  """As `hydra_jax.networks.resnet`."""
+  """As `hydra_jax.nets.zoo.resnet`."""
   layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
   inputs = 16
   for group, channels in enumerate((16, 32, 64)):

@@ -32,7 +32,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
-CONFIG = 'configs/digits.py:epochs=150'
+CONFIG = 'configs/digits.py:epochs=100'
 LONGER = ['--config.checkpoint_seconds=0.2', "--config.students=('hydra',)", '--config.student.hydra.epochs=40']
 LONGER += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')

@@ -14,9 +14,9 @@ __version__ = '0.1.0'
 __all__ = ['Network', 'Stage', 'UserError', 'chain', 'equinox', 'grow', 'hydra', 'linen', 'mlp', 'nnx']
 
 _MODULES = {
-  **dict.fromkeys(('equinox', 'nnx'), 'adapters'),
-  **dict.fromkeys(('Network', 'grow', 'hydra'), 'cut'),
-  **dict.fromkeys(('Stage', 'chain', 'linen', 'mlp'), 'stages'),
+  **dict.fromkeys(('equinox', 'nnx'), 'nets.adapters'),
+  **dict.fromkeys(('Network', 'grow', 'hydra'), 'nets.cut'),
+  **dict.fromkeys(('Stage', 'chain', 'linen', 'mlp'), 'nets.stages'),
   'UserError': 'errors',
 }
 

@@ -141,7 +141,7 @@ def _other_config(place: str) -> str:
   return (
     f'there are none in {Path.cwd() / "configs"} either (they come with the source, not with the package): start from '
     'the root of a checkout, or write a file with a function get_config() that returns '
-    'hydra_jax.config.default_config() with your changes'
+    'hydra_jax.experiment.config.default_config() with your changes'
   )
 
 
@@ -258,7 +258,7 @@ def run(options, overrides: list[str]) -> None:
   place = default_workdir(config) if options.workdir is None else local_folder(options.workdir, '--workdir')
   workdir, data_dir = writable(place, '--workdir'), _data_dir(options)
   from hydra_jax import progress
-  from hydra_jax.experiment import agreement, pipeline
+  from hydra_jax.experiment import agreement, run as runs
 
   set_up()
   preemption.begin()
@@ -266,7 +266,7 @@ def run(options, overrides: list[str]) -> None:
   agreement.on_command('run', {'profile': options.profile, 'measure': options.measure})
   for note in notes:
     progress.say(note)
-  pipeline.run(config, workdir, data_dir, options.profile, options.measure)
+  runs.run(config, workdir, data_dir, options.profile, options.measure)
 
 
 def table(options, overrides: list[str]) -> None:
@@ -290,10 +290,10 @@ def check(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides)
   import jax
 
-  from hydra_jax.experiment import check
+  from hydra_jax.experiment import plan
 
   set_up()
-  check.show(config, options.devices or jax.device_count())
+  plan.show(config, options.devices or jax.device_count())
 
 
 def prepare(options, overrides: list[str]) -> None:

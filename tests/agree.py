@@ -12,16 +12,16 @@ import numpy as np
 
 from hydra_jax import UserError
 from hydra_jax.devices import processes
-from hydra_jax.experiment import agreement, paper_tables, pipeline, provenance
+from hydra_jax.experiment import agreement, paper_tables, provenance, run as runs
 from hydra_jax.experiment.config import default_config
 
 NETWORK = 'from hydra_jax import mlp\ndef make(outputs): return mlp(outputs, ({width},))\n'
 TABLE = """
-from hydra_jax import config, reports
+from hydra_jax.experiment import config, paper_tables
 def get_tables(quick):
   run = config.default_config()
   run.name, run.students, run.replicas = 'spiral', (), {replicas}
-  return {{'': reports.Definition('a', {{'spiral': run}}, [])}}
+  return {{'': paper_tables.Definition('a', {{'spiral': run}}, [])}}
 """
 
 
@@ -35,7 +35,7 @@ def config_of(workdir, **changes):
     for name in path:
       node = node[name]
     node[last] = value
-  return lambda: pipeline.run(config, Path(workdir), '')
+  return lambda: runs.run(config, Path(workdir), '')
 
 
 def data_file(own: int, **other):

@@ -7,6 +7,7 @@ import sys
 import chex
 import equinox as eqx
 from flax import linen as nn, nnx
+from helpers import fit, restart
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +16,9 @@ import pytest
 
 import hydra_jax
 from hydra_jax import UserError, chain
-from hydra_jax.data import Scaling
 from hydra_jax.maths import losses
 from hydra_jax.nets import batch_ensemble, cut
-from hydra_jax.training import batches, checkpoints, train
+from hydra_jax.training import checkpoints
 
 B, F, C, H = 8, 5, 3, 2
 RANDOM = np.random.default_rng(0)
@@ -177,7 +177,6 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path, random):
   optimizer = optax.sgd(0.05)
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
   data = {'x': jnp.asarray(X), 'y': jnp.asarray(random.integers(C, size=B))}
-  scaling = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
   one, network = cut.hydra(mixed(), at, 1), cut.hydra(mixed(), at, H)
   single = drawn(one.init)
   grown = cut.grow(single[0], H), cut.grow(single[1], H)
@@ -185,16 +184,8 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path, random):
   outputs, _ = network.apply(*grown, X)
   np.testing.assert_allclose(outputs, jnp.repeat(one.apply(*single, X)[0], H, axis=0), rtol=1e-4, atol=1e-5)
 
-  state = train.fit(
-    train.make_step(network, loss, jnp.sum, optimizer, 3),
-    train.fresh(optimizer, *jax.tree.map(jnp.array, grown)),
-    batches.resident(data),
-    scaling,
-    seed=(0,),
-    key=KEY,
-    steps=3,
-    batch_size=B,
-  )
+  given = restart(optimizer, *grown)
+  state = fit(network, loss, data, steps=3, state=given, optimizer=optimizer, batch_size=B, seed=(0,))
   for before, after in zip(jax.tree.leaves(grown[0]), jax.tree.leaves(state.params), strict=True):
     assert not np.array_equal(before, after)
   # A mean and a variance of each of three norms; Equinox counts batches as well.

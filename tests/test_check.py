@@ -13,11 +13,12 @@ import pytest
 from hydra_jax import cli, mlp
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
-from hydra_jax.devices import parallel
+from hydra_jax.devices.layout import make_layout
 from hydra_jax.devices.mapping import MAPPINGS
-from hydra_jax.experiment import check
+from hydra_jax.experiment import plan
 from hydra_jax.nets import cut
-from hydra_jax.training import train
+from hydra_jax.training.program import head_specs
+from hydra_jax.training.step import init_state
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +32,25 @@ def config(*more, file='configs/digits.py:members=4'):
 
 
 def test_the_plan_is_what_devices_then_hold():
-  (plan, *_, last) = check.plans(config('--config.parallel.mesh.head=4'), 8)
-  assert plan.mesh == (2, 4, 1) and last.name == 'hydra: members' and last.mesh == (2, 4, 1)
+  data, methods = plan.plan_of_config(config('--config.parallel.mesh.head=4'), 8)
+  (first, *_, last) = [phase for method in methods for phase in method.phases]
+  assert first.mesh == (2, 4, 1) and last.label == 'hydra: members' and last.mesh == (2, 4, 1)
+  size = plan.size_of(first, data.shape)
   network = cut.hydra(mlp(10), 0, 4)
-  spread = parallel.layout('shard_map', plan.mesh)
   optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, 2))
-  state = spread.put(train.init(network, optimizer, jax.random.key(0), jnp.zeros((2, 8, 8, 1))))
+  state = init_state(network, optimizer, jax.random.key(0)[None], jnp.zeros((1, 2, 8, 8, 1)))
+  state = make_layout('shard_map', first.mesh).put(state, head_specs(state))
   held = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state))
-  assert plan.bytes_per_device == held
-  assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  assert sum(math.prod(shape) for name, shape, *_ in plan.leaves if name.startswith('params')) == plan.parameters
+  assert size.bytes_per_device == held
+  assert size.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  assert sum(math.prod(shape) for name, shape, *_ in size.leaves if name.startswith('params')) == size.parameters
+
+
+def only_size(config):
+  """Of the one phase of an experiment."""
+  data, (method,) = plan.plan_of_config(config, 1)
+  (phase,) = method.phases
+  return plan.size_of(phase, data.shape)
 
 
 def test_it_needs_neither_data_nor_devices(tmp_path, capsys, monkeypatch):
@@ -56,7 +66,7 @@ def test_flops_do_not_depend_on_how_heads_are_mapped():
   found = {}
   for mapping in MAPPINGS:
     given = (f'--config.execution.mapping={mapping}', '--config.students=()')
-    ((*_, found[mapping], _),) = check.plans(config(*given), 1)
+    found[mapping] = only_size(config(*given)).flops
   weights, units = 64 * 100 + 100 * 100 + 100 * 10, 210
   assert len(set(found.values())) == 1
   np.testing.assert_allclose(found['loop'], 4 * (2 * weights + 2 * units), rtol=0.02)
@@ -69,11 +79,11 @@ def test_it_counts_the_members_of_given_predictions(tmp_path):
   labels = {'y': np.arange(30) % 3, 'y_test': np.arange(9) % 3}
   np.savez(tmp_path / 'members.npz', **arrays, **labels, logits=random.normal(size=(4, 30, 3)))
   given = ['--config.student.hydra.cut=0', "--config.students=('hydra',)"]
-  (plan,) = check.plans(
-    config(f'--config.teacher.predictions={tmp_path / "members.npz"}', *given, file='configs/external.py'), 1
+  size = only_size(
+    config(f'--config.teacher.predictions={tmp_path / "members.npz"}', *given, file='configs/external.py')
   )
   hidden = 5 * 100 + 100 + 100 * 100 + 100
-  assert plan.parameters == 4 * (hidden + 100 * 3 + 3)
+  assert size.parameters == 4 * (hidden + 100 * 3 + 3)
 
 
 def test_what_cannot_be_is_refused(capsys):

@@ -157,7 +157,7 @@ def test_overrides_say_what_they_assume(capsys):
 
 def config_file(change):
   """A config that is right but for one line, the sixth."""
-  lines = ['from ml_collections import ConfigDict', 'from hydra_jax.config import default_config, variant']
+  lines = ['from ml_collections import ConfigDict', 'from hydra_jax.experiment.config import default_config, variant']
   lines += [
     'def get_config():',
     '  config = default_config()',
@@ -274,7 +274,8 @@ def test_a_config_that_is_edited_is_read_again(in_process):
     ('x = 1', "table file 'mine.py' has no function get_tables: add one"),
     (b'\x00', "table file 'mine.py': SyntaxError"),
     (
-      'from hydra_jax.config import default_config\nfrom hydra_jax.reports import Definition\n'
+      'from hydra_jax.experiment.config import default_config\n'
+      'from hydra_jax.experiment.paper_tables import Definition\n'
       "def get_tables(quick):\n  return {'': Definition('t', {'one': default_config()}, [])}",
       "run 'one' of hydra-jax table mine.py: config.name=''",
     ),

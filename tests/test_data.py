@@ -112,7 +112,7 @@ def test_inputs_and_targets_are_standardised_in_any_unit(shift, unit):
   z = np.random.default_rng(0).normal(size=(200, 3))
   split = Split(shift + unit * z, shift + unit * z[:, :2])
   scaling = datasets.standardise(split, classification=False)
-  arrays = split.arrays(scaling, {})
+  arrays = split.arrays(scaling)
   assert arrays['x'].dtype == arrays['y'].dtype == np.float32
   np.testing.assert_allclose(arrays['x'], standard(split.x).astype(float), atol=1e-6)
   np.testing.assert_allclose(arrays['y'], standard(split.y).astype(float), atol=1e-6)

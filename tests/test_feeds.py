@@ -1,18 +1,17 @@
-"""Feeds: batches depend on seed and step alone, wherever the examples are."""
+"""Batches depend on seed and step alone, wherever the examples are."""
 
 import chex
+from helpers import fit as trained, no_scaling, squeeze
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from hydra_jax import UserError
-from hydra_jax.data import Scaling
 from hydra_jax.maths import losses
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import mlp
-from hydra_jax.training import batches, train
+from hydra_jax.training import batches
+from hydra_jax.training.step import take_rows
 
 N, F, C, B, STEPS = 23, 4, 3, 6, 12
 SEED = (0, 0, 1)
@@ -28,57 +27,50 @@ def noisy(row, random):
   return {'x': X[row] + random.normal(size=F).astype(np.float32), 'y': Y[row]}
 
 
-def shown(feed, start=0, stop=STEPS):
-  """What each step is shown, as a resident feed and a stream alike give it."""
-  shown = feed.begin(SEED, start, stop, B)
+def streamed(read):
+  return batches.streamed(N, read, no_scaling())
+
+
+def resident():
+  return batches.resident([{'x': X, 'y': Y}], no_scaling())
+
+
+def shown(source, start=0, stop=STEPS):
+  """What each step is shown, as arrays and a stream alike give it."""
+  serve = source.begin([SEED], start, stop, B)
   for step in range(start, stop):
-    data, index = shown(step, 1)
-    yield jax.tree.map(np.asarray, train.take(data, index[0]))
+    data, index = serve(step, 1)
+    yield jax.tree.map(np.asarray, take_rows(squeeze(data), index[0, 0]))
 
 
 def test_a_stream_shows_what_is_shown_of_arrays():
-  chex.assert_trees_all_equal(
-    list(shown(batches.streamed(N, read))), list(shown(batches.resident({'x': X, 'y': Y}))), strict=True
-  )
+  chex.assert_trees_all_equal(list(shown(streamed(read))), list(shown(resident())), strict=True)
 
 
 def test_a_stream_may_start_at_any_step():
-  whole = list(shown(batches.streamed(N, noisy)))
+  whole = list(shown(streamed(noisy)))
   for start, stop in ((7, STEPS), (0, 5)):
-    chex.assert_trees_all_equal(list(shown(batches.streamed(N, noisy), start, stop)), whole[start:stop])
+    chex.assert_trees_all_equal(list(shown(streamed(noisy), start, stop)), whole[start:stop])
 
 
 def test_every_view_is_another():
-  views = np.concatenate([batch['x'] for batch in shown(batches.streamed(N, noisy))])
+  views = np.concatenate([batch['x'] for batch in shown(streamed(noisy))])
   assert len(np.unique(views, axis=0)) == STEPS * B
 
 
-def fit(feed, state=None, steps=STEPS, **kwargs):
-  network, optimizer = cut.hydra(mlp(C, (8,)), 0, 2), optax.adam(1e-2)
+def fit(source, **kwargs):
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
-  return train.fit(
-    train.make_step(network, loss, jnp.sum, optimizer, STEPS),
-    state or train.init(network, optimizer, jax.random.key(3), X[:2]),
-    feed,
-    Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
-    seed=SEED,
-    key=jax.random.key(4),
-    steps=steps,
-    batch_size=B,
-    **kwargs,
-  )
+  return trained(cut.hydra(mlp(C, (8,)), 0, 2), loss, source, steps=STEPS, batch_size=B, seed=SEED, **kwargs)
 
 
 def test_training_from_a_stream_gives_what_training_from_arrays_does():
-  chex.assert_trees_all_close(
-    fit(batches.streamed(N, read)).params, fit(batches.resident({'x': X, 'y': Y})).params, rtol=1e-5, atol=1e-6
-  )
+  chex.assert_trees_all_close(fit(streamed(read)).params, fit(resident()).params, rtol=1e-5, atol=1e-6)
 
 
 def test_continuing_from_a_stream_gives_the_same_bits():
-  whole = fit(batches.streamed(N, noisy))
-  middle = fit(batches.streamed(N, noisy), steps=5)
-  chex.assert_trees_all_equal(fit(batches.streamed(N, noisy), middle), whole)
+  whole = fit(streamed(noisy))
+  middle = fit(streamed(noisy), until=5)
+  chex.assert_trees_all_equal(fit(streamed(noisy), state=middle), whole)
 
 
 def test_an_example_that_cannot_be_read_stops_the_training():
@@ -88,11 +80,11 @@ def test_an_example_that_cannot_be_read_stops_the_training():
     return read(row, random)
 
   with pytest.raises(UserError, match='record 9'):
-    fit(batches.streamed(N, broken))
+    fit(streamed(broken))
 
 
 def test_a_stream_tells_how_long_it_was_waited_for():
-  feed = batches.streamed(N, read)
+  feed = streamed(read)
   list(shown(feed))
   assert feed.note().startswith('waits for input ') and feed.note().endswith('%')
-  assert batches.resident({'x': X, 'y': Y}).note() == ''
+  assert resident().note() == ''

@@ -68,7 +68,8 @@ def test_drawing_changes_nothing_of_matplotlib(tmp_path):
 
 PROGRAM = """
 import sys
-from hydra_jax import figures, reports
+from hydra_jax.experiment import paper_tables as reports
+from hydra_jax.report import figures
 for name in ('uci', 'heads', 'cost'):
   reports.load(name, True)
 figure, axes = figures.panels(2)

@@ -45,9 +45,9 @@ def test_all_dtypes_and_orders_are_the_same_data(tmp_path, save):
   plain = load(saved(tmp_path, arrays(x=x.astype(float))))
   for dtype in (np.int64, np.int8, np.float16, np.float32, np.longdouble, '>f8', '>i2'):
     found = load(saved(tmp_path, arrays(x=np.asfortranarray(x.astype(dtype)), y=arrays()['y'].astype('>i8')), save))
-    inputs = found.train.arrays(found.scaling, {})['x']
+    inputs = found.train.arrays(found.scaling)['x']
     assert inputs.dtype == np.float32
-    np.testing.assert_allclose(inputs, plain.train.arrays(plain.scaling, {})['x'], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(inputs, plain.train.arrays(plain.scaling)['x'], rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(found.train.y, plain.train.y)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hydra_jax.data import load
-from hydra_jax.experiment import artifacts, pipeline, provenance, results
+from hydra_jax.experiment import artifacts, provenance, results, teachers
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.replicas import Replica
 from hydra_jax.methods.base import METHODS
@@ -17,14 +17,13 @@ pytestmark = pytest.mark.slow
 MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
-  *('name', 'students', 'on_nan', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
+  *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
   *('execution.', 'parallel.'),
 )
 # Another value of each setting that is not a number.
 OTHERS = {
   'name': 'other',
   'students': ('kd',),
-  'on_nan': 'skip-member',
   'data.train': 'test',
   'data.test': 'train',
   'data.task': 'classification',
@@ -64,13 +63,13 @@ def keys(config: ConfigDict) -> dict[str, str]:
   def add(name, role, settings, teachers=()):
     recipe = artifacts.recipe_of(config, role, settings, data.task, data.outputs)
     phases = artifacts.phases_of(recipe)
-    made = pipeline.keys_of_phases(group, recipe, phases, teachers)
+    made = phases.keys_of_phases(group, recipe, phases, teachers)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
     found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
     return made[-1]
 
-  teacher = pipeline.key_of_teacher(config, ensemble := add(MEMBERS, 'teacher', config.teacher))
-  found[PREDICTIONS] = pipeline.key_of_predictions(group[0], teacher)
+  teacher = teachers.key_of_teacher(config, ensemble := add(MEMBERS, 'teacher', config.teacher))
+  found[PREDICTIONS] = teachers.key_of_predictions(group[0], teacher)
   for name, settings in config.student.items():
     made = add(name, 'student', settings, [teacher] * config.replicas)
     if METHODS[settings.method].matched:

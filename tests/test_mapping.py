@@ -1,6 +1,7 @@
 """How heads, steps and replicas are laid out changes no result."""
 
 import chex
+from helpers import expand, no_scaling, start
 from hypothesis import given, strategies as st
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,16 @@ import pytest
 
 from hydra_jax.data import Scaling
 from hydra_jax.devices import mapping
+from hydra_jax.devices.layout import SINGLE_DEVICE
+from hydra_jax.errors import UserError
 from hydra_jax.evaluation import evaluate
 from hydra_jax.maths import losses
 from hydra_jax.maths.uncertainty import classification
 from hydra_jax.nets import batch_ensemble, cut, zoo
 from hydra_jax.nets.stages import mlp, own_product
-from hydra_jax.training import batches, gradients, train
+from hydra_jax.training import batches, gradients, loop
+from hydra_jax.training.program import Inputs, make_program
+from hydra_jax.training.step import Job, init_state
 
 pytestmark = pytest.mark.slow  # compiles a lot
 
@@ -25,7 +30,6 @@ FLAT = jnp.asarray(RANDOM.normal(size=(B, 5)), jnp.float32)
 IMAGES = jnp.asarray(RANDOM.normal(size=(B, 6, 6, 3)), jnp.float32)
 TEACHER = jnp.asarray(RANDOM.normal(size=(H, B, C)), jnp.float32)
 LABELS = jnp.asarray(RANDOM.integers(C, size=B))
-AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 
 NETWORKS = {
   'mlp': (lambda: mlp(C, (8, 7)), FLAT),
@@ -38,11 +42,17 @@ def member_loss(outputs, batch):
   return losses.hydra(outputs, batch['teacher'][heads], 2.0)
 
 
-def gradient(network, x, heads_per_chunk=H, loss=member_loss, objective=jnp.mean, penalty=None):
+def job_of(network, loss=member_loss, reduction='mean', **options):
+  given = dict(network=network, loss=loss, reduction=reduction, optimizer=optax.adam(1e-2), steps=30, batch_size=8)
+  return Job(**(given | options))
+
+
+def gradient(network, x, heads_per_chunk=H, **options):
   params, state = network.init(jax.random.key(0), x)
   batch = {'x': x, 'y': LABELS, 'teacher': TEACHER}
-  of = gradients.make(network, loss, penalty, heads_per_chunk)
-  return jax.jit(of)(params, state, batch, jax.random.key(1), jax.grad(objective)(jnp.zeros(H)))
+  job = job_of(network, heads_per_chunk=heads_per_chunk, **options)
+  of = lambda *given: gradients.of_heads(job, *given)
+  return jax.jit(of)(params, state, batch, jax.random.key(1), job.weights(H))
 
 
 @pytest.mark.parametrize('how', ['unroll', 'loop'])
@@ -73,9 +83,9 @@ def test_chunks_heed_the_objective_and_the_penalty():
   network = cut.hydra(mlp(C, (8, 7)), 1, H)
   label = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
   penalty = lambda params: 0.3 * losses.similarity([params['heads'][0]['Dense_0']['kernel']])
-  given = dict(loss=label, objective=jnp.sum, penalty=penalty)
+  given = dict(loss=label, reduction='sum', penalty=penalty)
   chex.assert_trees_all_close(gradient(network, FLAT, 2, **given), gradient(network, FLAT, **given), rtol=1e-4)
-  without = gradient(network, FLAT, 2, loss=label, objective=jnp.sum)
+  without = gradient(network, FLAT, 2, loss=label, reduction='sum')
   assert not np.allclose(
     without[0]['heads'][0]['Dense_0']['kernel'], gradient(network, FLAT, **given)[0]['heads'][0]['Dense_0']['kernel']
   )
@@ -98,7 +108,8 @@ def test_chunks_take_an_eighth_of_the_memory():
 
   def temporary(chunk):
     loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'][batch.get('heads', jnp.arange(heads))])
-    of = jax.jit(gradients.make(network, loss, None, chunk))
+    job = job_of(network, loss, heads_per_chunk=chunk)
+    of = jax.jit(lambda *given: gradients.of_heads(job, *given))
     given = params, state, data, jax.random.key(0), jnp.ones(heads)
     return of.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
@@ -132,12 +143,12 @@ def test_networks_that_fill_the_cache_are_trained_in_groups():
 
 def test_convolutions_are_neither_looped_nor_grouped_on_cpu():
   network = cut.hydra(zoo.resnet(C, 8, 4), -2, 3)
-  step = train.make_step(network, lambda o, b: losses.cross_entropy(o, b['y']), jnp.sum, optax.sgd(0.1), 9, None, 0, 1)
-  program = train.make_program(step, batch_size=B, steps_per_call=1)
-  state = train.init(network, optax.sgd(0.1), jax.random.key(0), IMAGES[:2])
-  data, index = {'x': IMAGES, 'y': LABELS}, jnp.zeros((1, B), jnp.int32)
-  arguments = (state, data, AS_IT_IS, (), index, 1, jax.random.key(0), np.zeros(3, np.int32))
-  text = program.lower(*arguments).compile().as_text()
+  job = job_of(network, lambda o, b: losses.cross_entropy(o, b['y']), 'sum', batch_size=B, heads_per_chunk=1)
+  state = expand(start(network, job.optimizer, IMAGES[:2], 0))
+  program = make_program(job, SINGLE_DEVICE, state, loops=False)
+  index, key = np.zeros((1, 1, B), np.int32), np.zeros((1, 2), np.uint32)
+  inputs = Inputs(expand({'x': IMAGES, 'y': LABELS}), no_scaling(), (), index, 1, key, np.zeros(3, np.int32))
+  text = program.lower(state, inputs).compile().as_text()
   assert text.count(' convolution(') >= 20
   for slow in ('feature_group_count', 'batch_group_count', ' while('):
     assert slow not in text
@@ -180,44 +191,34 @@ def replica(r):
   return {'x': x, 'y': random.integers(C, size=N), 'teacher': random.normal(size=(H, N, C)).astype(np.float32)}
 
 
-def fit(data, replicas=0, which=slice(None), network=None, objective=jnp.mean, optimizer=None, chunk=0, **kwargs):
-  """Trains on the data of one replica, or on those of several together."""
+def fit(which, data=None, network=None, reduction='mean', optimizer=None, chunk=0, steps_per_call=0, **hooks):
+  """Trains replicas together, those of the numbers in `which`."""
+  data = data or [replica(r) for r in which]
   network = network or cut.hydra(mlp(C, (8, 7)), 1, H)
-  optimizer = optimizer or optax.adam(1e-2)
-  keys, seeds = jax.random.split(jax.random.key(2), R), tuple((0, r) for r in range(R))
-  scales = Scaling(*(np.float32([[v + 0.1 * r] for r in range(R)])[which] for v in (0, 1, 0, 1)))
-  x = jnp.asarray(np.stack([d['x'][:2] for d in data])) if replicas else jnp.asarray(data[0]['x'][:2])
-  return train.fit(
-    train.make_step(network, member_loss, objective, optimizer, 30, heads_per_chunk=chunk),
-    train.init(network, optimizer, keys[which], x, replicas),
-    batches.together(data) if replicas else batches.resident(data[0]),
-    scales,
-    seed=seeds[which],
-    key=keys[which],
-    steps=30,
-    batch_size=8,
-    replicas=replicas,
-    **kwargs,
-  )
+  job = job_of(network, reduction=reduction, optimizer=optimizer or optax.adam(1e-2), heads_per_chunk=chunk)
+  keys = jax.random.split(jax.random.key(2), R)[np.asarray(which)]
+  scaling = Scaling(*(np.float32([[v + 0.1 * r] for r in which]) for v in (0, 1, 0, 1)))
+  state = init_state(network, job.optimizer, keys, np.stack([d['x'][:2] for d in data]))
+  seeds = [(0, r) for r in which]
+  given = loop.Hooks(**hooks)
+  return loop.fit(job, state, batches.resident(data, scaling), seeds, keys, steps_per_call=steps_per_call, hooks=given)
 
 
 def test_replicas_together_are_replicas_alone():
   """Each with data, scaling, order, start and teacher of its own."""
-  data = [replica(r) for r in range(R)]
-  together = fit(data, R)
-  assert together.step == 30
+  together = fit(range(R))
+  assert np.all(together.step == 30)
   for r in range(R):
-    alone = fit([data[r]], which=r)
-    mine = jax.tree.map(lambda leaf, r=r: leaf[r], together.params)
-    chex.assert_trees_all_close(mine, alone.params, rtol=2e-3, atol=2e-5)
+    mine = jax.tree.map(lambda leaf, r=r: leaf[r : r + 1], together.params)
+    chex.assert_trees_all_close(mine, fit([r]).params, rtol=2e-3, atol=2e-5)
   assert not np.allclose(*jax.tree.leaves(together.params)[0][:2])
 
 
 def test_a_loss_that_is_not_finite_names_the_replica():
   data = [replica(r) for r in range(R)]
   data[2]['x'][:] = np.nan
-  with pytest.raises(train.UserError, match=r'step 0 \(head or member 0, of replica 2 in its group\)'):
-    fit(data, R)
+  with pytest.raises(UserError, match=r'step 0 \(head or member 0, of replica 2 in its group\)'):
+    fit(range(R), data)
 
 
 @pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
@@ -226,27 +227,24 @@ def test_groups_of_members_train_the_same(optimizer):
   from hydra_jax.methods.base import with_dropout
 
   network = cut.hydra(with_dropout(mlp(C, (8, 7)), 0.2), 0, [7, 3, 5, 11, 2, 13])
-  settings = dict(which=0, network=network, objective=jnp.sum, optimizer=optimizer)
-  chex.assert_trees_all_close(
-    fit([replica(0)], chunk=2, **settings), fit([replica(0)], **settings), rtol=1e-3, atol=1e-5
-  )
+  settings = dict(network=network, reduction='sum', optimizer=optimizer)
+  chex.assert_trees_all_close(fit([0], chunk=2, **settings), fit([0], **settings), rtol=1e-3, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_names_the_member_in_any_group():
   data = replica(0)
   data['teacher'][4] = np.nan
-  with pytest.raises(train.UserError, match=r'step 0 \(head or member 4\)'):
-    fit([data], which=0, network=cut.hydra(mlp(C, (8, 7)), 0, H), objective=jnp.sum, chunk=3)
+  with pytest.raises(UserError, match=r'step 0 \(head or member 4\)'):
+    fit([0], [data], cut.hydra(mlp(C, (8, 7)), 0, H), 'sum', chunk=3)
 
 
 @pytest.mark.parametrize('steps_per_call', [1, 7])
 def test_steps_per_call_change_no_bit(steps_per_call):
-  data = [replica(0)]
-  chex.assert_trees_all_equal(fit(data, which=0, steps_per_call=steps_per_call), fit(data, which=0))
+  chex.assert_trees_all_equal(fit([0], steps_per_call=steps_per_call), fit([0]))
 
 
 def test_a_profile_is_written(tmp_path):
-  fit([replica(0)], which=0, profile=tmp_path / 'trace')
+  fit([0], profile=tmp_path / 'trace')
   assert list((tmp_path / 'trace').rglob('*.trace.json.gz'))
 
 

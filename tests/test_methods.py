@@ -1,6 +1,7 @@
 """The rows of the table of methods: what each one's losses and networks must satisfy."""
 
 import chex
+from helpers import fit, restart, start
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -9,14 +10,14 @@ import optax
 import pytest
 
 from hydra_jax import UserError, chain
-from hydra_jax.data import Scaling
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods import base
 from hydra_jax.nets import batch_ensemble, cut
 from hydra_jax.nets.stages import mlp
-from hydra_jax.training import batches, optimizers, train
+from hydra_jax.training import optimizers
+from hydra_jax.training.step import State
 
 B, M, C, F, N = 5, 6, 3, 4, 90
 RANDOM = np.random.default_rng(0)
@@ -37,19 +38,16 @@ def phases(name, task='classification', **changes):
 
 
 def trained(phase, steps=30, before=None):
+  """From the parameters of a state, if one is given."""
   optimizer = optimizers.build(settings('kd', learning_rate=1e-2), steps, 10, phase.frozen)
-  state = before or train.init(phase.network, optimizer, jax.random.key(0), X[:2])
-  state = train.fresh(optimizer, *jax.tree.map(jnp.copy, (state.params, state.model_state)))
-  return train.fit(
-    train.make_step(phase.network, phase.loss, phase.objective, optimizer, steps, phase.penalty, phase.heads_per_step),
-    state,
-    batches.resident(DATA),
-    Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
-    seed=(0,),
-    key=jax.random.key(1),
-    steps=steps,
-    batch_size=16,
-  )
+  state = restart(optimizer, before.params, before.model_state) if before else start(phase.network, optimizer, X[:2], 0)
+  return fit_phase(phase, DATA, steps, state=state, optimizer=optimizer)
+
+
+def fit_phase(phase, data, steps, **kwargs):
+  job = {'penalty': phase.penalty, 'heads_per_step': phase.heads_per_step}
+  given = dict(steps=steps, reduction=phase.reduction, seed=(0,), key=1, job=job)
+  return fit(phase.network, phase.loss, data, **given, **kwargs)
 
 
 STUDENTS = [name for name in default_config().student]
@@ -78,17 +76,9 @@ def test_every_method_learns(name, task, random):
   if task == 'regression':
     data['y'] = np.float32(random.normal(size=(N, C)))
   optimizer = optax.adam(1e-2)
-  state = train.fit(
-    train.make_step(phase.network, phase.loss, phase.objective, optimizer, 300),
-    train.init(phase.network, optimizer, jax.random.key(0), X[:2]),
-    batches.resident(data),
-    Scaling(*(np.float32([v]) for v in (0, 1, 0, 1))),
-    seed=(0,),
-    key=jax.random.key(1),
-    steps=300,
-    batch_size=32,
-    progress=lambda step, loss: seen.append(loss),
-  )
+  state = start(phase.network, optimizer, X[:2], 0)
+  progress = lambda step, loss: seen.append(loss)
+  state = fit_phase(phase, data, 300, state=state, optimizer=optimizer, batch_size=32, progress=progress)
   assert seen[-1] < seen[0]
   out, _ = phase.network.apply(state.params, state.model_state, X[:B])
   read = TASKS[task].predictives[base.METHODS[name].predictive].read
@@ -122,7 +112,7 @@ def gradient(phase, state, heads=None):
   def objective(params):
     given = some(params), some(state.model_state), BATCH['x'], None, True
     outputs, _ = phase.network.apply(*given, places=heads)
-    return phase.objective(jnp.mean(phase.loss(outputs, batch), axis=-1))
+    return {'sum': jnp.sum, 'mean': jnp.mean}[phase.reduction](jnp.mean(phase.loss(outputs, batch), axis=-1))
 
   return jax.grad(objective)(state.params)
 
@@ -131,7 +121,7 @@ def gradient(phase, state, heads=None):
 def test_some_heads_at_a_step_give_the_gradient_of_all_on_average(heads, grouping):
   """And a head left out has none."""
   (phase,) = phases('hydra', heads=heads, grouping=grouping, hinton_epochs=0.0, heads_per_step=2)
-  state = train.init(phase.network, optax.sgd(0.1), jax.random.key(0), X[:2])
+  state = start(phase.network, optax.sgd(0.1), X[:2], 0)
   pairs = [gradient(phase, state, jnp.asarray([h, (h + 1) % heads])) for h in range(heads)]
   mean = jax.tree.map(lambda *leaves: sum(leaves) / heads, *pairs)
   chex.assert_trees_all_close(mean, gradient(phase, state), rtol=1e-3, atol=1e-6)
@@ -147,7 +137,7 @@ def test_all_heads_at_a_step_in_any_order_are_all_heads():
 
 def test_some_heads_at_a_step_train_all_in_the_end():
   (phase,) = phases('hydra', heads=M, hinton_epochs=0.0, heads_per_step=2)
-  before = train.init(phase.network, optax.sgd(0.1), jax.random.key(0), X[:2])
+  before = start(phase.network, optax.sgd(0.1), X[:2], 0)
   after = trained(phase, before=before)
   for old, new in zip(jax.tree.leaves(before.params['heads']), jax.tree.leaves(after.params['heads'])):
     assert np.all(np.any((np.asarray(old) != np.asarray(new)).reshape(M, -1), axis=1))
@@ -161,7 +151,7 @@ def test_diversity_term_keeps_heads_apart():
   for weight in (0.0, 100.0):
     first, second = phases('hydra', heads=M, hinton_epochs=5.0, diversity_weight=weight)
     before = trained(first)
-    grown = train.State(before.step, cut.grow(before.params, M), cut.grow(before.model_state, M), ())
+    grown = State(before.step, cut.grow(before.params, M), cut.grow(before.model_state, M), ())
     kernels = lambda params: [leaf for leaf in jax.tree.leaves(params['heads']) if leaf.ndim > 2]
     np.testing.assert_allclose(losses.similarity(kernels(grown.params)), 1, rtol=1e-5)
     alike.append(losses.similarity(kernels(trained(second, 200, grown).params)))
@@ -211,7 +201,7 @@ def test_a_frozen_body_stays_to_the_last_bit(optimizer):
   grown = cut.grow(before.params, M), cut.grow(before.model_state, M)
   body = jax.tree.map(np.array, grown[0]['body'])
   rule = optimizers.build(settings('kd', optimizer=optimizer, weight_decay=0.1), 30, 10, second.frozen)
-  after = trained(second, before=train.fresh(rule, *grown))
+  after = trained(second, before=restart(rule, *grown))
   chex.assert_trees_all_equal(after.params['body'], body)
   spread = jax.tree.map(lambda leaf: float(jnp.max(jnp.std(leaf, axis=0))), after.params['heads'])
   assert min(jax.tree.leaves(spread)) > 0

@@ -5,6 +5,7 @@ import os
 import re
 
 import chex
+from helpers import expand, fit as trained, no_scaling, squeeze, start
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -14,15 +15,20 @@ import optax
 import pytest
 
 from hydra_jax import UserError
-from hydra_jax.data import Scaling
-from hydra_jax.devices import collectives, parallel
+from hydra_jax.devices import collectives
+from hydra_jax.devices.layout import SINGLE_DEVICE, make_layout
 from hydra_jax.devices.preemption import Preempted
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment.plan import arrange, mesh_axes
+from hydra_jax.experiment.teachers import online_teacher
 from hydra_jax.maths import losses
 from hydra_jax.methods import latent_factor
-from hydra_jax.methods.base import Phase, with_dropout
+from hydra_jax.methods.base import with_dropout
 from hydra_jax.nets import cut, zoo
 from hydra_jax.nets.stages import mlp
-from hydra_jax.training import augment, batches, checkpoints, train
+from hydra_jax.training import augment, batches, checkpoints
+from hydra_jax.training.program import Inputs, head_specs, make_program
+from hydra_jax.training.step import Job
 
 DEVICES = 8
 H, N, B, C, STEPS = 8, 60, 16, 3, 12
@@ -30,7 +36,6 @@ RANDOM = np.random.default_rng(0)
 FLAT, IMAGES = (RANDOM.normal(size=(N, *s)).astype(np.float32) for s in ((5,), (8, 8, 3)))
 LABELS = RANDOM.integers(C, size=N).astype(np.int32)
 TEACHER = RANDOM.normal(size=(H, N, C)).astype(np.float32)
-AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 LAYOUTS = {'8x1': (8, 1), '4x2': (4, 2), '2x4': (2, 4), '1x8': (1, 8), 'pmap': (8, 1)}
 
 
@@ -38,15 +43,11 @@ def settings(data=-1, head=1, mode='shard_map'):
   return ConfigDict(dict(mode=mode, mesh=dict(data=data, head=head)))
 
 
-def phase(network, heads_per_step=0):
-  return Phase('it', network, None, None, 1, heads_per_step=heads_per_step)
-
-
-def layout(name, network, **options):
+def layout(name, network, heads_per_step=0):
   if name == 'alone':
-    return parallel.ALONE
+    return SINGLE_DEVICE
   chosen = settings(*LAYOUTS[name], 'pmap' if name == 'pmap' else 'shard_map')
-  return parallel.layout(chosen.mode, parallel.arranged(chosen, DEVICES, phase(network, **options), B, 'it'))
+  return make_layout(chosen.mode, arrange(chosen, DEVICES, network, heads_per_step, B, 'it'))
 
 
 def label(outputs, batch):
@@ -61,18 +62,18 @@ def similarity(params):
   return 0.5 * losses.similarity([params['heads'][0]['Dense_0']['kernel']])
 
 
-def case(stages, at=0, heads=H, loss=label, objective=jnp.sum, x=FLAT, optimizer=None, views=(), **step):
-  return stages, at, heads, loss, objective, x, optimizer or optax.adam(1e-2), views, step
+def case(stages, at=0, heads=H, loss=label, reduction='sum', x=FLAT, optimizer=None, views=(), **step):
+  return stages, at, heads, loss, reduction, x, optimizer or optax.adam(1e-2), views, step
 
 
 CASES = {
   'ensemble': case(lambda: mlp(C, (8, 7))),
   'ensemble in groups': case(lambda: mlp(C, (8, 7)), heads_per_chunk=1),
   'ensemble with dropout': case(lambda: with_dropout(mlp(C, (8, 7)), 0.3)),
-  'hydra': case(lambda: mlp(C, (8, 7)), 1, loss=member, objective=jnp.mean),
-  'hydra in chunks': case(lambda: mlp(C, (8, 7)), 1, loss=member, objective=jnp.mean, heads_per_chunk=1),
-  'hydra kept apart': case(lambda: mlp(C, (8, 7)), 1, loss=member, objective=jnp.mean, penalty=similarity),
-  'some heads': case(lambda: mlp(C, (8, 7)), 1, loss=member, objective=jnp.mean, heads_per_step=3),
+  'hydra': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean'),
+  'hydra in chunks': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', heads_per_chunk=1),
+  'hydra kept apart': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', penalty=similarity),
+  'some heads': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', heads_per_step=3),
   'one network': case(lambda: mlp(C, (8,)), heads=1),
   'mixed inputs': case(lambda: mlp(C, (8,)), heads=1, views=('mixup', 'noise')),
   'residual': case(
@@ -81,22 +82,19 @@ CASES = {
 }
 
 
-def fit(name, layout_name, feed=None, steps=STEPS, state=None, **kwargs):
-  stages, at, heads, loss, objective, x, optimizer, views, options = CASES[name]
-  network = cut.hydra(stages(), at, heads)
-  spread = layout(layout_name, network, heads_per_step=options.get('heads_per_step', 0))
-  shown = []
-  state = train.fit(
-    train.make_step(network, loss, objective, optimizer, STEPS, **options),
-    state or train.init(network, optimizer, jax.random.key(3), jnp.asarray(x[:2])),
-    feed or batches.resident({'x': x, 'y': LABELS, 'teacher': TEACHER}),
-    AS_IT_IS,
-    seed=(0, 1),
-    key=jax.random.key(4),
-    steps=steps,
+def fit(name, layout_name, source=None, job=(), **kwargs):
+  stages, at, heads, loss, reduction, x, optimizer, views, options = CASES[name]
+  network, shown = cut.hydra(stages(), at, heads), []
+  state = trained(
+    network,
+    loss,
+    source or {'x': x, 'y': LABELS, 'teacher': TEACHER},
+    steps=STEPS,
+    reduction=reduction,
+    optimizer=optimizer,
     batch_size=B,
-    augment=augment.build(views, x.ndim),
-    layout=spread,
+    layout=layout(layout_name, network, options.get('heads_per_step', 0)),
+    job={'augment': augment.build(views, x.ndim), **options, **dict(job)},
     progress=lambda step, loss: shown.append((step, loss)),
     **kwargs,
   )
@@ -137,19 +135,19 @@ def mean_loss(shown):
   return np.sum(np.diff((0, *steps)) * losses) / steps[-1]
 
 
-def compiled(name, where, **options):
+def compiled(name, where):
   """The compiled training program of a case, as text."""
-  stages, at, heads, loss, objective, x, optimizer, _, step = CASES[name]
+  stages, at, heads, loss, reduction, x, optimizer, _, options = CASES[name]
   network = cut.hydra(stages(), at, heads)
   spread = layout(where, network)
-  state = train.init(network, optimizer, jax.random.key(3), jnp.asarray(x[:2]))
-  program = train.make_program(
-    train.make_step(network, loss, objective, optimizer, STEPS, **step), batch_size=B, layout=spread, **options
-  )
-  data = spread.whole({'x': x, 'y': LABELS, 'teacher': TEACHER})
-  index, votes = np.zeros((STEPS, B), np.int32), spread.votes(np.zeros(3, np.int32))
-  given = spread.put(state), data, spread.whole(AS_IT_IS), (), index, 5, jax.random.key(0), votes
-  return program.lower(*given).compile().as_text()
+  state = expand(start(network, optimizer, x[:2]))
+  job = Job(network=network, loss=loss, reduction=reduction, optimizer=optimizer, steps=STEPS, batch_size=B, **options)
+  program = make_program(job, spread, state)
+  data = spread.replicate(expand({'x': x, 'y': LABELS, 'teacher': TEACHER}))
+  key = np.zeros((1, 2), np.uint32)
+  index, votes = np.zeros((1, STEPS, B), np.int32), spread.vote(np.zeros(3, np.int32))
+  inputs = Inputs(data, spread.replicate(no_scaling()), (), index, 5, key, votes)
+  return program.lower(spread.put(state, head_specs(state)), inputs).compile().as_text()
 
 
 @pytest.mark.parametrize('name, where', [('hydra', '2x4'), ('ensemble', '1x8'), ('hydra kept apart', '4x2')])
@@ -183,21 +181,20 @@ def test_a_teacher_is_spread_as_its_students_are():
   teacher = cut.hydra(mlp(C, (6,)), 0, H)
   held = teacher.init(jax.random.key(8), FLAT[:2])
 
-  def given(where):
-    spread = layout(where, teacher)
-    places = lambda: collectives.positions('head', H // collectives.size('head'))
-    teach = lambda held, x: teacher.apply(*held, x, **({'places': places()} if collectives.size('head') > 1 else {}))[0]
-    return dict(teach=teach, teacher=held, spread_teacher=spread.splits(teacher))
+  def at_hand(where):
+    model = Model(teacher, *held, no_scaling(), None)
+    return online_teacher([model], layout(where, teacher), ())
 
-  alone, spread = (fit('hydra', where, **given(where))[0] for where in ('alone', '2x4'))
-  assert given('2x4')['spread_teacher'] and not given('alone')['spread_teacher']
+  alone, spread = (fit('hydra', where, job={'teacher': at_hand(where)})[0] for where in ('alone', '2x4'))
+  is_spread = lambda where: any('head' in spec for spec in jax.tree.leaves(at_hand(where).specs))
+  assert is_spread('2x4')
   chex.assert_trees_all_close(spread, alone, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize('where', ['4x2', 'pmap'])
 def test_each_device_reads_its_rows_of_a_stream(where, alone):
   read = lambda row, random: {'x': FLAT[row], 'y': LABELS[row]}
-  found, _ = fit('ensemble', where, feed=batches.streamed(N, read))
+  found, _ = fit('ensemble', where, batches.streamed(N, read, no_scaling()))
   chex.assert_trees_all_close(found, alone('ensemble')[0], rtol=2e-3, atol=2e-4)
 
 
@@ -216,15 +213,16 @@ def test_gaussian_distillation_sums_over_the_whole_batch(random):
 @pytest.mark.parametrize('where', ['4x2', '8x1', 'alone', 'pmap'])
 def test_a_checkpoint_continues_on_other_devices(where, tmp_path, alone):
   saver = checkpoints.Saver(tmp_path, 2)
-  fit('hydra', '2x4', steps=7, save=lambda state: saver.save(int(state.step), state), save_every=0.0)
+  fit('hydra', '2x4', until=7, save=lambda state: saver.save(int(state.step), expand(state)), save_every=0.0)
   saver.wait()
   steps = checkpoints.steps(tmp_path)
   assert len(steps) == 2 and 0 < steps[-1] < STEPS
   stages, at, heads, *_, optimizer, _, _ = CASES['hydra']
   network = cut.hydra(stages(), at, heads)
   spread = layout(where, network)
-  like = spread.put(train.init(network, optimizer, jax.random.key(3), jnp.asarray(FLAT[:2])))
-  found, _ = fit('hydra', where, state=checkpoints.latest(tmp_path, spread.plain(like)))
+  state = expand(start(network, optimizer, FLAT[:2]))
+  like = spread.plain(spread.put(state, head_specs(state)))
+  found, _ = fit('hydra', where, state=squeeze(checkpoints.latest(tmp_path, like)))
   chex.assert_trees_all_close(found, alone('hydra')[0], rtol=2e-3, atol=2e-4)
 
 
@@ -264,12 +262,12 @@ MESHES = {
 def test_what_does_not_divide_is_refused_with_what_does(what):
   mesh, legal = MESHES[what]
   with pytest.raises(UserError, match=f'(?s){what}.*{legal}'):
-    parallel.arranged(settings(**mesh), DEVICES, phase(cut.hydra(mlp(C), 0, 6)), 12, 'it')
+    arrange(settings(**mesh), DEVICES, cut.hydra(mlp(C), 0, 6), 0, 12, 'it')
   with pytest.raises(UserError, match='head to 1'):
-    parallel.shape(settings(-1, 2, 'pmap'), DEVICES)
+    mesh_axes(settings(-1, 2, 'pmap'), DEVICES)
 
 
 def test_one_network_lies_along_data_as_far_as_its_batch_divides():
-  one = phase(cut.hydra(mlp(C), 0, 1))
-  assert parallel.arranged(settings(-1, 4), 8, one, 16, 'it') == (8, 1, 1)
-  assert parallel.arranged(settings(-1, 4), 8, one, 12, 'it') == (4, 1, 2)
+  one = cut.hydra(mlp(C), 0, 1)
+  assert arrange(settings(-1, 4), 8, one, 0, 16, 'it') == (8, 1, 1)
+  assert arrange(settings(-1, 4), 8, one, 0, 12, 'it') == (4, 1, 2)

@@ -32,7 +32,7 @@ def save(folder: Path, config, data) -> dict:
   params, state = artifacts.phases_of(recipe)[0].network.init(jax.random.key(1), artifacts.example(data))
   folder.parent.mkdir(parents=True, exist_ok=True)
   with store.writing(folder) as new:
-    artifacts.save(new, params, state, recipe, 0, [data])
+    artifacts.save(new, *jax.tree.map(lambda leaf: leaf[None], (params, state)), recipe, 0, [data])
   return params
 
 
@@ -92,7 +92,7 @@ EDITS = {
   # Functions that are no networks of ours.
   'a shell': ('network', {'name': 'os:system'}),
   'a shell by file': ('network', {'name': 'evil.py:make'}),
-  'a module': ('network', {'name': 'hydra_jax.stages:mlp', 'widths': [6, 5]}),
+  'a module': ('network', {'name': 'hydra_jax.nets.stages:mlp', 'widths': [6, 5]}),
   'evaluated': ('network', {'name': '__import__("os").system("touch called")'}),
   'a method': ('settings.method', 'os:system'),
   # Other types.

@@ -4,6 +4,7 @@ from pathlib import Path
 import shutil
 import sys
 
+from helpers import squeeze
 import numpy as np
 from PIL import Image
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from hydra_jax import UserError, data as datasets
 from hydra_jax.data import photos
 from hydra_jax.experiment.config import default_config
+from hydra_jax.training.batches import batch_indices, source_of
 
 SIZE = 16
 
@@ -21,9 +23,9 @@ def load(data_dir):
   return datasets.load(config, str(data_dir), 0)
 
 
-def batches(data, start, stop):
-  serve = data.train.feed(data.scaling, {}).begin((0, 0, 1), start, stop, 6)
-  return [serve(step, 1)[0] for step in range(start, stop)]
+def batches_of(data, start, stop):
+  serve = source_of([data]).begin([(0, 0, 1)], start, stop, 6)
+  return [squeeze(serve(step, 1)[0]) for step in range(start, stop)]
 
 
 @pytest.mark.parametrize('width, height', [(500, 375), (30, 400), (1, 1)])
@@ -64,13 +66,13 @@ def test_a_set_is_streamed_for_training_and_decoded_once_for_evaluation(miniatur
 
 def test_batches_are_views_of_the_rows_that_seed_and_step_decide(miniatures):
   data = load(miniatures)
-  whole = batches(data, 0, 9)
+  whole = batches_of(data, 0, 9)
   assert whole[0]['x'].shape == (6, SIZE, SIZE, 3) and whole[0]['x'].dtype == np.uint8
-  for found, expected in zip(batches(data, 5, 9), whole[5:], strict=True):
+  for found, expected in zip(batches_of(data, 5, 9), whole[5:], strict=True):
     np.testing.assert_array_equal(found['x'], expected['x'])
     np.testing.assert_array_equal(found['y'], expected['y'])
   _, labels = photos.images('imagenet2012', 'train', miniatures, SIZE)
-  order = batches.batch_indices((0, 0, 1), 0, 9, 40, 6)
+  order = batch_indices((0, 0, 1), 0, 9, 40, 6)
   np.testing.assert_array_equal(np.stack([batch['y'] for batch in whole]), labels[order])
 
 
@@ -93,7 +95,7 @@ def test_a_damaged_record_is_named(miniatures, tmp_path, monkeypatch, split):
   path.write_bytes(content)
   with pytest.raises(UserError, match=rf"cannot read record \d+ of split '{split}'") as error:
     data = load(tmp_path)
-    batches(data, 0, 7)
+    batches_of(data, 0, 7)
     data.evaluations['test'].load()
   assert '\n' not in str(error.value)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from hydra_jax import data as datasets, store
 from hydra_jax.data import toy
 from hydra_jax.evaluation import evaluate
-from hydra_jax.experiment import artifacts, pipeline
+from hydra_jax.experiment import artifacts, run as runs
 from hydra_jax.experiment.config import default_config
 
 pytestmark = pytest.mark.slow
@@ -105,44 +104,6 @@ def test_no_fault_changes_a_bit():
   assert done.returncode == 0, done.stdout + done.stderr
   assert '1 SIGKILL, 1 SIGTERM, 1 full disk, 1 damaged checkpoint' in done.stdout
   assert '4 faults' in done.stdout and '0 lost' in done.stdout
-
-
-FRAGILE = """
-from hydra_jax import Stage, mlp
-import jax, jax.numpy as jnp
-
-def make(outputs, widths=(100, 100)):
-  def init(key, x):
-    return {'spoilt': jnp.where(jax.random.uniform(key) < 0.4, jnp.nan, 0.0)}, ()
-
-  spoil = Stage(init, lambda params, state, x, key, train: (x + params['spoilt'], state))
-  return [*mlp(outputs, widths)[:-1], spoil, mlp(outputs, widths)[-1]]
-"""
-
-
-def test_an_ensemble_goes_on_without_a_member_that_diverges(tmp_path):
-  (tmp_path / 'fragile.py').write_text(FRAGILE)
-  config = 'configs/digits.py:members=6,epochs=2'
-  given = [
-    'run',
-    f'--config={config}',
-    *SHORT,
-    "--config.students=('hydra','small_ensemble')",
-    f'--workdir={tmp_path}/run',
-  ]
-  given += ['--config.data.shifts=()', '--config.student.small_ensemble.epochs=1']
-  stopped = hydra_jax(*given, f'--config.network.teacher.name={tmp_path}/fragile.py:make')
-  assert stopped.returncode == 2, stopped.stderr
-  assert re.search(r"in phase 'ensemble of 6': the loss is not finite at step 0 \(head or member \d", stopped.stderr)
-  done = hydra_jax(*given, f'--config.network.teacher.name={tmp_path}/fragile.py:make', '--config.on_nan=skip-member')
-  assert done.returncode == 0, done.stdout + done.stderr
-  left = re.search(r'ensemble: goes on without members ([\d, ]+) of 6', done.stdout)[1].split(', ')
-  assert 0 < len(left) < 6
-  note = f'ensemble: {6 - len(left)} of 6 members, the others have diverged'
-  assert note in done.stdout and note in (tmp_path / 'run' / 'table.md').read_text()
-  assert all(np.isfinite(row['value']) for row in rows(tmp_path / 'run'))
-  parameters = {r['method']: r['value'] for r in rows(tmp_path / 'run') if r['metric'] == 'parameters'}
-  assert parameters['hydra'] == 64 * 100 + 100 + 100 * 100 + 100 + (6 - len(left)) * 1010
 
 
 SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + [
@@ -291,10 +252,10 @@ def test_each_phase_compiles_once(tmp_path, caplog):
   config.name, config.data.name = 'digits', 'digits'
   config.replicas, config.teacher.members, config.students = 2, 3, ('hydra',)
   for settings in (config.teacher, *config.student.values()):
-    settings.epochs = 20.0
-  config.student.hydra.hinton_epochs = 20.0
+    settings.epochs = 4.0
+  config.student.hydra.hinton_epochs = 4.0
   with jax.log_compiles():
-    pipeline.run(config, tmp_path / 'run', DATA_DIR)
+    runs.run(config, tmp_path / 'run', DATA_DIR)
   compiled = [r for r in caplog.records if 'Finished XLA compilation of jit(training)' in r.getMessage()]
   assert len(compiled) == len(list(tmp_path.glob('run/parts/labels-*'))) + len(
     [p for name in ('mean-prediction', 'members') for p in tmp_path.glob(f'run/parts/{name}-*')]

@@ -78,7 +78,7 @@ def test_a_layer_changes_with_its_modules(tmp_path, monkeypatch):
   monkeypatch.setattr(provenance, 'PACKAGE', tmp_path)
   kinds = {layer: lambda layer=layer: provenance.digest.__wrapped__(layer) for layer in provenance.LAYERS}
   before = {layer: make() for layer, make in kinds.items()}
-  for changed, module in (('training', 'losses'), ('evaluation', 'metrics'), ('', 'figures')):
+  for changed, module in (('training', 'maths/losses'), ('evaluation', 'maths/metrics'), ('', 'report/figures')):
     path = tmp_path / f'{module}.py'
     text = path.read_text()
     path.write_text(text + '\nADDED = 1\n')

@@ -124,7 +124,7 @@ def test_units_change_nothing_but_the_unit_of_the_scores(tmp_path, units):
   """What the network reads and learns is the same, and what it predicts is scored in the units of the file."""
   plain, found = of_file(tmp_path), of_file(tmp_path, **units)
   digits = 1e-5 if 'dtype' in units else 1e-6
-  read = lambda data, split: split.arrays(data.scaling, {})
+  read = lambda data, split: split.arrays(data.scaling)
   splits = lambda data: [data.train, *(evaluation.load() for evaluation in data.evaluations.values())]
   for split, other in zip(splits(plain), splits(found), strict=True):
     before, after = read(plain, split), read(found, other)

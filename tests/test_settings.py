@@ -11,6 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from conftest import ROOT
+from hydra_jax.devices.layout import MODES
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -22,8 +23,7 @@ from hydra_jax.data import UNLABELLED
 from hydra_jax.data.corruptions import CORRUPTIONS, RELEASE
 from hydra_jax.data.shifts import SHIFTS
 from hydra_jax.devices.mapping import MAPPINGS
-from hydra_jax.devices.parallel import MODES
-from hydra_jax.experiment import check
+from hydra_jax.experiment import plan
 from hydra_jax.experiment.config import default_config, training
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import GROUPINGS, METHODS
@@ -96,7 +96,6 @@ RUNS = {
       '--config=configs/digits.py:students=all,members=4,epochs=4',
       *SMALL,
       '--profile',
-      '--config.on_nan=skip-member',
       '--config.teacher.keep_as=float16',
       *('--config.teacher.optimizer=sgd', '--config.teacher.learning_rate=0.05', '--config.teacher.batch_size=32'),
       *('--config.teacher.weight_decay=1e-4', '--config.teacher.warmup_epochs=1.0'),
@@ -282,7 +281,7 @@ def test_every_value_gives_results(name, run, monkeypatch):
 def test_the_largest_network_is_planned(monkeypatch, capsys):
   """ResNet-50 takes longer to compile than all else here; its plan goes through the command line as well."""
   monkeypatch.setattr(cli, 'set_up', lambda: None)
-  monkeypatch.setattr(check, 'console', Console(width=160))  # whatever width the terminal has
+  monkeypatch.setattr(plan, 'console', Console(width=160))  # whatever width the terminal has
   assert cli.main(['check', *PLAN, '--devices=8']) == 0
   assert re.search(r'ensemble: labels +8 × 1 +25,557,032 ', capsys.readouterr().out)  # as torchvision has it
 
@@ -323,7 +322,6 @@ VALUES = {
   'mode': MODES,
   'task': ('auto', *TASKS),
   'mapping': MAPPINGS,
-  'on_nan': ('stop', 'skip-member'),
   'keep_as': ('float16', 'float32'),
   'optimizer': OPTIMIZERS,
   'schedule': SCHEDULES,

@@ -1,41 +1,29 @@
 """One step, one loop: members stand alone, nothing depends on how steps are grouped."""
 
 import chex
+from helpers import expand, fit, restart
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
 
 from hydra_jax import UserError
-from hydra_jax.data import Scaling
 from hydra_jax.maths import losses
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import mlp
-from hydra_jax.training import augment, batches, train
+from hydra_jax.training import augment, batches, loop
+from hydra_jax.training.step import OnlineTeacher, steps_for
 
 N, F, C = 97, 5, 3
-AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
 RANDOM = np.random.default_rng(0)
 DATA = {'x': jnp.asarray(RANDOM.normal(size=(N, F)), jnp.float32), 'y': jnp.asarray(RANDOM.integers(C, size=N))}
 
 
-def run(heads, steps=40, at=0, state=None, optimizer=None, data=DATA, loss=None, **kwargs):
-  network = cut.hydra(mlp(C, (8, 7)), at, heads)
-  optimizer = optimizer or optax.adam(1e-2)
+def run(heads, steps=40, at=0, data=DATA, loss=None, **kwargs):
   loss = loss or (lambda outputs, batch: losses.cross_entropy(outputs, batch['y']))
-  state = state or train.init(network, optimizer, jax.random.key(3), data['x'][:2])
-  return train.fit(
-    train.make_step(network, loss, jnp.sum, optimizer, steps),
-    state,
-    batches.resident(data),
-    AS_IT_IS,
-    seed=(0, 1),
-    key=jax.random.key(4),
-    steps=steps,
-    batch_size=16,
-    **kwargs,
-  )
+  return fit(cut.hydra(mlp(C, (8, 7)), at, heads), loss, data, steps=steps, **kwargs)
 
 
 @pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
@@ -49,7 +37,7 @@ def test_member_alone_is_member_in_ensemble(optimizer):
 
 def test_calls_of_any_length_give_the_same_bits(monkeypatch):
   whole = run(2)
-  monkeypatch.setattr(train, 'MAX_STEPS_PER_CALL', 3)
+  monkeypatch.setattr(loop, 'MAX_STEPS_PER_CALL', 3)
   chex.assert_trees_all_equal(run(2), whole)
 
 
@@ -81,7 +69,8 @@ def members(count=4):
 
 
 def at_hand(network, parameters):
-  return {'teach': lambda teacher, x: network.apply(*teacher, x)[0], 'teacher': parameters}
+  predict = lambda params, x: network.apply(*params, x)[0]
+  return {'teacher': OnlineTeacher(params=expand(parameters), specs=P(), predict=predict)}
 
 
 def test_a_teacher_at_hand_teaches_as_its_kept_predictions_do():
@@ -89,7 +78,7 @@ def test_a_teacher_at_hand_teaches_as_its_kept_predictions_do():
   kept = {**DATA, 'teacher': network.apply(*parameters, DATA['x'])[0]}
   loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
   by_kept = run(4, at=1, data=kept, loss=loss)
-  by_hand = run(4, at=1, loss=loss, **at_hand(network, parameters))
+  by_hand = run(4, at=1, loss=loss, job=at_hand(network, parameters))
   chex.assert_trees_all_close(by_kept.params, by_hand.params, rtol=1e-3, atol=1e-5)
 
 
@@ -102,10 +91,9 @@ def test_teacher_and_student_see_the_same_view():
     4,
     loss=loss,
     optimizer=optax.sgd(0.1),
-    state=train.fresh(optax.sgd(0.1), *jax.tree.map(jnp.copy, parameters)),
-    augment=augment.build(('mixup', 'noise'), 2),
+    state=restart(optax.sgd(0.1), *parameters),
+    job={'augment': augment.build(('mixup', 'noise'), 2), **at_hand(network, parameters)},
     progress=lambda step, value: seen.append(value),
-    **at_hand(network, parameters),
   )
   np.testing.assert_allclose(seen, 0, atol=1e-6)
 
@@ -129,8 +117,8 @@ def test_batch_larger_than_the_data():
 
 
 def test_steps_for():
-  assert train.steps_for(10, 60000, 128) == 4688
-  assert train.steps_for(0.001, 10, 128) == 1
+  assert steps_for(10, 60000, 128) == 4688
+  assert steps_for(0.001, 10, 128) == 1
 
 
 @pytest.mark.parametrize('save_every', [0.0, float('inf')])
@@ -147,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(save_every):
 
 def test_the_step_and_the_head_are_named():
   with pytest.raises(UserError, match=r'step 12 \(head or member 3\)'):
-    train.check_finite(np.asarray([-1, 20, -1, 12]))
+    loop.check_finite(np.asarray([[-1, 20, -1, 12]]))
 
 
 def test_one_compilation_serves_a_phase(caplog):
@@ -165,13 +153,10 @@ def test_variances_that_do_not_depend_on_the_input_make_least_squares(random):
   y = DATA['x'] @ jnp.asarray(random.normal(size=(F, 2)), jnp.float32)
   y += jnp.asarray(random.normal(size=(N, 2)) * np.float32([0.1, 0.5]), jnp.float32)
   network = cut.hydra(mlp(4, (), homoscedastic=True), 0, 3)
-  optimizer, steps = optax.adam(optax.cosine_decay_schedule(3e-2, 3000)), 3000
-  state = train.init(network, optimizer, jax.random.key(3), DATA['x'][:2])
+  optimizer = optax.adam(optax.cosine_decay_schedule(3e-2, 3000))
   loss = lambda outputs, batch: losses.gaussian_nll(outputs, batch['y'])
-  step = train.make_step(network, loss, jnp.sum, optimizer, steps)
-  feed = batches.resident({'x': DATA['x'], 'y': y})
-  key = jax.random.key(4)
-  state = train.fit(step, state, feed, AS_IT_IS, seed=(0, 1), key=key, steps=steps, batch_size=N)
+  data = {'x': DATA['x'], 'y': y}
+  state = fit(network, loss, data, steps=3000, optimizer=optimizer, batch_size=N)
   mean, var = losses.gaussian(network.apply(state.params, state.model_state, DATA['x'])[0])
   with_ones = np.concatenate([DATA['x'], np.ones((N, 1))], axis=1)
   line, residuals, *_ = np.linalg.lstsq(with_ones, np.asarray(y), rcond=None)
@@ -196,7 +181,8 @@ def test_augmentations_may_ask_one_member_drawn_anew_at_each_step():
     jax.debug.callback(lambda x: seen.append(float(x)), batch['x'][0, 0])
     return losses.cross_entropy(outputs, batch['y'])
 
-  jax.block_until_ready(run(2, steps=6, loss=loss, augment=augmentation, ask=ask))
+  teacher = OnlineTeacher(params=jnp.zeros(1), specs=P(), predict=lambda params, x: x[None], ask=ask)
+  jax.block_until_ready(run(2, steps=6, loss=loss, job={'augment': augmentation, 'teacher': teacher}))
   jax.effects_barrier()
   assert asked and set(asked) == {(16, F)}
   assert len(set(seen)) == 6

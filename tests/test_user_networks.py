@@ -167,7 +167,7 @@ TINY = (
   "--config.students=('hydra',)",
 )
 CONFIG = """\
-from hydra_jax.config import apply_argument, default_config
+from hydra_jax.experiment.config import apply_argument, default_config
 from ml_collections import ConfigDict
 
 def get_config(argument=None):

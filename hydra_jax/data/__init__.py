@@ -19,7 +19,6 @@ import numpy as np
 from hydra_jax.data import files, labels, photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.progress import say
-from hydra_jax.training import batches
 
 NO_LABEL = -1
 # Larger numbers are refused, and inputs and targets further from the training mean, in standard deviations: what is
@@ -61,13 +60,9 @@ class Split(NamedTuple):
     """Hash of all there is."""
     return fingerprint(*self)
 
-  def arrays(self, scaling: 'Scaling', kept: dict) -> dict:
-    """Inputs and targets as they go to the device, and what else is kept for each example, such as predictions."""
-    return {'x': standardised(scaling, self.x), 'y': scale_targets(scaling, self.y), **kept}
-
-  def feed(self, scaling: 'Scaling', kept: dict) -> batches.Feed:
-    """Batches for training, see `arrays`."""
-    return batches.resident(self.arrays(scaling, kept))
+  def arrays(self, scaling: 'Scaling') -> dict[str, np.ndarray]:
+    """Inputs and targets as they go to the device."""
+    return {'x': standardised(scaling, self.x), 'y': scale_targets(scaling, self.y)}
 
 
 class Scaling(NamedTuple):

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from hydra_jax.data import sources
+from hydra_jax.data.read_ahead import read_ahead
 from hydra_jax.errors import UserError
 from hydra_jax.progress import bar
-from hydra_jax.training import batches
 
 # A random view has this share of the image's area, and this ratio of width to height.
 AREA = (0.08, 1.0)
@@ -48,12 +48,6 @@ class Stream(NamedTuple):
   def varies(self) -> bool:
     """Whether an example looks different each time it is shown."""
     return True
-
-  def feed(self, scaling, kept: dict) -> batches.Feed:
-    """Batches for training; nothing can be kept for inputs that differ each time."""
-    del scaling
-    assert not kept
-    return batches.streamed(self.examples, self.read)
 
 
 def random_box(width: int, height: int, random: np.random.Generator) -> tuple[float, float, float, float]:
@@ -125,7 +119,7 @@ def images(name: str, split: str, data_dir: str, size: int) -> sources.Arrays:
 
   def write(new):
     examples, read = reader(folder, split)
-    views = batches.ahead(lambda row: read(row, lambda image: central_view(image, size)), range(examples), AHEAD)
+    views = read_ahead(lambda row: read(row, lambda image: central_view(image, size)), range(examples), AHEAD)
     labels = []
     with bar(f'decoding {name} {split}', examples) as advance, open(new / 'images.npy', 'wb') as file:
       # One by one, because all of them may not fit in memory.

@@ -147,7 +147,7 @@ def score_all(
   score = scorer(model, data.task)
   found = {}
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
-    arrays = evaluation.load().arrays(data.scaling, {})
+    arrays = evaluation.load().arrays(data.scaling)
     scores = in_batches(score, batch_size, np.asarray(arrays['x']), arrays['y'])
     found[name] = TASKS[data.task].in_units(scores, data.scaling.y_scale)
     advance(i + 1)

@@ -102,7 +102,7 @@ def example(data: Data) -> jax.Array:
 def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
   """Saves what a phase has trained, and what it takes to build its network again.
 
-  Of several replicas, each with data of its own, arrays are stacked along a first axis.
+  Arrays have a leading axis R, also for a single replica.
   """
   checkpoints.save(folder / MODEL, (params, state))
   processes.on_main(lambda: _describe(folder, recipe, phase, data))
@@ -111,7 +111,8 @@ def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data
 def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
   plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
   source = user_networks.find(recipe.network.name).digest if ':' in recipe.network.name else ''
-  about = {**plain, 'source': source, 'phase': phase, 'data': [each.fingerprint for each in data]}
+  about = {'format': store.FORMAT, **plain, 'source': source, 'phase': phase}
+  about['data'] = [each.fingerprint for each in data]
   (folder / RECIPE).write_text(json.dumps(about, indent=2))
 
 
@@ -123,21 +124,20 @@ def own_networks(config: ConfigDict) -> list[str]:
   return list(dict.fromkeys(name for name in names if isinstance(name, str) and ':' in name))
 
 
-def restored(folder: Path, network: Network, data: Data, replicas: int = 0) -> tuple[Any, Any]:
-  """Parameters and state in the folder of a part, stacked if they are of several replicas."""
+def restore(folder: Path, network: Network, data: Data, replicas: int) -> tuple[Any, Any]:
+  """Parameters and state in the folder of an artifact, with a leading axis R."""
   x, key = example(data), jax.random.key(0)
   try:
     like = jax.eval_shape(network.init, key, x)
   except Exception as e:
     raise UserError(f'{folder} is of a network that does not read these data: {store.one_line(e)}') from e
-  if replicas:
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((replicas, *leaf.shape), leaf.dtype), like)
+  like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((replicas, *leaf.shape), leaf.dtype), like)
   return checkpoints.restore(folder / MODEL, like)
 
 
-def of_replica(trees: Any, index: int, replicas: int) -> Any:
-  """One replica's part of what is stacked, and all of it where nothing is."""
-  return jax.tree.map(lambda leaf: leaf[index], trees) if replicas else trees
+def of_replica(trees: Any, index: int) -> Any:
+  """The arrays of one replica."""
+  return jax.tree.map(lambda leaf: leaf[index], trees)
 
 
 def find(place: str) -> Path:
@@ -191,7 +191,9 @@ def _fields(found: Any, file: Path) -> dict[str, Any]:
   """What a recipe says, its types and ranges checked."""
   like = dict(role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',))
   _expect(isinstance(found, dict), file, 'it is no object')
-  found = {'source': '', **found}
+  if found.get('format', 1) != store.FORMAT:
+    raise UserError(f'{file.parent} {store.OTHER_FORMAT}: train it again with this version, or leave it out')
+  found = {'source': '', **{key: value for key, value in found.items() if key != 'format'}}
   _check_keys(found, {**like, 'source': ''}, '', file)
   _expect(found['role'] in ('teacher', 'student'), file, 'role is neither teacher nor student')
   _expect(found['task'] in TASKS, file, f'task is none of {", ".join(TASKS)}')
@@ -315,7 +317,6 @@ def load(place: str, data: Data, replica: int = 0, own: Collection[str] = ()) ->
   if saved.recipe.task != data.task or predictive is not TASKS[data.task].predictives['members']:
     raise UserError(f'{folder} predicts one distribution and has no members to learn from: leave it out')
   fitting = [i for i, fingerprint in enumerate(saved.data) if fingerprint == data.fingerprint]
-  index, replicas = fitting[replica % len(fitting)], len(saved.data)
-  replicas = replicas if replicas > 1 else 0
-  params, state = of_replica(restored(folder, network, data, replicas), index, replicas)
+  index = fitting[replica % len(fitting)]
+  params, state = of_replica(restore(folder, network, data, len(saved.data)), index)
   return Model(network, params, state, data.scaling, predictive.read), f'{store.digest(folder)}{index}'

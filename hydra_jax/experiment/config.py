@@ -124,7 +124,6 @@ def default_config() -> ConfigDict:
         mode='shard_map',  # shard_map | pmap (batches only)
         mesh=dict(data=-1, head=1),  # numbers of devices; -1 is the rest
       ),
-      on_nan='stop',  # a loss that is not finite: stop | skip-member (an ensemble goes on without that member)
       checkpoint_seconds=30.0,  # training that lasts longer is saved this often
       checkpoints_kept=2,  # of a phase in progress, the newest
     )
@@ -461,7 +460,7 @@ def _check_section(node: Any, like: ConfigDict, where: str) -> None:
       raise UserError(f'{here} is a section, and must be a value such as {default!r}')
 
 
-SCHEMA = 'hydra_jax.config.default_config()'
+SCHEMA = 'hydra_jax.experiment.config.default_config()'
 
 
 def _check_network(network: Any, where: str) -> None:
@@ -474,7 +473,9 @@ def _check_student(name: str, settings: Any, schema: ConfigDict) -> None:
   rules.check_student_name(name)
   where = f'config.student.{name}'
   if not isinstance(settings, ConfigDict) or 'method' not in settings:
-    raise UserError(f"{where} must be a section with a method: add it with hydra_jax.config.variant(config, '{name}')")
+    raise UserError(
+      f"{where} must be a section with a method: add it with hydra_jax.experiment.config.variant(config, '{name}')"
+    )
   if wrong := rules.STUDENT['method'](settings.method):
     raise UserError(f'{where}.method={_short(settings.method)} {wrong}')
   if 'network' in settings:

@@ -26,7 +26,7 @@ from hydra_jax import store, user_files
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.evaluation.diversity import KEPT, REJECTION
-from hydra_jax.experiment import agreement, config as configs, pipeline
+from hydra_jax.experiment import agreement, config as configs, run as runs, teachers, workdir as workdirs
 from hydra_jax.experiment.results import Outcome
 from hydra_jax.formats import digits, number
 from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
@@ -201,7 +201,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
   for run_name, config in definition.runs.items():  # what is wrong with the last is better known before the first
     try:
       configs.check_values(config)
-      config.teacher.members = pipeline.count_members(config)
+      config.teacher.members = teachers.count_members(config)
       configs.validate(config)
     except UserError as e:
       raise UserError(f"run '{run_name}' of {command}: {e}") from e
@@ -209,7 +209,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
     say(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
     if replicas is not None:
       config.replicas = replicas
-    outcomes[run_name] = pipeline.run(config, workdir / config.name, data_dir)
+    outcomes[run_name] = runs.run(config, workdir / config.name, data_dir)
   found = Results(definition, outcomes, collected(outcomes))
   seconds = time.monotonic() - begun
   processes.on_main(lambda: write(found, out, workdir, command, seconds))
@@ -434,7 +434,7 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   out.mkdir(parents=True, exist_ok=True)
   shown = all_tables(found)
   sittings = _sittings(out / 'about.json') + [round(seconds, 1)]
-  about = {'command': command, 'seconds': sittings, **pipeline.versions()}
+  about = {'command': command, 'seconds': sittings, **workdirs.versions()}
   drawn = draw(found, out / 'figures', workdir)
   replicas = ', '.join(_replicas(run_name, outcome) for run_name, outcome in found.outcomes.items())
   header = f'# {found.definition.title}\n\n`{command}`, {_duration(sum(sittings))} in {len(sittings)} sitting'

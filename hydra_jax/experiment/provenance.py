@@ -12,25 +12,38 @@ import inspect
 from pathlib import Path
 import textwrap
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
-# Which modules decide what a saved part holds. Methods and the wiring of a phase are digested function by function
+# Which modules decide what a saved artifact holds. Methods and the wiring of a phase are digested function by function
 # (see `definition`), so that adding a method does not retrain what other methods have trained.
 LAYERS: dict[str, tuple[str, ...]] = {
   'training': (
-    *('adapters', 'augment', 'axes', 'cut', 'feeds', 'gradients', 'latent', 'losses', 'mapping', 'networks'),
-    *('optimizers', 'parallel', 'priors', 'rank_one', 'replicas', 'stages', 'survivors', 'tasks', 'train'),
-    *('data/__init__', 'data/corruptions', 'data/files', 'data/labels', 'data/photos', 'data/shifts', 'data/sources'),
-    *('data/toy', 'data/uci', 'given', 'user_networks'),
+    *(f'data/{name}' for name in ('__init__', 'corruptions', 'files', 'labels', 'photos', 'read_ahead', 'shifts')),
+    *(f'data/{name}' for name in ('sources', 'toy', 'uci')),
+    *(f'devices/{name}' for name in ('collectives', 'layout', 'mapping')),
+    *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
+    *(f'maths/{name}' for name in ('losses', 'prior_networks', 'tasks')),
+    'methods/latent_factor',
+    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'stages', 'user_networks', 'zoo')),
+    *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
   ),
-  'evaluation': ('diversity', 'evaluate', 'metrics', 'uncertainty'),
-  'cost': ('cost',),
+  'evaluation': ('evaluation/diversity', 'evaluation/evaluate', 'maths/metrics', 'maths/uncertainty'),
+  'cost': ('evaluation/cost',),
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'agreement', 'check', 'checkpoints', 'cli', 'config', 'errors', 'figures', 'formats', 'methods'),
-  *('parts', 'pipeline', 'preemption', 'processes', 'progress', 'provenance', 'reports', 'results', 'rules'),
-  *('statistics', 'store', 'tables', 'text', 'user_files'),
+  *('__init__', 'cli', 'errors', 'formats', 'progress', 'store', 'text', 'user_files'),
+  *('devices/preemption', 'devices/processes', 'maths/statistics', 'methods/base', 'training/checkpoints'),
+  *(
+    f'experiment/{name}'
+    for name in ('agreement', 'artifacts', 'config', 'paper_tables', 'phases', 'plan', 'provenance')
+  ),
+  *(f'experiment/{name}' for name in ('results', 'rules', 'run', 'teachers', 'workdir')),
+  *('report/figures', 'report/tables'),
+  *(
+    f'{name}/__init__'
+    for name in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report', 'training')
+  ),
 )
 
 

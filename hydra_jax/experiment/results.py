@@ -114,7 +114,7 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
 
   def make(new, folder):
     test = replica.data.evaluations['test'].load()
-    batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling, {}).values()]
+    batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling).values()]
     found = cost.latencies(_models(models), replica.data.task, *batch)
     rows = [
       {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}

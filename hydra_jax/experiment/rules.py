@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hydra_jax.devices.layout import MODES
 from hydra_jax.devices.mapping import MAPPINGS
-from hydra_jax.devices.parallel import MODES
 from hydra_jax.errors import UserError, nearest
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import GROUPINGS, METHODS
@@ -153,7 +153,6 @@ RULES: dict[str, Rule] = {
   'parallel.mode': _one_of(MODES, 'mode'),
   'parallel.mesh.data': _DEVICES,
   'parallel.mesh.head': _DEVICES,
-  'on_nan': _one_of(('stop', 'skip-member'), 'answer to NaN'),
   'checkpoint_seconds': _NOT_NEGATIVE,
   'checkpoints_kept': _COUNT,
   **{f'teacher.{key}': rule for key, rule in TRAINING.items()},

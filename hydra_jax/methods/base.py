@@ -6,7 +6,7 @@ start as copies of its one head. To add a method, write one function and add one
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Phase(NamedTuple):
     network: What is trained.
     loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y`, `done` (the share of the
       phase that is over), maybe `teacher` [M, B, C], and what `augment.mixup` adds.
-    objective: Reduces the loss of each head `[H]` to the number that is minimised.
+    reduction: The loss of each head `[H]` is reduced by this to the number that is minimised.
     epochs: Passes over the training data.
     unread: Settings of the method that this phase does not read. All others are part of the key of its result.
     distils: Whether the loss reads the teacher's predictions.
@@ -62,7 +62,7 @@ class Phase(NamedTuple):
   name: str
   network: cut.Network
   loss: Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
-  objective: Callable[[jax.Array], jax.Array]
+  reduction: Literal['sum', 'mean']
   epochs: float
   unread: tuple[str, ...] = ()
   distils: bool = True
@@ -96,7 +96,7 @@ def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> j
 
 def _against_labels(network: cut.Network, settings, ground: Ground, unread: tuple[str, ...] = ()) -> Phase:
   loss = lambda outputs, batch: label_loss(ground.task, outputs, batch)
-  return Phase('labels', network, loss, jnp.sum, settings.epochs, unread, distils=False)
+  return Phase('labels', network, loss, 'sum', settings.epochs, unread, distils=False)
 
 
 def ensemble(settings, ground: Ground) -> list[Phase]:
@@ -139,7 +139,7 @@ def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:
 
 def _hinton(network: cut.Network, settings, ground: Ground, epochs: float, unread: tuple[str, ...] = ()) -> Phase:
   mean = lambda outputs, batch: ground.task.mean(outputs, batch['teacher'], settings.temperature)
-  return Phase('mean prediction', network, _with_labels(mean, settings, ground), jnp.mean, epochs, unread)
+  return Phase('mean prediction', network, _with_labels(mean, settings, ground), 'mean', epochs, unread)
 
 
 def _with_labels(loss, settings, ground: Ground):
@@ -176,7 +176,7 @@ def hydra(settings, ground: Ground) -> list[Phase]:
     'members',
     network,
     loss,
-    jnp.mean,
+    'mean',
     settings.epochs,
     unread=('hinton_epochs',),  # what the first phase left is part of the key
     frozen=('body',) if settings.freeze_body else (),
@@ -237,14 +237,14 @@ def small_ensemble(settings, ground: Ground) -> list[Phase]:
   """As many small independent networks as members, each distilled from one: a Hydra without a body."""
   network = ground.network(0, ground.members)
   loss = _member_loss(np.arange(ground.members), settings, ground)
-  return [Phase('members', network, loss, jnp.sum, settings.epochs)]
+  return [Phase('members', network, loss, 'sum', settings.epochs)]
 
 
 def batch_ensemble(settings, ground: Ground) -> list[Phase]:
   """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
   network = batch_ensembles.batch_ensemble(ground.stages('members'), ground.members, ground.mapping)
   loss = _member_loss(np.arange(ground.members), settings, ground)
-  return [Phase('members', network, loss, jnp.mean, settings.epochs)]
+  return [Phase('members', network, loss, 'mean', settings.epochs)]
 
 
 def endd(settings, ground: Ground) -> list[Phase]:
@@ -258,7 +258,7 @@ def endd(settings, ground: Ground) -> list[Phase]:
     temperature = prior_networks.annealed(batch['done'], settings.start_temperature)
     return ground.task.prior(outputs, batch['teacher'], temperature)
 
-  return [Phase('all members', ground.network(0, 1, 'prior'), loss, jnp.mean, settings.epochs)]
+  return [Phase('all members', ground.network(0, 1, 'prior'), loss, 'mean', settings.epochs)]
 
 
 def proxy_endd(settings, ground: Ground) -> list[Phase]:
@@ -266,7 +266,7 @@ def proxy_endd(settings, ground: Ground) -> list[Phase]:
   if ground.task.proxy is None:
     raise UserError('proxy_endd is for classification: leave it out of config.students, or use endd')
   loss = lambda outputs, batch: ground.task.proxy(outputs, batch['teacher'])
-  return [Phase('all members', ground.network(0, 1, 'prior'), loss, jnp.mean, settings.epochs)]
+  return [Phase('all members', ground.network(0, 1, 'prior'), loss, 'mean', settings.epochs)]
 
 
 def dlf(settings, ground: Ground) -> list[Phase]:
@@ -282,7 +282,7 @@ def dlf(settings, ground: Ground) -> list[Phase]:
 
   def phase(name, loss_of, epochs, unread):
     loss = lambda outputs, batch: loss_of(outputs, ground.task.canonical(batch['teacher']), settings.factors)
-    return Phase(name, network, loss, jnp.mean, epochs, unread)
+    return Phase(name, network, loss, 'mean', epochs, unread)
 
   factors = phase('factors', latent_factor.expanded_nll, settings.epochs, ('mean_epochs',))
   if not settings.mean_epochs:

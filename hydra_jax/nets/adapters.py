@@ -103,7 +103,7 @@ def equinox(make: Callable[..., Any], convolution: bool = False) -> Stage:
   gets its own `key` if it takes one. If it has an `eqx.nn.State`, as with `eqx.nn.BatchNorm`, it is
   called as `module(x, state) -> (y, state)`. Its floating-point arrays are the parameters. Axes are
   not transposed: Equinox's convolutions read `[channels, height, width]`, but data, Flax and
-  `hydra_jax.networks` have the channels last.
+  `hydra_jax.nets.zoo` have the channels last.
   """
   import equinox as eqx
 

@@ -40,6 +40,11 @@ class Network(NamedTuple):
   mapping: str = 'vmap'
   parts: tuple[Stage, Stage] | None = None
 
+  @property
+  def can_split(self) -> bool:
+    """Whether heads are independent above the cut, so that each may be trained on another device."""
+    return self.parts is not None and len(self.heads) > 1
+
 
 def tile(stage: Stage, mapping: str) -> Stage:
   """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0.
@@ -127,15 +132,6 @@ def sampled(network: Network, samples: int) -> Network:
     return outputs, state
 
   return network._replace(apply=apply, parts=None)
-
-
-def without(network: Network, params: Tree, state: Tree, lost: Sequence[int]) -> tuple[Network, Tree, Tree]:
-  """A network, its params and its state without the heads in some places."""
-  places = np.asarray([h for h in range(len(network.heads)) if h not in lost])
-  apply = lambda *args, **kwargs: network.apply(*args, **kwargs, places=places)
-  rest = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[places], tree['heads'])}
-  heads = tuple(network.heads[h] for h in places)
-  return network._replace(apply=apply, heads=heads, parts=None), rest(params), rest(state)
 
 
 def belongs_to_heads(path) -> bool:

@@ -1,39 +1,44 @@
 """Where the batches of training come from: arrays on the device, or examples read as they are needed.
 
-Either way (seed, s) alone decides what step s is shown, so training may stop and continue anywhere.
+(seed, s) alone decides the batch at step s. So training may stop and continue anywhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 import functools
 import math
-import os
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from hydra_jax.devices.parallel import ALONE
+from hydra_jax.data import Data, Scaling, Split
+from hydra_jax.data.read_ahead import read_ahead
+from hydra_jax.devices.layout import SINGLE_DEVICE
 
 BATCHES_AHEAD = 2
 
 
-class Feed(NamedTuple):
-  """The batches of a training.
+@dataclass(frozen=True, kw_only=True)
+class BatchSource:
+  """The batches of a training, of R replicas that are trained together.
 
   Attributes:
-    examples: How many there are; an epoch shows each of them once.
-    begin: `(seed, start, stop, batch_size, layout=ALONE) -> batches`, for the steps from `start` to `stop`.
-      Called for one step after the other, `batches(step, n)` gives what n of them read: arrays
-      `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students, of the same shapes each time,
-      and the rows of each step, `[n, batch_size]` int32. x as stored, y as the network learns it.
-    at_once: The most steps that `batches` can be asked for.
-    streams: Whether arrays are those of one batch, of which each device holds its rows, and `[n, batch_size]`
-      says where there. Else each device holds all of them.
-    note: What there is to tell the user meanwhile.
+    examples: Their number; an epoch shows each of them once.
+    scaling: How x is scaled, each array with a leading axis R.
+    begin: `(seeds, start, stop, batch_size, layout=SINGLE_DEVICE) -> batches`, for the steps from `start` to `stop`.
+      `batches(step, n)` is called for one step after the other. It gives the arrays that n steps read,
+      `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`, of the same shapes each time, and the rows of each
+      step, `[R, n, batch_size]` int32. x is as stored, y as the network learns it.
+    at_once: The largest n.
+    streams: True: the arrays hold a single batch, spread over devices, and the rows are places on the device that holds
+      them. False: every device holds all examples.
+    note: Text that is shown to the user beside the progress.
   """
 
   examples: int
+  scaling: Scaling
   begin: Callable[..., Callable[[int, int], tuple[dict[str, Any], np.ndarray]]]
   at_once: float = math.inf
   streams: bool = False
@@ -60,74 +65,86 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
   return index.reshape(steps, batch_size)
 
 
-def resident(data: dict[str, Any]) -> Feed:
-  """All examples are on the device, `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`, and looked up there."""
-  examples = len(data['x'])
-
-  def begin(seed, start, stop, batch_size, layout=ALONE):
-    arrays = layout.whole(data)
-    return lambda step, n: (arrays, batch_indices(seed, step, n, examples, batch_size))
-
-  return Feed(examples, begin)
+def stack(trees: Sequence[Any]) -> Any:
+  """Trees of replicas along a new first axis; a single one is not copied."""
+  if len(trees) == 1:
+    return jax.tree.map(lambda leaf: leaf[None], trees[0])
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def together(replicas: Sequence[dict[str, Any]]) -> Feed:
-  """The same for replicas that are trained together: everything is stacked, and each has a seed of its own."""
-  examples = len(replicas[0]['x'])
-
-  def begin(seeds, start, stop, batch_size, layout=ALONE):
-    arrays = layout.whole(jax.tree.map(lambda *leaves: np.stack(leaves), *replicas))
-    each = lambda step, n: [batch_indices(seed, step, n, examples, batch_size) for seed in seeds]
-    return lambda step, n: (arrays, np.stack(each(step, n)))
-
-  return Feed(examples, begin)
-
-
-def streamed(examples: int, read: Callable[[int, np.random.Generator], dict[str, np.ndarray]]) -> Feed:
-  """Each step is shown arrays of its own, that threads have read ahead of it; each process reads its rows only.
+def resident(replicas: Sequence[Mapping[str, Any]], scaling: Scaling) -> BatchSource:
+  """All examples are on the device, and rows are looked up there.
 
   Args:
-    examples: How many there are.
-    read: `(row, random) -> {'x', 'y'}`, one example; nothing but `random` decides in which view.
+    replicas: For each, `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students of kept predictions.
+    scaling: Of x, with a leading axis R.
+  """
+  examples = len(replicas[0]['x'])
+
+  def begin(seeds, start, stop, batch_size, layout=SINGLE_DEVICE):
+    del start, stop
+    arrays = layout.replicate(stack(replicas))
+    rows = lambda step, n: np.stack([batch_indices(seed, step, n, examples, batch_size) for seed in seeds])
+    return lambda step, n: (arrays, rows(step, n))
+
+  return BatchSource(examples=examples, scaling=scaling, begin=begin)
+
+
+def streamed(
+  examples: int, read: Callable[[int, np.random.Generator], dict[str, np.ndarray]], scaling: Scaling
+) -> BatchSource:
+  """Each step is shown new arrays, which threads have read ahead of it; each process reads its own rows only.
+
+  Streams are of one replica.
+
+  Args:
+    examples: Their number.
+    read: `(row, random) -> {'x', 'y'}`, one example; only `random` decides which view of it.
+    scaling: Of x, with a leading axis of length 1.
   """
   waited, opened = 0.0, 0.0
 
-  def begin(seed, start, stop, batch_size, layout=ALONE):
+  def begin(seeds, start, stop, batch_size, layout=SINGLE_DEVICE):
     nonlocal waited, opened
     waited, opened = 0.0, time.monotonic()
+    (seed,) = seeds
     mine, rows = layout.rows(batch_size), layout.own_rows(batch_size)
 
-    def shown(at):
+    def example_at(at):
       place = start * batch_size + at // len(mine) * batch_size + int(mine[at % len(mine)])
       row = batch_indices(seed, place, 1, examples, 1).item()
       # The 1 sets what is drawn here apart from what shuffles an epoch.
       return read(row, np.random.default_rng((*seed, place, 1)))
 
     places = range((stop - start) * len(mine))
-    stream = iter(ahead(shown, places, BATCHES_AHEAD * len(mine)).batch(len(mine)))
+    stream = iter(read_ahead(example_at, places, BATCHES_AHEAD * len(mine)).batch(len(mine)))
 
     def batches(step, n):
       nonlocal waited
+      del step, n
       asked = time.monotonic()
       batch = next(stream)
       waited += time.monotonic() - asked
-      return layout.join(batch, mine, batch_size), rows
+      return layout.join(stack([batch]), mine, batch_size), rows[None, None]
 
     return batches
 
-  return Feed(examples, begin, 1, True, lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}')
+  note = lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}'
+  return BatchSource(examples=examples, scaling=scaling, begin=begin, at_once=1, streams=True, note=note)
 
 
-def ahead(read: Callable[[int], Any], places: range, most: int) -> Any:
-  """`read(place)` for each of `places` in order, done by a thread for each core, at most so many places ahead.
+def source_of(data: Sequence[Data], predictions: Sequence[np.ndarray] = ()) -> BatchSource:
+  """The batches of the training sets of replicas.
 
-  Threads, because decoding images leaves Python's lock alone: on two cores they give 720 photographs of
-  500 × 375 a second, where grain's processes give 430.
-
-  Returns:
-    A `grain.IterDataset`.
+  Args:
+    data: Of each replica.
+    predictions: Of each replica the kept predictions of its teacher `[M, N, C]`, or nothing.
   """
-  import grain  # here, because only streams need it
-
-  options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=most)
-  return grain.MapDataset.range(places.start, places.stop).map(read).to_iter_dataset(options)
+  scaling = stack([each.scaling for each in data])
+  splits = [each.train for each in data if isinstance(each.train, Split)]
+  if not splits:
+    (stream,) = [each.train for each in data if not isinstance(each.train, Split)]
+    assert not predictions  # nothing can be kept for inputs that differ each time
+    return streamed(stream.examples, stream.read, scaling)
+  kept = [{'teacher': each} for each in predictions] or [{} for _ in data]
+  return resident([s.arrays(d.scaling) | more for s, d, more in zip(splits, data, kept, strict=True)], scaling)

@@ -1,6 +1,7 @@
 """The gradient of a training step, of all heads at once, or chunk by chunk where their outputs are large."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +11,73 @@ from hydra_jax.devices import collectives, mapping
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
 
+if TYPE_CHECKING:
+  from hydra_jax.training.step import Job, State
 
-def make(network: Network, loss: Callable, penalty: Callable | None, heads_per_chunk: int):
-  """Returns `gradient(params, model_state, batch, key, weights_K, places_K=None)`, see `train.make_step`.
+Batch = dict[str, jax.Array]
 
-  It gives the gradient of `Σ weights · losses + penalty`, the loss of each head `[K]`, and the new state of
-  the network. Where parameters are those of some heads only, `places_K` says of which.
+
+def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: jax.Array | None = None):
+  """The gradient of a step on the whole batch: means over devices along `data`, sums for the body along `head`.
+
+  Args:
+    job: What is trained.
+    state: Of all heads, or of those with the indices `heads_K`.
+    batch: This device's share of it, as the network reads it.
+    key: Of this step.
+    heads_K: See `state`.
+
+  Returns:
+    Gradients like `state.params`, the loss of each head `[H]`, and the new state of the network.
   """
+  heads = len(job.network.heads)
+  if job.heads_per_step:
+    grads, losses_H, model_state = _of_some_heads(job, state, batch, key)
+  else:
+    weights_K = job.weights(heads) if heads_K is None else job.weights(heads)[heads_K]
+    found = of_heads(job, state.params, state.model_state, batch, key, weights_K, heads_K)
+    grads, losses_H, model_state = found
+  grads, losses_H, model_state = collectives.mean_over('data', (grads, losses_H, model_state))
+  return {**grads, 'body': collectives.sum_over('head', grads['body'])}, losses_H, model_state
 
-  def gradient(params, model_state, batch, key, weights_K, places_K=None):
-    given = (params, model_state, batch, key, weights_K)
-    chunk = _chunk(network, heads_per_chunk, *given)
-    if chunk < len(weights_K):
-      places = jnp.arange(len(weights_K)) if places_K is None else places_K
-      return _by_chunks(network, loss, penalty, chunk)(*given, places)
-    some = {} if places_K is None else {'places': places_K}
-    batch = batch if places_K is None else {**batch, 'heads': places_K}
 
-    def value(params):
-      outputs, new = network.apply(params, model_state, batch['x'], key, True, **some)
-      losses_K = jnp.mean(loss(outputs, batch), axis=-1)
-      total = jnp.sum(weights_K * losses_K)
-      if penalty is not None:
-        total += share(penalty)(params)
-      return total, (losses_K, new)
+def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
+  """Chooses heads at random; the gradient of the others is 0."""
+  heads, count = len(job.network.heads), job.heads_per_step
+  chosen_K = jax.random.permutation(jax.random.fold_in(key, heads), heads)[:count]
+  some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[chosen_K], tree['heads'])}
+  put = lambda leaf, onto: onto.at[chosen_K].set(leaf)
+  back = lambda tree, onto: {**tree, 'heads': jax.tree.map(put, tree['heads'], onto['heads'])}
+  given = some(state.params), some(state.model_state)
+  grads, losses_K, model_state = of_heads(job, *given, batch, key, job.weights(count), chosen_K)
+  losses_H = put(losses_K * (heads / count), jnp.zeros(heads))
+  return back(grads, jax.tree.map(jnp.zeros_like, state.params)), losses_H, back(model_state, state.model_state)
 
-    grads, (losses_K, new) = jax.grad(value, has_aux=True)(params)
-    return grads, losses_K, new
 
-  return gradient
+def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, weights_K, heads_K=None):
+  """The gradient of `Σ weights · losses + penalty` on one device, the loss of each head `[K]`, and the new state.
+
+  Where parameters are those of some heads only, `heads_K` holds their indices.
+  """
+  network = job.network
+  given = (params, model_state, batch, key, weights_K)
+  chunk = _chunk(network, job.heads_per_chunk, *given)
+  if chunk < len(weights_K):
+    indices = jnp.arange(len(weights_K)) if heads_K is None else heads_K
+    return _by_chunks(network, job.loss, job.penalty, chunk)(*given, indices)
+  some = {} if heads_K is None else {'places': heads_K}
+  batch = batch if heads_K is None else {**batch, 'heads': heads_K}
+
+  def objective(params):
+    outputs, new = network.apply(params, model_state, batch['x'], key, True, **some)
+    losses_K = jnp.mean(job.loss(outputs, batch), axis=-1)
+    total = jnp.sum(weights_K * losses_K)
+    if job.penalty is not None:
+      total += share(job.penalty)(params)
+    return total, (losses_K, new)
+
+  grads, (losses_K, new) = jax.grad(objective, has_aux=True)(params)
+  return grads, losses_K, new
 
 
 def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weights_K) -> int:
@@ -94,7 +133,7 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
 
 
 def share(penalty: Callable) -> Callable:
-  """A device's share of a penalty; its gradient adds those of all, as a sum over devices is its own transpose."""
+  """Divides a penalty by the number of devices along `head`, because gradients are summed over them."""
   return lambda params: penalty(params) / collectives.size('head')
 
 

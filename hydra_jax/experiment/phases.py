@@ -1,0 +1,187 @@
+"""Training one method through its phases, each of which is kept as an artifact."""
+
+from collections.abc import Sequence
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hydra_jax import store
+from hydra_jax.data import with_unlabelled
+from hydra_jax.devices import preemption, processes
+from hydra_jax.devices.layout import make_layout
+from hydra_jax.errors import UserError
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment import artifacts, config as configs, provenance
+from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
+from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
+from hydra_jax.methods.base import METHODS, Phase
+from hydra_jax.nets import cut
+from hydra_jax.progress import bar, say
+from hydra_jax.training import augment, checkpoints, loop, optimizers
+from hydra_jax.training.batches import source_of, stack
+from hydra_jax.training.step import Job, State, fresh_state, init_state, over_replicas, steps_for
+
+ROLES = ('teacher', 'student')
+WORSE = 'look at its learning rate, its epochs and the data'
+
+Group = Sequence[Replica]
+
+
+def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teacher] = ()) -> list[Trained]:
+  """Trains the ensemble or one student, or takes what is trained already; a row for each replica."""
+  own, settings = group, planned.recipe.settings
+  if others := settings.get('unlabelled', ()):
+    group = [replica._replace(data=with_unlabelled(replica.data, others)) for replica in group]
+    if not augments_inputs(group[0].data, settings):
+      teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
+  phases = [each.phase for each in planned.phases]
+  keys = keys_of_phases(group, planned.recipe, phases, [teacher.key for teacher in teachers])
+  trees = None
+  for number, (here, key) in enumerate(zip(planned.phases, keys, strict=True)):
+
+    def make(new: Path, folder: Path, here=here, number=number, before=trees) -> None:
+      state = train_phase(group, here, planned.recipe.role, before, teachers, folder)
+      data = [replica.data for replica in group]
+      artifacts.save(new, state.params, state.model_state, planned.recipe, number, data)
+
+    with preemption.deferring():
+      folder = part(group[0], here.phase.name.replace(' ', '-'), key, here.label, make, together=True)
+    if processes.anywhere(preemption.asked()):
+      raise preemption.Preempted('stopped after a phase', by_all=True)
+    checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
+    trees = artifacts.restore(folder, here.phase.network, group[0].data, len(group))
+  network, read = phases[-1].network, artifacts.predictive_of(planned.recipe).read
+  rows = []
+  for i, (replica, original) in enumerate(zip(group, own, strict=True)):
+    params, model_state = artifacts.of_replica(trees, i)
+    model = Model(network, params, model_state, replica.data.scaling, read)
+    rows.append(evaluable(original, model, f'{keys[-1]}-{i}'))
+  return rows
+
+
+def keys_of_phases(
+  group: Group, recipe: artifacts.Recipe, phases: Sequence[Phase], teachers: Sequence[str] = ()
+) -> list[str]:
+  """For each phase of a method the key of what it trains: a hash of its code, its settings, and all that it reads.
+
+  Args:
+    group: Replicas that are trained together.
+    recipe: Of the method.
+    phases: Built from it.
+    teachers: Keys of the teachers of the replicas.
+  """
+  config, keys = group[0].config, ['']
+  phases_of = METHODS[recipe.settings.get('method', 'ensemble')].phases
+  for phase in phases:
+    read = {k: v for k, v in recipe.settings.items() if k not in (*phase.unread, 'network')}
+    keys.append(
+      store.key_of(
+        dict(
+          code=[provenance.digest('training'), *map(provenance.definition, (phases_of, train_phase))],
+          data=[replica.data.fingerprint for replica in group],
+          network=configs.identity(recipe.network),
+          phase=[phase.name, phase.epochs],
+          settings=read,
+          seed=[config.seed, [replica.index for replica in group], recipe.role],
+          before=keys[-1],
+          teacher=teachers if phase.distils else [],
+        )
+      )
+    )
+  return keys[1:]
+
+
+def _progress(folder: Path) -> Path:
+  """Where the checkpoints of a phase in progress are."""
+  return folder.with_name(f'{folder.name}.progress')
+
+
+def train_phase(
+  group: Group, planned: PlannedPhase, role: str, before: Any, teachers: Sequence[Teacher], folder: Path
+) -> State:
+  """Trains one phase of a group of replicas, from its newest checkpoint if it was interrupted.
+
+  Args:
+    group: The replicas.
+    planned: The phase.
+    role: `teacher` or `student`.
+    before: Parameters and state that the phase before has left, with a leading axis R; None for the first phase.
+    teachers: Of each replica.
+    folder: Where the result will be; checkpoints are beside it.
+  """
+  config, settings, phase, label = group[0].config, planned.settings, planned.phase, planned.label
+  layout = make_layout(config.parallel.mode, planned.mesh)
+  seeds = [(config.seed, replica.index, ROLES.index(role)) for replica in group]
+  job, source = job_of(group, planned, teachers if phase.distils else (), layout)
+  state, keys = initial_state(group, phase, job, seeds, before)
+  state = layout.plain(layout.put(state, loop.head_specs(state)))  # as it is saved: global arrays on these devices
+  saver = checkpoints.Saver(_progress(folder), config.checkpoints_kept)
+  saved = checkpoints.latest(saver.folder, state)
+  if saved is not None:
+    state = saved
+    say(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
+  losses: list[float] = []
+
+  def report(step: int, loss: float) -> None:
+    losses.append(loss)
+    advance(step, loss, source.note())
+
+  hooks = loop.Hooks(
+    stopping=preemption.asked,
+    progress=report,
+    save=lambda state: saver.save(int(state.step[0]), state),
+    save_every=config.checkpoint_seconds,
+    profile=processes.rank_folder(group[0].profile / folder.name) if group[0].profile else None,
+  )
+  processes.meet()
+  try:
+    with bar(label, job.steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
+      state = loop.fit(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
+  except UserError as e:
+    raise UserError(f"in phase '{label}': {e}") from e
+  if saved is None and losses[-1] >= losses[0]:
+    say(f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}')
+  return state
+
+
+def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):
+  """What a phase trains, and its batches; `teachers` is empty for a phase that does not distil."""
+  config, settings, phase = group[0].config, planned.settings, planned.phase
+  train_set = group[0].data.train
+  online = bool(teachers) and augments_inputs(group[0].data, settings)
+  models = [teacher.model for teacher in teachers if online and teacher.model is not None]
+  kept = [teacher.predictions for teacher in teachers if not online and teacher.predictions is not None]
+  steps = steps_for(phase.epochs, train_set.examples, settings.batch_size)
+  job = Job(
+    network=phase.network,
+    loss=phase.loss,
+    reduction=phase.reduction,
+    optimizer=optimizers.build(settings, steps, train_set.examples / settings.batch_size, phase.frozen),
+    steps=steps,
+    batch_size=settings.batch_size,
+    penalty=phase.penalty,
+    heads_per_step=phase.heads_per_step,
+    heads_per_chunk=config.execution.heads_per_chunk,
+    augment=augment.build(settings.augment, train_set.example.ndim, settings.augment_share),
+    teacher=online_teacher(models, layout, settings.augment) if online else None,
+  )
+  return job, source_of([replica.data for replica in group], kept)
+
+
+def initial_state(group: Group, phase: Phase, job: Job, seeds: Sequence[tuple[int, ...]], before: Any):
+  """The state at step 0, and for each replica the key of all that is random in training but the order of examples."""
+  init_keys, step_keys = zip(*map(keys_of_seed, seeds), strict=True)
+  keys = jax.numpy.stack(step_keys)
+  if before is None:
+    examples = stack([artifacts.example(replica.data) for replica in group])
+    return init_state(phase.network, job.optimizer, jax.numpy.stack(init_keys), examples), keys
+  grow = lambda params, state: (cut.grow(params, len(phase.network.heads)), cut.grow(state, len(phase.network.heads)))
+  return fresh_state(job.optimizer, *over_replicas(grow, *before)), keys
+
+
+def keys_of_seed(seed: tuple[int, ...]) -> jax.Array:
+  """Two keys: how a network starts, and all that is random in its training but the order of the examples."""
+  return jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))

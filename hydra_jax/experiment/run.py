@@ -1,0 +1,143 @@
+"""From a config to results: teachers, their predictions, students, evaluation, table and figures.
+
+Every artifact is kept in the work directory under a hash of what it depends on. A run that is started again takes what
+is there and makes the rest. So it makes no difference whether it was interrupted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from hydra_jax import store
+from hydra_jax.data import load, with_unlabelled
+from hydra_jax.devices import mapping, processes
+from hydra_jax.evaluation import diversity, evaluate
+from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, results
+from hydra_jax.experiment.phases import train_method
+from hydra_jax.experiment.plan import PlannedMethod, plan
+from hydra_jax.experiment.replicas import Replica, Trained, grouped
+from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
+from hydra_jax.experiment.workdir import check_workdir, record
+from hydra_jax.methods.base import METHODS
+from hydra_jax.progress import say
+
+
+def run(
+  config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False, measure: bool = False
+) -> results.Outcome:
+  """Does all that a config asks for, under `workdir`.
+
+  Args:
+    config: The experiment; what the data decide is set in it.
+    workdir: Where everything is written.
+    data_dir: Where data sets are.
+    profile: Traces a few steps of each phase.
+    measure: Measures latencies again, also where they are known.
+
+  Returns:
+    The results.
+
+  Raises:
+    UserError: The user has to change something. It is raised before anything is trained if it can be known.
+  """
+  configs.check_values(config)
+  agreement.on_configs({'': config})
+  config.teacher.members = count_members(config)
+  configs.validate(config)
+  check_workdir(workdir, config)
+  data = load(config.data, data_dir, 0)
+  configs.settle(config, data.task)
+  configs.validate(config, data.task, data.train.example.ndim)
+  first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
+  check_teachers(first)
+  planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
+  agreement.on_data(config, data)
+  processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
+  with processes.entered(lambda: store.locked(workdir)):
+    processes.check_shared(workdir)
+    processes.on_main(lambda: record(workdir, config, data))
+    return carry_out(planned, first, workdir, data_dir, measure)
+
+
+def check_teachers(replica: Replica) -> None:
+  """Raises a `UserError` for teachers, or inputs without labels, that do not fit the data."""
+  config, data = replica.config, replica.data
+  if config.teacher.predictions:
+    external_predictions.check(config.teacher.predictions, data)
+    teacher_in_file(replica)
+  for place in config.teacher.checkpoints:
+    artifacts.load(place, data, own=artifacts.own_networks(config))
+  for name in config.students:
+    with_unlabelled(data, config.student[name].get('unlabelled', ()))
+
+
+def carry_out(
+  planned: Sequence[PlannedMethod], first: Replica, workdir: Path, data_dir: str, measure: bool
+) -> results.Outcome:
+  """Trains and evaluates all replicas, and writes the report."""
+  config, data = first.config, first.data
+  convolves = any(phase.phase.network.convolution for method in planned for phase in method.phases)
+  rows, timings, tests = [], [], []
+  notes: dict[str, str] = {}
+  for group in grouped(first, data_dir, alone=convolves and mapping.on_cpu()):
+    if config.replicas > 1:
+      together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
+      say(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
+    for replica, models in zip(group, train_all(group, planned), strict=True):
+      scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
+      more, matrices = compare(replica, models, scores)
+      rows += more
+      test = replica.data.evaluations['test'].load().fingerprint
+      tests.append((test, {name: found['test'] for name, found in scores.items() if 'test' in found}))
+      if replica.index == 0:
+        here = {name: trained for name, trained in models.items() if trained.model is not None}
+        rows += results.sizes(replica, here)
+        timings = results.measured(replica, here, measure)
+        shown = results.Shown(replica.data, scores, matrices)
+        notes |= results.weak(replica.data, scores)
+  ratio = results.overlap(data, tests)
+  processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
+  return results.Outcome(data.task, rows, timings, tests, ratio)
+
+
+def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> list[dict[str, Trained]]:
+  """For each replica, the ensemble and every student that the config lists, by name."""
+  config = group[0].config
+  teachers, ensembles = teachers_of(group, planned)
+  models = {'ensemble': ensembles}
+  for method in planned:
+    if method.recipe.role == 'teacher':
+      continue
+    if (rule := method.recipe.settings.get('grouping', 'one_each')) != 'one_each':
+      heads = method.recipe.settings.heads
+      say(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
+    models[method.name] = train_method(group, method, teachers)
+  return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
+
+
+def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> tuple[list[Teacher], list[Trained]]:
+  """For each replica what students learn from, and its row of the table."""
+  config = group[0].config
+  if config.teacher.predictions:
+    teachers, ensembles = zip(*map(teacher_in_file, group), strict=True)
+    return list(teachers), list(ensembles)
+  if config.teacher.checkpoints:
+    ensembles = [load_ensemble(replica) for replica in group]
+  else:
+    (method,) = [method for method in planned if method.recipe.role == 'teacher']
+    ensembles = train_method(group, method)
+  return [teacher_of(*both) for both in zip(group, ensembles, strict=True)], ensembles
+
+
+def compare(replica: Replica, models: dict[str, Trained], scores: results.AllScores) -> tuple[list[dict], dict]:
+  """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members."""
+  config, ensemble, rows, matrices = replica.config, models['ensemble'], [], {}
+  for name, found in scores.items():
+    rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
+  for name in config.students:
+    heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
+    if METHODS[config.student[name].method].matched and heads == members:
+      matrices[name] = results.divergences(replica, name, models[name], ensemble)
+  return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices), matrices

@@ -1,0 +1,161 @@
+"""What students learn from: an ensemble trained here, networks of other runs, or a file of predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+import numpy as np
+
+from hydra_jax import store
+from hydra_jax.data import Data, Split
+from hydra_jax.devices import collectives
+from hydra_jax.devices.layout import Layout
+from hydra_jax.errors import UserError
+from hydra_jax.evaluation import evaluate
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment import artifacts, external_predictions, provenance
+from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.training import augment
+from hydra_jax.training.batches import stack
+from hydra_jax.training.program import head_specs
+from hydra_jax.training.step import OnlineTeacher
+
+
+@dataclass(frozen=True)
+class Teacher:
+  """What students learn from.
+
+  Attributes:
+    predictions: `[M, N, C]` on the training inputs, if any student needs them.
+    model: The members; None where only a file of predictions is given.
+    key: Depends on all that the teacher depends on.
+  """
+
+  predictions: np.ndarray | None
+  model: Model | None
+  key: str
+
+
+def count_members(config: ConfigDict) -> int:
+  """Number of members; teachers that exist already bring it with them."""
+  settings = config.teacher
+  if settings.predictions:
+    return external_predictions.read(settings.predictions).members
+  if settings.checkpoints:
+    own = artifacts.own_networks(config)
+    return sum(len(artifacts.network_of(folder, own)[2].heads) for folder in settings.checkpoints)
+  return settings.members
+
+
+def augments_inputs(data: Data, settings: ConfigDict) -> bool:
+  """Whether inputs look different each time, so that a teacher must predict in the same step as its student."""
+  return data.train.varies or bool(settings.augment)
+
+
+def teacher_of(replica: Replica, ensemble: Trained) -> Teacher:
+  """An ensemble as a teacher, with its predictions if a student needs them."""
+  config = replica.config
+  needed = not all(augments_inputs(replica.data, config.student[name]) for name in config.students)
+  key = key_of_teacher(config, ensemble.key)
+  assert ensemble.model is not None
+  return Teacher(kept_predictions(replica, ensemble.model, key) if needed else None, ensemble.model, key)
+
+
+def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
+  """Key of what students learn from: that of the ensemble, and how its predictions are kept."""
+  return f'{ensemble}-{config.teacher.keep_as}'
+
+
+def load_ensemble(replica: Replica) -> Trained:
+  """Members that other runs have trained, as one ensemble."""
+  own = artifacts.own_networks(replica.config)
+  loaded = [artifacts.load(folder, replica.data, replica.index, own) for folder in replica.config.teacher.checkpoints]
+  model = evaluate.beside([model for model, _ in loaded])
+  return evaluable(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
+
+
+def teacher_in_file(replica: Replica) -> tuple[Teacher, Trained]:
+  """A teacher that is a file of predictions, and their scores on the evaluation sets that it covers."""
+  data, size = replica.data, replica.config.evaluation.batch_size
+  file = external_predictions.read(replica.config.teacher.predictions)
+
+  def outputs(name: str, examples: int) -> np.ndarray:
+    return external_predictions.outputs(file, name, examples, data.task, data.outputs, data.scaling)
+
+  covered = {name: each for name, each in data.evaluations.items() if external_predictions.covers(file, name)}
+
+  def scores(advance):
+    read, found = replica.task.predictives['members'].read, {}
+    for name, evaluation in covered.items():
+      split = evaluation.load()
+      found[name] = evaluate.score_outputs(outputs(name, len(split.x)), split, read, replica.task, data.scaling, size)
+    advance(len(data.evaluations))
+    return found
+
+  key = store.key_of(dict(file=file.key, data=data.fingerprint))
+  return Teacher(outputs('train', data.train.examples), None, key), Trained(None, key, scores)
+
+
+def evaluable(replica: Replica, model: Model, key: str) -> Trained:
+  """A model as a row of the table."""
+  size = replica.config.evaluation.batch_size
+  return Trained(model, key, functools.partial(evaluate.score_all, model, replica.data, size))
+
+
+def kept_predictions(replica: Replica, teacher: Model, key: str) -> np.ndarray:
+  """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
+  dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key)
+
+  def make(new, folder):
+    del folder
+    assert isinstance(replica.data.train, Split)  # the inputs of a stream vary, so nothing is kept
+    x = np.asarray(replica.data.train.x)
+    outputs = evaluate.predict(teacher, x, replica.config.evaluation.batch_size)
+    if np.abs(outputs).max() > np.finfo(dtype).max:
+      raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
+    np.save(new / 'predictions.npy', outputs.astype(dtype))
+
+  folder = part(replica, 'predictions', key, 'teacher predictions', make)
+  return store.read_mapped(folder / 'predictions.npy')
+
+
+def key_of_predictions(replica: Replica, teacher: str) -> str:
+  """Key of the predictions of a teacher, whose own key is given, on the training inputs of a replica."""
+  code = [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(kept_predictions)]
+  return store.key_of(dict(teacher=teacher, data=replica.data.fingerprint, code=code))
+
+
+def with_predictions(replica: Replica, teacher: Teacher) -> Teacher:
+  """A teacher with its predictions on the training inputs of these data, which are more than its own."""
+  assert teacher.model is not None  # a file of predictions has none for other inputs; `config.validate` says so
+  return Teacher(kept_predictions(replica, teacher.model, teacher.key), teacher.model, teacher.key)
+
+
+def online_teacher(models: Sequence[Model], layout: Layout, augmentations: Sequence[str]) -> OnlineTeacher:
+  """Teachers of replicas, which predict in the step of their students."""
+  network, asked = models[0].network, augment.asks(augmentations)
+  divides = network.can_split and len(network.heads) % layout.shape.head == 0
+  spread = len(models) == 1 and divides and not asked  # a member that is asked must be on every device
+
+  def predict(params: Any, x: jax.Array) -> jax.Array:
+    devices = collectives.size('head')
+    here = collectives.positions('head', len(network.heads) // devices) if spread and devices > 1 else None
+    some = {} if here is None else {'places': here}
+    outputs = jax.lax.stop_gradient(network.apply(*params, x, **some)[0])
+    return outputs if here is None else collectives.gathered('head', outputs)
+
+  def ask(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+    if network.parts is None:
+      return network.apply(*params, x)[0][jax.random.randint(key, (), 0, len(network.heads))]
+    place = jax.random.randint(key, (1,), 0, len(network.heads))
+    chosen = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[place], tree['heads'])}
+    return network.apply(*map(chosen, params), x, places=place)[0][0]
+
+  params = stack([(model.params, model.model_state) for model in models])
+  return OnlineTeacher(
+    params=params, specs=head_specs(params) if spread else P(), predict=predict, ask=ask if asked else None
+  )

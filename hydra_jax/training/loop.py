@@ -1,0 +1,148 @@
+"""The loop of every teacher and every student."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+import time
+
+import jax
+import numpy as np
+
+from hydra_jax.devices import mapping
+from hydra_jax.devices.layout import SINGLE_DEVICE, Layout
+from hydra_jax.devices.preemption import Preempted
+from hydra_jax.errors import UserError
+from hydra_jax.training.batches import BatchSource
+from hydra_jax.training.program import CallSummary, Inputs, head_specs, make_program
+from hydra_jax.training.step import Job, State
+
+MAX_STEPS_PER_CALL = 1000
+SECONDS_PER_CALL = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+  """What the loop calls, and when.
+
+  Attributes:
+    stopping: Whether this process was asked to stop. Then all processes save and stop at the same step.
+    progress: Called now and then with the step and the mean loss.
+    save: Called with the state about every `save_every` seconds, never with a state that is not finite.
+    save_every: Seconds between saves.
+    profile: Folder for a trace of the second call, a few steps that are compiled already.
+  """
+
+  stopping: Callable[[], bool] = lambda: False
+  progress: Callable[[int, float], None] = lambda step, loss: None
+  save: Callable[[State], None] = lambda state: None
+  save_every: float = float('inf')
+  profile: Path | None = None
+
+
+NO_HOOKS = Hooks()
+
+
+def fit(
+  job: Job,
+  state: State,
+  source: BatchSource,
+  seeds: Sequence[tuple[int, ...]],
+  keys: jax.Array,
+  layout: Layout = SINGLE_DEVICE,
+  steps_per_call: int = 0,
+  hooks: Hooks = NO_HOOKS,
+) -> State:
+  """Trains from `state.step` to `job.steps`.
+
+  One call of the compiled program makes as many steps as fit in a second. The summary of a call is read while the next
+  one runs. How steps are grouped into calls changes no result.
+
+  Processes must agree on three things: the length of the next call, whether to save, and whether to stop. Each sends
+  its wish with a call; the call returns the maximum over processes.
+
+  Args:
+    job: What is trained.
+    state: Where to start, with a leading axis R; donated.
+    source: The batches.
+    seeds: For each replica, what decides the order of its examples.
+    keys: For each replica, what decides everything else that is random, `[R]`.
+    layout: The devices.
+    steps_per_call: Upper limit, or 0 for as many as are fastest; convolutions on CPU make one.
+    hooks: What is called meanwhile.
+
+  Returns:
+    The state at the last step.
+
+  Raises:
+    UserError: A loss is not finite; the message names the step and the head.
+    Preempted: A process was asked to stop; the state is saved.
+  """
+  if job.network.convolution and mapping.on_cpu():
+    steps_per_call = 1
+  program = make_program(job, layout, state, source.streams, loops=steps_per_call != 1)
+  at_once = int(min(job.steps, steps_per_call or MAX_STEPS_PER_CALL, source.at_once))
+  index = np.zeros((len(seeds), at_once, job.batch_size), np.int32)
+  now = int(state.step[0])
+  state, scaling = layout.put(state, head_specs(state)), layout.replicate(source.scaling)
+  teacher = layout.spread(job.teacher.params, job.teacher.specs) if job.teacher else ()
+  key = np.asarray(jax.random.key_data(keys))
+  batches = source.begin(seeds, now, job.steps, job.batch_size, layout)
+  pending, n, wanted, saved, profile = None, 1, 1, time.monotonic(), hooks.profile
+  read = saved
+
+  while now < job.steps:
+    n = min(n, job.steps - now)
+    data, index[:, :n] = batches(now, n)
+    due = time.monotonic() - saved > hooks.save_every
+    vote = layout.vote(np.array([hooks.stopping(), due, -wanted], np.int32))
+    saved = time.monotonic() if due else saved  # asks once
+    inputs = Inputs(data, scaling, teacher, layout.index(index.copy()), n, key, vote)
+    with _traced(profile if pending else None) as wait:
+      state, summary = wait(program(state, inputs))
+    profile = None if pending else profile
+    now += n
+    last, pending = pending, (now, n, summary)
+    if last:
+      stop, due, n = _read(*last, hooks.progress)
+      if stop or due:
+        check_finite(np.asarray(summary.bad))
+        hooks.save(layout.plain(state))
+        saved = time.monotonic()
+      if stop and now < job.steps:
+        raise Preempted(f'stopped at step {now} of {job.steps}', by_all=True)
+    elapsed, read = time.monotonic() - read, time.monotonic()
+    count = (last or pending)[1]  # the steps that took that time
+    wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
+  if pending:
+    _read(*pending, hooks.progress)
+  return layout.plain(state)
+
+
+def _read(at: int, count: int, summary: CallSummary, progress: Callable) -> tuple[bool, bool, int]:
+  """Waits for the summary of a call: whether to stop, whether to save, and how many steps the next call makes."""
+  check_finite(np.asarray(summary.bad))
+  progress(at, float(np.mean(np.asarray(summary.total))) / count)
+  stop, due, wanted = np.asarray(summary.vote)
+  return bool(stop), bool(due), -int(wanted)
+
+
+@contextlib.contextmanager
+def _traced(folder: Path | None):
+  """Writes a profile of what is done inside; gives a function that waits for its results, if there is a folder."""
+  if folder is None:
+    yield lambda results: results
+    return
+  with jax.profiler.trace(folder):
+    yield jax.block_until_ready
+
+
+def check_finite(bad_RxH: np.ndarray) -> None:
+  """Raises a `UserError` if any loss was not finite; `bad_RxH` has the first such step of each head, or −1."""
+  if np.any(bad_RxH >= 0):
+    place = np.unravel_index(np.argmin(np.where(bad_RxH >= 0, bad_RxH, np.iinfo(bad_RxH.dtype).max)), bad_RxH.shape)
+    of = f', of replica {place[0]} in its group' if len(bad_RxH) > 1 else ''
+    raise UserError(
+      f'the loss is not finite at step {bad_RxH[place]} (head or member {place[1]}{of}): '
+      'lower the learning rate, or look at the data'
+    )

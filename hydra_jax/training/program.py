@@ -1,0 +1,150 @@
+"""Many training steps as one compiled program, on one device or many."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from hydra_jax.devices import collectives, mapping
+from hydra_jax.devices.layout import EVERYWHERE, Layout
+from hydra_jax.nets.cut import belongs_to_heads
+from hydra_jax.nets.stages import Tree
+from hydra_jax.training.step import Job, State, over_replicas, train_step
+
+
+class Inputs(NamedTuple):
+  """What a call reads besides the state; the axis R is that of replicas.
+
+  Attributes:
+    data: `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`, or of a stream one batch `[R, B, …]`.
+    scaling: Of x, `[R, …]`.
+    teacher: Parameters of the online teacher, `[R, …]`, or ().
+    index: Rows of the batches, `[R, K, B]` int32.
+    steps: How many of the K steps this call makes. It is no compile-time constant.
+    key: Data of the key of each replica, `[R, 2]` uint32. A key itself would be local to its process.
+    vote: What each process wishes, `[V]` int32.
+  """
+
+  data: Any
+  scaling: Any
+  teacher: Tree
+  index: Any
+  steps: Any
+  key: Any
+  vote: Any
+
+
+class CallSummary(NamedTuple):
+  """What a call tells, the same in all processes.
+
+  Attributes:
+    total: Sum over steps of the loss of each head, `[R, H]`.
+    bad: The step at which the loss of each head first was not finite, or −1, `[R, H]`.
+    vote: For each thing that is agreed upon, the maximum over processes, `[V]`.
+  """
+
+  total: jax.Array
+  bad: jax.Array
+  vote: jax.Array
+
+
+def head_specs(tree: Tree, replicas: bool = True) -> Tree:
+  """Specs by which the head axis of each leaf is spread over `head`; it comes after that of replicas, if any."""
+  spread = P(None, 'head') if replicas else P('head')
+  return jax.tree_util.tree_map_with_path(lambda path, _: spread if belongs_to_heads(path) else P(), tree)
+
+
+def make_program(job: Job, layout: Layout, state: State, streams: bool = False, loops: bool = True) -> Callable:
+  """Compiles `program(state, inputs) -> (state, summary)`. The state is donated.
+
+  One compilation serves calls of every length and all replicas: data, scaling and teacher are arguments.
+
+  Args:
+    job: What is trained.
+    layout: The devices.
+    state: Of which the shapes are read.
+    streams: Whether `inputs.data` is one batch, spread over `data`. Otherwise each device holds all examples.
+    loops: False makes a program of one step, without a loop.
+  """
+  replicas, heads = len(state.step), len(job.network.heads)
+  size = lambda tree: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) / replicas
+  parameters = size(state.params['body']) + size(state.params['heads']) / heads
+  group = heads // layout.shape.head
+  if job.is_independent and loops and replicas == 1 and job.teacher is None:
+    group = mapping.group_of(group, job.heads_per_chunk, parameters)
+
+  def training(state: State, inputs: Inputs):
+    def of_replica(state, data, scaling, teacher, index_KxB, key):
+      step = lambda i, state, heads: train_step(job, state, data, scaling, teacher, index_KxB[i], key, heads)
+      return many_steps(step, state, inputs.steps if loops else None, heads, group)
+
+    key = jax.random.wrap_key_data(inputs.key)
+    state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
+    total, bad = (collectives.placed('head', part, 1) for part in (total, bad))
+    # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop in another
+    # order on each device, before or between those in the loop: then devices wait for each other for ever.
+    vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
+    return state, CallSummary(total, bad, collectives.greatest(vote))
+
+  data_spec = P(None, 'data') if streams else P()
+  teacher_specs = job.teacher.specs if job.teacher else P()
+  in_specs = head_specs(state), Inputs(data_spec, P(), teacher_specs, P(None, None, 'data'), P(), P(), EVERYWHERE)
+  options = mapping.compiler_options(job.network.convolution, job.batch_size * parameters)
+  return layout.compile(training, in_specs, (in_specs[0], P()), options)
+
+
+def many_steps(step: Callable, state: State, steps: jax.Array | None, heads: int, group: int):
+  """Steps of one replica: the new state, the sum of the loss of each head, and where it was not finite.
+
+  Args:
+    step: `(i, state, heads_K) -> (state, losses [K])`.
+    state: Of the heads of this device.
+    steps: Their number; None makes one step without a loop.
+    heads: Number of heads on all devices together.
+    group: So many are trained at a time, all steps of one group before the next.
+  """
+  here = heads // collectives.size('head')
+  indices = collectives.positions('head', here) if collectives.size('head') > 1 else None
+
+  def train(state: State, count: int, heads_K: jax.Array | None):
+    def body(i, carry):
+      state, total, bad = carry
+      new, losses = step(i, state, heads_K)
+      return new, total + losses, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
+
+    start = (state, jnp.zeros(count), jnp.full(count, -1))
+    return body(0, start) if steps is None else jax.lax.fori_loop(0, steps, body, start)
+
+  if group == here:
+    return train(state, here, indices)
+  return by_groups(train, state, here, group, jnp.arange(here) if indices is None else indices)
+
+
+def by_groups(train: Callable, state: State, heads: int, size: int, indices: jax.Array):
+  """Trains independent heads group by group, so that what a group needs stays in the cache of a CPU.
+
+  Args:
+    train: `(state, size, heads_K) -> (state, total [size], bad [size])`, many steps of some heads.
+    state: Of all heads; its step and the counts of the optimizer are the same for each group.
+    heads: Their number.
+    size: Of a group, a divisor of it.
+    indices: Of these heads, `[heads]`.
+  """
+  at, tree = jax.tree_util.tree_flatten_with_path(state)
+  tiled, before = [belongs_to_heads(path) for path, _ in at], [leaf for _, leaf in at]
+
+  def body(g, carry):
+    leaves, *summaries = carry
+    take = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, g * size, size)
+    put = lambda onto, leaf: jax.lax.dynamic_update_slice_in_dim(onto, leaf, g * size, 0)
+    some = [take(leaf) if own else old for own, leaf, old in zip(tiled, leaves, before, strict=True)]
+    new, *more = train(jax.tree.unflatten(tree, some), size, take(indices))
+    joined = [put(leaf, n) if own else n for own, leaf, n in zip(tiled, leaves, jax.tree.leaves(new), strict=True)]
+    return joined, *map(put, summaries, more)
+
+  start = (before, jnp.zeros(heads), jnp.full(heads, -1))
+  leaves, *summaries = jax.lax.fori_loop(0, heads // size, body, start)
+  return jax.tree.unflatten(tree, leaves), *summaries
