@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 from hydra_jax.data import Scaling
-from hydra_jax.devices import mapping
+from hydra_jax.devices import cpu
 from hydra_jax.devices.layout import SINGLE_DEVICE
 from hydra_jax.evaluation import evaluate
 from hydra_jax.maths import losses
@@ -96,10 +96,10 @@ def make_job(network: cut.Network, loss: str, optimizer, steps: int, batch_size:
   return Job(**given, batch_size=batch_size, **options)
 
 
-def compiled(job: Job, state: State) -> Callable:
+def compiled(job: Job, state: State, shape: tuple[int, ...]) -> Callable:
   """The program that `loop.fit` calls."""
-  one = job.network.convolution and mapping.on_cpu()
-  return make_program(job, SINGLE_DEVICE, state, loops=not one)
+  one = cpu.on_cpu() and job.network.convolves(shape)
+  return make_program(job, SINGLE_DEVICE, state, shape, loops=not one)
 
 
 def inputs_of(data: dict, index: np.ndarray) -> Inputs:
@@ -118,13 +118,13 @@ def training(network: cut.Network, loss: str, optimizer, data: dict, index: np.n
   job = make_job(network, loss, optimizer, 1000 * steps, batch_size)
   data = jax.tree.map(jnp.asarray, data)
   state = init_state(network, optimizer, jax.random.split(jax.random.key(0), replicas), data['x'][:, :2])
-  return Training(compiled(job, state), state, inputs_of(data, index))
+  return Training(compiled(job, state, data['x'].shape[2:]), state, inputs_of(data, index))
 
 
 def lowered(job: Job, params, model_state, opt_state, batch) -> jax.stages.Compiled:
   """One step of training on a batch, compiled with what a program is compiled with."""
   size = sum(leaf.size for leaf in jax.tree.leaves(params)) / len(job.network.heads) * len(batch['x'])
-  options = mapping.compiler_options(job.network.convolution, size)
+  options = cpu.compiler_options(job.network.convolves(batch['x'].shape[1:]), size)
 
   def update(params, model_state, opt_state, batch, key):
     state = State(jnp.zeros((), jnp.int32), params, model_state, opt_state)
@@ -236,7 +236,7 @@ def mnist(quick: bool) -> Row:
   data, index = classes(examples, (784,)), order(examples, steps, 128)
   member_steps, unit = members * steps, 'member-steps'
   needed = step_flops(mlp_layers(784, 100, 100, 10), 128)
-  network = cut.hydra(mlp(10), 0, members)
+  network = cut.multi_head(mlp(10), 0, members)
   make = lambda: pt.mlp(784, 10, (100, 100))
   work = pt.cross_entropy, data['x'], data['y'], index
   loop = lambda **options: pt.one_by_one(make(), work[0], pt.adam(1e-3, **options), *work[1:])
@@ -270,7 +270,7 @@ def uci(quick: bool) -> Row:
   data = {name: random.standard_normal((splits, examples, n), np.float32) for name, n in (('x', 9), ('y', 1))}
   index = np.stack([batches.batch_indices((split,), 0, steps, examples, 32) for split in range(splits)])
   networks_steps, unit = splits * members * steps, 'network-steps'
-  network = cut.hydra(mlp(2, (50,)), 0, members)
+  network = cut.multi_head(mlp(2, (50,)), 0, members)
   make = lambda: pt.mlp(9, 2, (50,))
   first = data['x'][0], data['y'][0], index[0]
   loop = lambda **options: pt.one_by_one(make(), pt.gaussian_nll, pt.adam(1e-2, **options), *first)
@@ -292,7 +292,9 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
   """Trains an ensemble, a network on its mean prediction for half as long, and that one with a head for each member."""
   data, optimizer = classes(examples, (2,), 3), optax.adam(1e-3)
   stages = mlp(3, (100,) * 4)
-  ensemble, single, student = (cut.hydra(stages, at, heads) for at, heads in ((0, members), (-1, 1), (-1, members)))
+  ensemble, single, student = (
+    cut.multi_head(stages, at, heads) for at, heads in ((0, members), (-1, 1), (-1, members))
+  )
   long, short = (steps_for(e, examples, batch_size) for e in (epochs, epochs / 2))
   arrays = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], data)
   predict = jax.jit(lambda params, state, x: ensemble.apply(params, state, x)[0])
@@ -301,7 +303,7 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
     return init_state(network, optimizer, jax.random.key(0)[None], arrays['x'][:, :2])
 
   def learn(network, loss, steps):
-    program = compiled(make_job(network, loss, optimizer, steps, batch_size), begin(network))
+    program = compiled(make_job(network, loss, optimizer, steps, batch_size), begin(network), (2,))
     rows = order(examples, steps, batch_size)[None]
     return lambda state, data: program(state, inputs_of(data, rows))[0]
 
@@ -343,7 +345,7 @@ def photos(quick: bool, loss: str = 'labels', cut_at: int = 0, heads: int = 1, m
   """One step of a ResNet on CIFAR-10, SGD with Nesterov's momentum."""
   depth, batch_size, examples = photo_sizes(quick)
   data = classes(examples, (32, 32, 3), members=members)
-  return training(cut.hydra(zoo.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
+  return training(cut.multi_head(zoo.resnet(10, depth), cut_at, heads), loss, SGD, data, order(examples, 1, batch_size))
 
 
 def convolutions_of(depth: int, batch_size: int) -> Callable[[], None]:
@@ -365,7 +367,7 @@ def convolutions_of(depth: int, batch_size: int) -> Callable[[], None]:
 
     arrays = [jnp.ones(s) for s in ((batch_size, size, size, inputs), (3, 3, inputs, channels))]
     dy = jnp.ones((batch_size, size // stride, size // stride, channels))
-    return jax.jit(both, compiler_options=mapping.compiler_options(True, 0)), *arrays, dy
+    return jax.jit(both, compiler_options=cpu.compiler_options(True, 0)), *arrays, dy
 
   calls = [(*prepared(*shape), count) for shape, count in shapes.items()]
 
@@ -420,7 +422,7 @@ def hydra20(quick: bool) -> Row:
     trains('ResNet-20', photos(quick), step_flops(layers, batch_size), 'needed FLOP'),
     trains('Hydra', student, step_flops(layers, batch_size, -3, heads), 'needed FLOP'),
   ]
-  network = cut.hydra(zoo.resnet(10, depth), -2, heads)
+  network = cut.multi_head(zoo.resnet(10, depth), -2, heads)
   batch = classes(batch_size, (32, 32, 3), members=heads)
   _, *state = jax.tree.map(lambda leaf: leaf[0], student.state)
   groups = most_groups(lowered(make_job(network, 'members', SGD, 1, batch_size), *state, batch))
@@ -440,8 +442,8 @@ def distil(quick: bool) -> Row:
   digits, index = classes(examples, (784,), members=heads), order(examples, steps, 128)
   adam = optax.adam(1e-3)
   jobs = {
-    'MLP, mean': (training(cut.hydra(mlp(10), -1, 1), 'mean', adam, digits, index), steps),
-    'MLP, heads': (training(cut.hydra(mlp(10), -1, heads), 'members', adam, digits, index), steps),
+    'MLP, mean': (training(cut.multi_head(mlp(10), -1, 1), 'mean', adam, digits, index), steps),
+    'MLP, heads': (training(cut.multi_head(mlp(10), -1, heads), 'members', adam, digits, index), steps),
     'ResNet-20, mean': (photos(quick, 'mean', -1, 1, heads), 1),
     'ResNet-20, heads': (photos(quick, 'members', -1, heads, heads), 1),
   }
@@ -462,7 +464,7 @@ def inference(quick: bool) -> Row:
   """Predictions of MNIST MLPs: one, one with 50 dense heads, and an ensemble of 50."""
   heads = 5 if quick else 50
   models = {
-    name: frozen(cut.hydra(mlp(10), cut_at, count))
+    name: frozen(cut.multi_head(mlp(10), cut_at, count))
     for name, cut_at, count in (('one', 0, 1), ('heads', -1, heads), ('ensemble', 0, heads))
   }
   contenders = [
@@ -479,7 +481,7 @@ def inference(quick: bool) -> Row:
 def chunks(quick: bool) -> Row:
   """Loss and gradient of many heads with many classes, some heads at a time, against all at once."""
   heads, outputs, batch_size, features, at_a_time = (10, 50, 64, 32, 2) if quick else (100, 1000, 1024, 2048, 5)
-  network = cut.hydra([chain([]), dense(outputs)], -1, heads)
+  network = cut.multi_head([chain([]), dense(outputs)], -1, heads)
   # The gradient comes out as the state of the rule, so that none of its memory is temporary.
   rule = optax.GradientTransformation(
     lambda params: (), lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads)
@@ -524,7 +526,7 @@ def scaling(quick: bool) -> Row:
 
   def grown(name, members, examples, steps, work, unit):
     some = {k: v[:examples] for k, v in data.items()}
-    network = cut.hydra(mlp(10), 0, members)
+    network = cut.multi_head(mlp(10), 0, members)
     return trains(name, training(network, 'labels', optax.adam(1e-3), some, order(examples, steps, 128)), work, unit)
 
   names = {'members': [f'{m} members' for m in members], 'examples': [f'{n} examples' for n in examples]}

@@ -5,18 +5,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from hydra_jax.errors import UserError
-  from hydra_jax.nets.adapters import equinox, nnx
-  from hydra_jax.nets.cut import Network, grow, hydra
-  from hydra_jax.nets.stages import Stage, chain, linen, mlp
+  from hydra_jax.nets.adapters import from_equinox, from_nnx
+  from hydra_jax.nets.cut import Network, grow, multi_head
+  from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
 
 __version__ = '0.1.0'
 
-__all__ = ['Network', 'Stage', 'UserError', 'chain', 'equinox', 'grow', 'hydra', 'linen', 'mlp', 'nnx']
+__all__ = [
+  'Network',
+  'Stage',
+  'UserError',
+  'chain',
+  'from_equinox',
+  'from_linen',
+  'from_nnx',
+  'grow',
+  'mlp',
+  'multi_head',
+]
 
 _MODULES = {
-  **dict.fromkeys(('equinox', 'nnx'), 'nets.adapters'),
-  **dict.fromkeys(('Network', 'grow', 'hydra'), 'nets.cut'),
-  **dict.fromkeys(('Stage', 'chain', 'linen', 'mlp'), 'nets.stages'),
+  **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
+  **dict.fromkeys(('Network', 'grow', 'multi_head'), 'nets.cut'),
+  **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
   'UserError': 'errors',
 }
 

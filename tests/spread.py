@@ -19,7 +19,7 @@ X, Y = RANDOM.normal(size=(N, 5)).astype(np.float32), RANDOM.integers(C, size=N)
 
 def fit(layout, source):
   label = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
-  state = trained(cut.hydra(mlp(C, (8,)), 0, H), label, source, steps=STEPS, batch_size=B, layout=layout)
+  state = trained(cut.multi_head(mlp(C, (8,)), 0, H), label, source, steps=STEPS, batch_size=B, layout=layout)
   return [whole(leaf) for leaf in jax.tree.leaves(state.params)]
 
 
@@ -45,7 +45,7 @@ def main():
     ('pmap', (4, 1, 1)),
   ):
     layout = make_layout(mode, MeshShape(*shape))
-    for source in (arrays, batches.streamed(N, read, no_scaling())):
+    for source in (arrays, batches.streamed(N, X.shape[1:], read, no_scaling())):
       rows.clear()
       for found, expected in zip(fit(layout, source), alone, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -67,10 +67,10 @@ class EquinoxBlock(eqx.Module):
 
 
 STAGES = {
-  'linen': lambda *sizes: hydra_jax.linen(LinenBlock(*sizes[1:])),
-  'nnx': lambda *sizes: hydra_jax.nnx(partial(NnxBlock, *sizes)),
-  'equinox': lambda *sizes: hydra_jax.equinox(partial(EquinoxBlock, *sizes)),
-  'equinox-ema': lambda *sizes: hydra_jax.equinox(partial(EquinoxBlock, *sizes, mode='ema')),
+  'linen': lambda *sizes: hydra_jax.from_linen(LinenBlock(*sizes[1:])),
+  'nnx': lambda *sizes: hydra_jax.from_nnx(partial(NnxBlock, *sizes)),
+  'equinox': lambda *sizes: hydra_jax.from_equinox(partial(EquinoxBlock, *sizes)),
+  'equinox-ema': lambda *sizes: hydra_jax.from_equinox(partial(EquinoxBlock, *sizes, mode='ema')),
 }
 every = pytest.mark.parametrize('library', STAGES)
 
@@ -120,7 +120,7 @@ def test_a_stage_is_its_module(library, train):
 @pytest.mark.parametrize('library', ['linen', 'nnx', 'equinox'])
 def test_each_head_is_what_it_is_alone(library):
   stages = [STAGES[library](F, 4)]
-  network, alone = cut.hydra(stages, 0, H), chain(stages)
+  network, alone = cut.multi_head(stages, 0, H), chain(stages)
   params, state = jax.jit(network.init)(KEY, X)
   outputs, new = network.apply(params, state, X, jax.random.key(2), True)
   for m in range(H):
@@ -148,7 +148,7 @@ def test_dropout_draws_from_the_key_in_training_only(library):
 
 
 def test_every_stream_of_nnx_has_a_key_of_its_own():
-  stage = hydra_jax.nnx(lambda rngs: nnx.Sequential(*(nnx.Dropout(0.5, rngs=rngs) for _ in range(2))))
+  stage = hydra_jax.from_nnx(lambda rngs: nnx.Sequential(*(nnx.Dropout(0.5, rngs=rngs) for _ in range(2))))
   params, state = stage.init(KEY, X)
   assert not jax.tree.leaves((params, state))
   y, _ = stage.apply(params, state, np.ones((100, 100), np.float32), KEY, True)
@@ -157,10 +157,10 @@ def test_every_stream_of_nnx_has_a_key_of_its_own():
 
 def mixed():
   return [
-    hydra_jax.linen(LinenBlock(4)),
-    hydra_jax.nnx(partial(NnxBlock, 4, 4)),
-    hydra_jax.equinox(partial(EquinoxBlock, 4, 4)),
-    hydra_jax.equinox(partial(eqx.nn.Linear, 4, C)),
+    hydra_jax.from_linen(LinenBlock(4)),
+    hydra_jax.from_nnx(partial(NnxBlock, 4, 4)),
+    hydra_jax.from_equinox(partial(EquinoxBlock, 4, 4)),
+    hydra_jax.from_equinox(partial(eqx.nn.Linear, 4, C)),
   ]
 
 
@@ -177,7 +177,7 @@ def test_a_mixed_network_trains_and_grows_at_every_cut(at, tmp_path, random):
   optimizer = optax.sgd(0.05)
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
   data = {'x': jnp.asarray(X), 'y': jnp.asarray(random.integers(C, size=B))}
-  one, network = cut.hydra(mixed(), at, 1), cut.hydra(mixed(), at, H)
+  one, network = cut.multi_head(mixed(), at, 1), cut.multi_head(mixed(), at, H)
   single = drawn(one.init)
   grown = cut.grow(single[0], H), cut.grow(single[1], H)
   chex.assert_trees_all_equal_shapes_and_dtypes(grown, jax.eval_shape(network.init, KEY, X))
@@ -208,17 +208,17 @@ def test_modules_without_state_or_key():
     def __call__(self, x):
       return x * self.by
 
-  stage = hydra_jax.equinox(lambda key: Scale(jnp.float32(3)))
+  stage = hydra_jax.from_equinox(lambda key: Scale(jnp.float32(3)))
   y, _ = stage.apply(*stage.init(KEY, X), X, KEY, True)
   np.testing.assert_array_equal(y, 3 * X)
 
 
-def test_convolutions_are_marked_and_equinox_has_channels_first():
+def test_convolutions_are_found_and_equinox_has_channels_first():
   images = np.zeros((B, 3, 8, 8), np.float32)
-  stage = hydra_jax.equinox(partial(eqx.nn.Conv2d, 3, 4, 3), convolution=True)
+  stage = hydra_jax.from_equinox(partial(eqx.nn.Conv2d, 3, 4, 3))
   y, _ = jax.eval_shape(lambda: stage.apply(*stage.init(KEY, images), images, None, False))
-  assert y.shape == (B, 4, 6, 6) and stage.convolution
-  assert hydra_jax.nnx(partial(nnx.Conv, 3, 4, (3, 3)), convolution=True).convolution
+  assert y.shape == (B, 4, 6, 6) and cut.multi_head([stage], 0, 1).convolves(images.shape[1:])
+  assert cut.multi_head([hydra_jax.from_nnx(partial(nnx.Conv, 3, 4, (3, 3)))], 0, 1).convolves((8, 8, 3))
 
 
 @pytest.mark.parametrize(

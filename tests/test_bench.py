@@ -24,7 +24,7 @@ def test_needed_operations_of_an_mlp_by_hand():
 
 
 def test_needed_operations_of_a_resnet_are_what_xla_counts():
-  network = cut.hydra(resnet(10), 0, 1)
+  network = cut.multi_head(resnet(10), 0, 1)
   x = jnp.ones((4, 32, 32, 3))
   params, state = jax.eval_shape(network.init, jax.random.key(0), x)
   counted = jax.jit(network.apply).lower(params, state, x).cost_analysis()['flops'] / 4

@@ -14,9 +14,9 @@ from hydra_jax import cli, mlp
 from hydra_jax.cli import read_config
 from hydra_jax.data import about, load
 from hydra_jax.devices.layout import make_layout
-from hydra_jax.devices.mapping import MAPPINGS
 from hydra_jax.experiment import plan
 from hydra_jax.nets import cut
+from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.training.program import head_specs
 from hydra_jax.training.step import init_state
 
@@ -36,7 +36,7 @@ def test_the_plan_is_what_devices_then_hold():
   (first, *_, last) = [phase for method in methods for phase in method.phases]
   assert first.mesh == (2, 4, 1) and last.label == 'hydra: members' and last.mesh == (2, 4, 1)
   size = plan.size_of(first, data.shape)
-  network = cut.hydra(mlp(10), 0, 4)
+  network = cut.multi_head(mlp(10), 0, 4)
   optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, 2))
   state = init_state(network, optimizer, jax.random.key(0)[None], jnp.zeros((1, 2, 8, 8, 1)))
   state = make_layout('shard_map', first.mesh).put(state, head_specs(state))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hydra_jax.data import Scaling
-from hydra_jax.devices.mapping import MAPPINGS
 from hydra_jax.evaluation import cost
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.nets import cut, zoo
+from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.nets.stages import mlp
 
 AS_IT_IS = Scaling(*(np.float32([v]) for v in (0, 1, 0, 1)))
@@ -18,7 +18,7 @@ B, D, C, H = 7, 5, 3, 4
 
 
 def model_of(stages, x, at, mapping, heads=H):
-  network = cut.hydra(stages, at, heads, mapping=mapping)
+  network = cut.multi_head(stages, at, heads, mapping=mapping)
   return Model(network, *network.init(jax.random.key(0), jnp.asarray(x)), AS_IT_IS, None)
 
 

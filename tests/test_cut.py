@@ -15,7 +15,7 @@ X = np.random.default_rng(0).normal(size=(B, F)).astype(np.float32)
 
 
 def build(at, heads):
-  network = cut.hydra(mlp(C, (8, 7)), at, heads)
+  network = cut.multi_head(mlp(C, (8, 7)), at, heads)
   return network, *network.init(jax.random.key(1), X)
 
 
@@ -61,7 +61,7 @@ def test_where_one_head_is_cut_changes_nothing():
 @pytest.mark.parametrize('at', [0, 1, 2])
 def test_grown_heads_are_copies(at):
   one, params, state = build(at, 1)
-  many = cut.hydra(mlp(C, (8, 7)), at, 4)
+  many = cut.multi_head(mlp(C, (8, 7)), at, 4)
   outputs, _ = many.apply(cut.grow(params, 4), cut.grow(state, 4), X)
   single, _ = one.apply(params, state, X)
   np.testing.assert_allclose(outputs, jnp.repeat(single, 4, axis=0), rtol=1e-5, atol=1e-6)
@@ -80,4 +80,4 @@ def test_body_gets_the_gradient_of_every_head():
 @pytest.mark.parametrize('at, heads, word', [(3, 1, 'cut'), (-4, 1, 'cut'), (1, 0, 'head')])
 def test_impossible_cuts_are_refused(at, heads, word):
   with pytest.raises(UserError, match=word):
-    cut.hydra(mlp(C, (8, 7)), at, heads)
+    cut.multi_head(mlp(C, (8, 7)), at, heads)

@@ -28,7 +28,7 @@ def noisy(row, random):
 
 
 def streamed(read):
-  return batches.streamed(N, read, no_scaling())
+  return batches.streamed(N, (F,), read, no_scaling())
 
 
 def resident():
@@ -60,7 +60,7 @@ def test_every_view_is_another():
 
 def fit(source, **kwargs):
   loss = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
-  return trained(cut.hydra(mlp(C, (8,)), 0, 2), loss, source, steps=STEPS, batch_size=B, seed=SEED, **kwargs)
+  return trained(cut.multi_head(mlp(C, (8,)), 0, 2), loss, source, steps=STEPS, batch_size=B, seed=SEED, **kwargs)
 
 
 def test_training_from_a_stream_gives_what_training_from_arrays_does():

@@ -111,7 +111,7 @@ def gradient(phase, state, heads=None):
 
   def objective(params):
     given = some(params), some(state.model_state), BATCH['x'], None, True
-    outputs, _ = phase.network.apply(*given, places=heads)
+    outputs, _ = phase.network.apply(*given, head_indices=heads)
     return {'sum': jnp.sum, 'mean': jnp.mean}[phase.reduction](jnp.mean(phase.loss(outputs, batch), axis=-1))
 
   return jax.grad(objective)(state.params)

@@ -26,7 +26,7 @@ SMALL = {
 
 def build(stages, at, heads, x=X):
   """A network with drawn parameters and statistics, which compiling its initialisation would take longer to give."""
-  network, rng = cut.hydra(stages, at, heads), np.random.default_rng(2)
+  network, rng = cut.multi_head(stages, at, heads), np.random.default_rng(2)
   params, state = jax.eval_shape(network.init, jax.random.key(0), x)
   draw = lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype)
   return network, jax.tree.map(draw, params), jax.tree.map(lambda leaf: 0.5 + abs(draw(leaf)), state)
@@ -95,7 +95,7 @@ def test_the_image_shrinks_as_published():
 
 @pytest.mark.parametrize('at', [*range(5), *range(-5, 0)])
 def test_every_cut(at):
-  network = cut.hydra(zoo.resnet(C, **RESNET), at, H)
+  network = cut.multi_head(zoo.resnet(C, **RESNET), at, H)
   params, state = jax.eval_shape(network.init, jax.random.key(0), X)
   for train in (False, True):
     outputs, new = jax.eval_shape(lambda p, s, t=train: network.apply(p, s, X, None, t), params, state)
@@ -111,7 +111,7 @@ def test_every_cut(at):
 @pytest.mark.parametrize('name', SMALL)
 def test_the_last_cut_leaves_one_dense_layer(name):
   make, x = SMALL[name]
-  params, state = jax.eval_shape(cut.hydra(make(), -1, H).init, jax.random.key(0), x)
+  params, state = jax.eval_shape(cut.multi_head(make(), -1, H).init, jax.random.key(0), x)
   (dense,) = params['heads']
   assert set(dense) == {'kernel', 'bias'}
   assert dense['kernel'].shape[0] == H and dense['kernel'].shape[-1] == C
@@ -138,7 +138,7 @@ def test_heads_mapped_in_one_program_agree(name):
   """As on accelerators, where heads are not written out one by one."""
   make, x = SMALL[name]
   network, params, state = build(make(), -2, H, x)
-  mapped = cut.hydra([stage._replace(convolution=False) for stage in make()], -2, H)
+  mapped = cut.multi_head(make(), -2, H, mapping='vmap')
   expected = run(network, params, state, x, train=True)
   chex.assert_trees_all_close(run(mapped, params, state, x, train=True), expected, rtol=1e-3, atol=1e-4)
 
@@ -163,7 +163,7 @@ def test_statistics_move_in_training_only():
 def test_growth_copies_parameters_and_statistics():
   one, params, state = build(zoo.resnet(C, **RESNET), -2, 1)
   _, state = run(one, params, state, train=True)
-  many = cut.hydra(zoo.resnet(C, **RESNET), -2, H)
+  many = cut.multi_head(zoo.resnet(C, **RESNET), -2, H)
   grown = cut.grow(params, H), cut.grow(state, H)
   chex.assert_trees_all_equal_shapes_and_dtypes(grown, jax.eval_shape(many.init, jax.random.key(0), X))
   for train in (False, True):
@@ -179,7 +179,7 @@ def test_growth_copies_parameters_and_statistics():
 def test_bfloat16_is_close_and_keeps_float32_outside(make, norm):
   size = RESNET if make is zoo.resnet else dict(depth=10, width=1)
   exact, params, state = build(make(C, **size, norm=norm), -2, H)
-  half = cut.hydra(make(C, **size, norm=norm, dtype='bfloat16'), -2, H)
+  half = cut.multi_head(make(C, **size, norm=norm, dtype='bfloat16'), -2, H)
   chex.assert_trees_all_equal_shapes_and_dtypes((params, state), jax.eval_shape(half.init, jax.random.key(1), X))
   assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype('float32')}
   for train in (False, True):
@@ -193,7 +193,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside(make, norm):
 
 @pytest.mark.parametrize('width', [1, 3, 4, 10])
 def test_group_norm_has_no_state(width):
-  network = cut.hydra(zoo.wide_resnet(C, depth=10, width=width, norm='group'), 2, H)
+  network = cut.multi_head(zoo.wide_resnet(C, depth=10, width=width, norm='group'), 2, H)
   params, state = jax.eval_shape(network.init, jax.random.key(0), X)
   assert not jax.tree.leaves(state)
   outputs, _ = jax.eval_shape(lambda p: network.apply(p, state, X, None, True), params)
@@ -230,9 +230,8 @@ def test_convolutions_start_as_he_et_al_say():
 def test_table():
   assert set(zoo.NETWORKS) == {'mlp', 'lenet', 'resnet', 'wide_resnet', 'resnet50'}
   for name, make in zoo.NETWORKS.items():
-    stages = make(C)
-    assert any(stage.convolution for stage in stages) == (name != 'mlp')
-    assert not stages[-1].convolution
+    network = cut.multi_head(make(C), -1, 1)
+    assert network.convolves((32, 32, 3)) == (name != 'mlp')
 
 
 @pytest.mark.parametrize(

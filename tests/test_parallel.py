@@ -84,7 +84,7 @@ CASES = {
 
 def fit(name, layout_name, source=None, job=(), **kwargs):
   stages, at, heads, loss, reduction, x, optimizer, views, options = CASES[name]
-  network, shown = cut.hydra(stages(), at, heads), []
+  network, shown = cut.multi_head(stages(), at, heads), []
   state = trained(
     network,
     loss,
@@ -138,11 +138,11 @@ def mean_loss(shown):
 def compiled(name, where):
   """The compiled training program of a case, as text."""
   stages, at, heads, loss, reduction, x, optimizer, _, options = CASES[name]
-  network = cut.hydra(stages(), at, heads)
+  network = cut.multi_head(stages(), at, heads)
   spread = layout(where, network)
   state = expand(start(network, optimizer, x[:2]))
   job = Job(network=network, loss=loss, reduction=reduction, optimizer=optimizer, steps=STEPS, batch_size=B, **options)
-  program = make_program(job, spread, state)
+  program = make_program(job, spread, state, x.shape[1:])
   data = spread.replicate(expand({'x': x, 'y': LABELS, 'teacher': TEACHER}))
   key = np.zeros((1, 2), np.uint32)
   index, votes = np.zeros((1, STEPS, B), np.int32), spread.vote(np.zeros(3, np.int32))
@@ -178,7 +178,7 @@ def test_the_vote_waits_for_the_steps(where):
 
 def test_a_teacher_is_spread_as_its_students_are():
   """Members predict where they lie, what they say is gathered, and nothing else changes."""
-  teacher = cut.hydra(mlp(C, (6,)), 0, H)
+  teacher = cut.multi_head(mlp(C, (6,)), 0, H)
   held = teacher.init(jax.random.key(8), FLAT[:2])
 
   def at_hand(where):
@@ -194,7 +194,7 @@ def test_a_teacher_is_spread_as_its_students_are():
 @pytest.mark.parametrize('where', ['4x2', 'pmap'])
 def test_each_device_reads_its_rows_of_a_stream(where, alone):
   read = lambda row, random: {'x': FLAT[row], 'y': LABELS[row]}
-  found, _ = fit('ensemble', where, batches.streamed(N, read, no_scaling()))
+  found, _ = fit('ensemble', where, batches.streamed(N, FLAT.shape[1:], read, no_scaling()))
   chex.assert_trees_all_close(found, alone('ensemble')[0], rtol=2e-3, atol=2e-4)
 
 
@@ -204,7 +204,7 @@ def test_gaussian_distillation_sums_over_the_whole_batch(random):
   loss = lambda outputs, teacher: collectives.mean_over(
     'data', jnp.mean(latent_factor.expanded_nll(outputs, teacher, 2))
   )
-  mesh = layout('8x1', cut.hydra(mlp(C), 0, 1)).mesh
+  mesh = layout('8x1', cut.multi_head(mlp(C), 0, 1)).mesh
   specs = P(None, 'data')
   spread = jax.shard_map(loss, mesh=mesh, in_specs=(specs, specs), out_specs=P(), check_vma=False)
   np.testing.assert_allclose(jax.jit(spread)(outputs, teacher), loss(outputs, teacher), rtol=1e-5)
@@ -218,7 +218,7 @@ def test_a_checkpoint_continues_on_other_devices(where, tmp_path, alone):
   steps = checkpoints.steps(tmp_path)
   assert len(steps) == 2 and 0 < steps[-1] < STEPS
   stages, at, heads, *_, optimizer, _, _ = CASES['hydra']
-  network = cut.hydra(stages(), at, heads)
+  network = cut.multi_head(stages(), at, heads)
   spread = layout(where, network)
   state = expand(start(network, optimizer, FLAT[:2]))
   like = spread.plain(spread.put(state, head_specs(state)))
@@ -262,12 +262,12 @@ MESHES = {
 def test_what_does_not_divide_is_refused_with_what_does(what):
   mesh, legal = MESHES[what]
   with pytest.raises(UserError, match=f'(?s){what}.*{legal}'):
-    arrange(settings(**mesh), DEVICES, cut.hydra(mlp(C), 0, 6), 0, 12, 'it')
+    arrange(settings(**mesh), DEVICES, cut.multi_head(mlp(C), 0, 6), 0, 12, 'it')
   with pytest.raises(UserError, match='head to 1'):
     mesh_axes(settings(-1, 2, 'pmap'), DEVICES)
 
 
 def test_one_network_lies_along_data_as_far_as_its_batch_divides():
-  one = cut.hydra(mlp(C), 0, 1)
+  one = cut.multi_head(mlp(C), 0, 1)
   assert arrange(settings(-1, 4), 8, one, 0, 16, 'it') == (8, 1, 1)
   assert arrange(settings(-1, 4), 8, one, 0, 12, 'it') == (4, 1, 2)

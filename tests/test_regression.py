@@ -131,7 +131,7 @@ def test_units_change_nothing_but_the_unit_of_the_scores(tmp_path, units):
     for name in ('x', 'y'):
       assert after[name].dtype == np.float32
       np.testing.assert_allclose(after[name], before[name], rtol=digits, atol=digits)
-  network = cut.hydra(mlp(2, (5,)), -1, M)
+  network = cut.multi_head(mlp(2, (5,)), -1, M)
   params, state = network.init(jax.random.key(0), read(plain, plain.train)['x'][:2])
   scores, others = (
     evaluate.score_all(

@@ -11,7 +11,6 @@ import re
 from typing import Any, NamedTuple
 
 from conftest import ROOT
-from hydra_jax.devices.layout import MODES
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -22,11 +21,12 @@ from hydra_jax import cli
 from hydra_jax.data import UNLABELLED
 from hydra_jax.data.corruptions import CORRUPTIONS, RELEASE
 from hydra_jax.data.shifts import SHIFTS
-from hydra_jax.devices.mapping import MAPPINGS
+from hydra_jax.devices.layout import MODES
 from hydra_jax.experiment import plan
 from hydra_jax.experiment.config import default_config, training
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import GROUPINGS, METHODS
+from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.nets.zoo import DTYPES, NETWORKS, NORMS
 from hydra_jax.report import figures
 from hydra_jax.training.augment import AUGMENTATIONS

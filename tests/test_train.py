@@ -23,7 +23,7 @@ DATA = {'x': jnp.asarray(RANDOM.normal(size=(N, F)), jnp.float32), 'y': jnp.asar
 
 def run(heads, steps=40, at=0, data=DATA, loss=None, **kwargs):
   loss = loss or (lambda outputs, batch: losses.cross_entropy(outputs, batch['y']))
-  return fit(cut.hydra(mlp(C, (8, 7)), at, heads), loss, data, steps=steps, **kwargs)
+  return fit(cut.multi_head(mlp(C, (8, 7)), at, heads), loss, data, steps=steps, **kwargs)
 
 
 @pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
@@ -64,7 +64,7 @@ def test_a_student_learns_its_teachers(random):
 
 
 def members(count=4):
-  network = cut.hydra(mlp(C, (8, 7)), 0, count)
+  network = cut.multi_head(mlp(C, (8, 7)), 0, count)
   return network, network.init(jax.random.key(9), DATA['x'][:2])
 
 
@@ -152,7 +152,7 @@ def test_variances_that_do_not_depend_on_the_input_make_least_squares(random):
   """A layer of means and one variance for each, by maximum likelihood: the line and the residuals of least squares."""
   y = DATA['x'] @ jnp.asarray(random.normal(size=(F, 2)), jnp.float32)
   y += jnp.asarray(random.normal(size=(N, 2)) * np.float32([0.1, 0.5]), jnp.float32)
-  network = cut.hydra(mlp(4, (), homoscedastic=True), 0, 3)
+  network = cut.multi_head(mlp(4, (), homoscedastic=True), 0, 3)
   optimizer = optax.adam(optax.cosine_decay_schedule(3e-2, 3000))
   loss = lambda outputs, batch: losses.gaussian_nll(outputs, batch['y'])
   data = {'x': DATA['x'], 'y': y}

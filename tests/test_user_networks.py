@@ -35,20 +35,20 @@ class Block(nnx.Module):
     return nnx.relu(self.norm(self.dense(x)))
 
 def make(outputs: int, width: int = 8) -> list:
-  head = hydra_jax.equinox(partial(eqx.nn.Linear, width, outputs))
-  return [layers.Flat(), hydra_jax.nnx(partial(Block, width)), head]
+  head = hydra_jax.from_equinox(partial(eqx.nn.Linear, width, outputs))
+  return [layers.Flat(), hydra_jax.from_nnx(partial(Block, width)), head]
 
 def narrow(outputs):
   return make(outputs)[:2]
 
 def apart(outputs, width=8):
-  return [*make(outputs)[:2], hydra_jax.linen(layers.Flat()), hydra_jax.nnx(partial(nnx.Linear, 9, outputs))]
+  return [*make(outputs)[:2], hydra_jax.from_linen(layers.Flat()), hydra_jax.from_nnx(partial(nnx.Linear, 9, outputs))]
 
 def fails(outputs):
   return outputs / 0
 
 def one(outputs):
-  return hydra_jax.linen(layers.Flat())
+  return hydra_jax.from_linen(layers.Flat())
 
 def bare(outputs):
   return [nnx.Linear(64, outputs, rngs=nnx.Rngs(0))]
@@ -125,7 +125,7 @@ def test_the_whole_config_is_validated_with_it(folder):
     ('mine.py:fails', {}, r'ZeroDivisionError.*mine.py, line 27'),
     ('mine.py:one', {}, 'returns a Stage, where a list of stages is needed'),
     ('mine.py:nothing', {}, 'a list of stages is needed'),
-    ('mine.py:bare', {}, 'stage 0 is a Linear.*hydra_jax.linen, nnx or equinox'),
+    ('mine.py:bare', {}, 'stage 0 is a Linear.*hydra_jax.from_linen, nnx or equinox'),
     ('mine.py:narrow', {}, r'stage 1, the last one, gives outputs of shape \[8\], not \[3\]'),
     ('mine.py:apart', {}, r'stage 3, on inputs of shape \[8\]: TypeError'),
   ],

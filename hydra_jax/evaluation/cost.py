@@ -92,7 +92,7 @@ def latencies(models: dict[str, Model], task: str, x: np.ndarray, y: np.ndarray)
 
   The models take turns, so that what else the machine does falls on all of them alike.
   """
-  calls = {name: scorer(model, task, PREDICTED) for name, model in models.items()}
+  calls = {name: scorer(model, task, x.shape[1:], PREDICTED) for name, model in models.items()}
   took: dict[str, list[float]] = {name: [] for name in calls}
   begun = time.monotonic()
   for turn in range(REPEATS + 1):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
-from hydra_jax.devices import mapping
+from hydra_jax.devices import cpu
 from hydra_jax.maths import metrics
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.nets.cut import Network
@@ -59,24 +59,24 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
 
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
 @functools.lru_cache(maxsize=64)
-def _predicting(network: Network) -> Callable:
+def _predicting(network: Network, shape: tuple[int, ...]) -> Callable:
   f = lambda params, state, scaling, x: network.apply(params, state, scale_inputs(scaling, x))[0]
-  return jax.jit(f, compiler_options=_options(network))
+  return jax.jit(f, compiler_options=_options(network, shape))
 
 
-def _options(network: Network) -> dict[str, str]:
+def _options(network: Network, shape: tuple[int, ...]) -> dict[str, str]:
   """As for large training steps. XLA's default for CPU makes all layers one slow call of YNNPACK."""
-  return mapping.compiler_options(network.convolution, float('inf'))
+  return cpu.compiler_options(network.convolves(shape), float('inf'))
 
 
 @functools.lru_cache(maxsize=64)
-def _scoring(network: Network, read: Callable, task: str, only: tuple[str, ...]) -> Callable:
+def _scoring(network: Network, shape: tuple[int, ...], read: Callable, task: str, only: tuple[str, ...]) -> Callable:
   def scores(params, state, scaling, x, y):
     outputs = outputs_of(Model(network, params, state, scaling, read), x)
     found = TASKS[task].scores(read(outputs), y)
     return {name: score for name, score in found.items() if not only or name in only}
 
-  return jax.jit(scores, compiler_options=_options(network))
+  return jax.jit(scores, compiler_options=_options(network, shape))
 
 
 # Up to so many inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
@@ -91,25 +91,25 @@ def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
   """
 
   @functools.cache
-  def compiled(few):
-    options = mapping.compiler_options(network.convolution, float('inf') if few else 0.0)
+  def compiled(few, shape):
+    options = cpu.compiler_options(network.convolves(shape), float('inf') if few else 0.0)
     return jax.jit(lambda x: network.apply(params, model_state, x)[0], compiler_options=options)
 
-  return lambda x: compiled(len(x) <= FEW)(x)
+  return lambda x: compiled(len(x) <= FEW, x.shape[1:])(x)
 
 
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
-  f = functools.partial(_predicting(model.network), model.params, model.model_state, model.scaling)
+  f = functools.partial(_predicting(model.network, x.shape[1:]), model.params, model.model_state, model.scaling)
   return in_batches(f, batch_size, standardised(model.scaling, x), axis=1)
 
 
-def scorer(model: Model, task: str, only: Sequence[str] = ()) -> Callable:
-  """Compiled `(x, y) -> {score: [B, …]}`, all scores of the task (key of `TASKS`) or `only` those of some names.
+def scorer(model: Model, task: str, shape: tuple[int, ...], only: Sequence[str] = ()) -> Callable:
+  """Compiled `(x, y) -> {score: [B, …]}` for inputs of a shape: all scores of the task, or `only` some by name.
 
   x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`.
   """
-  f = _scoring(model.network, model.read, task, tuple(only))
+  f = _scoring(model.network, shape, model.read, task, tuple(only))
   return functools.partial(f, model.params, model.model_state, model.scaling)
 
 
@@ -124,7 +124,7 @@ def beside(models: Sequence[Model]) -> Model:
     return jnp.concatenate([outputs for outputs, _ in found]), tuple(state for _, state in found)
 
   heads = tuple(range(sum(len(model.network.heads) for model in models)))
-  network = Network(init, apply, heads, 0, any(model.network.convolution for model in models))
+  network = Network(init, apply, heads, 0)
   params, states = (tuple(getattr(model, name) for model in models) for name in ('params', 'model_state'))
   return models[0]._replace(network=network, params=params, model_state=states)
 
@@ -144,7 +144,7 @@ def score_all(
   model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
 ) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets."""
-  score = scorer(model, data.task)
+  score = scorer(model, data.task, data.train.example.shape[1:])
   found = {}
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
     arrays = evaluation.load().arrays(data.scaling)

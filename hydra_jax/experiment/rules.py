@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hydra_jax.devices.layout import MODES
-from hydra_jax.devices.mapping import MAPPINGS
 from hydra_jax.errors import UserError, nearest
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import GROUPINGS, METHODS
+from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.training.optimizers import OPTIMIZERS, SCHEDULES
 
 Rule = Callable[[Any], str]  # says what is wrong with a value, or nothing

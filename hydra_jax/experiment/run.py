@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
-from hydra_jax.devices import mapping, processes
+from hydra_jax.devices import processes
+from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.evaluation import diversity, evaluate
 from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, results
 from hydra_jax.experiment.phases import train_method
@@ -78,10 +79,11 @@ def carry_out(
 ) -> results.Outcome:
   """Trains and evaluates all replicas, and writes the report."""
   config, data = first.config, first.data
-  convolves = any(phase.phase.network.convolution for method in planned for phase in method.phases)
+  shape = data.train.example.shape[1:]
+  convolves = any(phase.phase.network.convolves(shape) for method in planned for phase in method.phases)
   rows, timings, tests = [], [], []
   notes: dict[str, str] = {}
-  for group in grouped(first, data_dir, alone=convolves and mapping.on_cpu()):
+  for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
       say(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')

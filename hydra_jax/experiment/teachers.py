@@ -144,16 +144,16 @@ def online_teacher(models: Sequence[Model], layout: Layout, augmentations: Seque
   def predict(params: Any, x: jax.Array) -> jax.Array:
     devices = collectives.size('head')
     here = collectives.positions('head', len(network.heads) // devices) if spread and devices > 1 else None
-    some = {} if here is None else {'places': here}
+    some = {} if here is None else {'head_indices': here}
     outputs = jax.lax.stop_gradient(network.apply(*params, x, **some)[0])
     return outputs if here is None else collectives.gathered('head', outputs)
 
   def ask(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
-    if network.parts is None:
+    if network.body_and_heads is None:
       return network.apply(*params, x)[0][jax.random.randint(key, (), 0, len(network.heads))]
     place = jax.random.randint(key, (1,), 0, len(network.heads))
     chosen = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[place], tree['heads'])}
-    return network.apply(*map(chosen, params), x, places=place)[0][0]
+    return network.apply(*map(chosen, params), x, head_indices=place)[0][0]
 
   params = stack([(model.params, model.model_state) for model in models])
   return OnlineTeacher(

@@ -39,7 +39,7 @@ class Ground(NamedTuple):
 
   def network(self, at: int, heads: int, predictive: str = 'members', train_body: bool = True) -> cut.Network:
     """The network, cut and tiled."""
-    return cut.hydra(self.stages(predictive), at, heads, train_body, self.mapping)
+    return cut.multi_head(self.stages(predictive), at, heads, train_body, self.mapping)
 
 
 class Phase(NamedTuple):
@@ -118,7 +118,7 @@ def mc_dropout(settings, ground: Ground) -> list[Phase]:
 
   Each of `samples` passes with other units dropped is a member.
   """
-  dropped = cut.hydra(with_dropout(ground.stages('members'), settings.rate), 0, 1)
+  dropped = cut.multi_head(with_dropout(ground.stages('members'), settings.rate), 0, 1)
   network = cut.sampled(dropped, settings.samples)
   return [_against_labels(network, settings, ground)]
 

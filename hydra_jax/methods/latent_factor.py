@@ -116,10 +116,10 @@ def network(stages: Sequence[Stage], factors: int, samples: int) -> cut.Network:
 
   The stages have `width(factors)` outputs for each of a member.
   """
-  one = cut.hydra(stages, 0, 1)
+  one = cut.multi_head(stages, 0, 1)
 
   def apply(params, state, x, key=None, train=False):
     outputs, state = one.apply(params, state, x, key, train)
     return (outputs if train else sample(read(outputs, factors), samples)), state
 
-  return one._replace(apply=apply, parts=None)
+  return one._replace(apply=apply, body_and_heads=None)

@@ -17,12 +17,13 @@ from hydra_jax.errors import UserError
 from hydra_jax.nets.stages import Stage, Tree
 
 
-def nnx(make: Callable[..., Any], convolution: bool = False) -> Stage:
+def from_nnx(make: Callable[..., Any]) -> Stage:
   """Adapts a Flax NNX module, given as a function of `rngs` that makes it.
 
       from functools import partial
       from flax import nnx
-      stages = [hydra_jax.nnx(partial(nnx.Linear, 64, 32)), hydra_jax.nnx(lambda rngs: Block(32, 10, rngs=rngs))]
+      first = hydra_jax.from_nnx(partial(nnx.Linear, 64, 32))
+      stages = [first, hydra_jax.from_nnx(lambda rngs: Block(32, 10, rngs=rngs))]
 
   `nnx.Param`s are the parameters, and other variables the state, which moves in training only. The
   module is in the mode that `train()` or `eval()` sets. Its random streams start anew from the key
@@ -51,7 +52,7 @@ def nnx(make: Callable[..., Any], convolution: bool = False) -> Stage:
     y = module(x)
     return y, plain(module, moving) if train else state
 
-  return Stage(init, apply, convolution)
+  return Stage(init, apply)
 
 
 def _must_make(make: Callable, kind: type) -> None:
@@ -92,12 +93,13 @@ def _streams(like: Tree, key: jax.Array | None) -> Tree:
   return [start(i, leaf) for i, leaf in enumerate(jax.tree.leaves(like))]
 
 
-def equinox(make: Callable[..., Any], convolution: bool = False) -> Stage:
+def from_equinox(make: Callable[..., Any]) -> Stage:
   """Adapts an Equinox module, given as a function of `key` that makes it.
 
       import equinox as eqx
       from functools import partial
-      stages = [hydra_jax.equinox(partial(eqx.nn.Linear, 64, 32)), hydra_jax.equinox(lambda key: Block(32, 10, key))]
+      first = hydra_jax.from_equinox(partial(eqx.nn.Linear, 64, 32))
+      stages = [first, hydra_jax.from_equinox(lambda key: Block(32, 10, key))]
 
   The module reads one example at a time, as Equinox modules do, under `vmap(axis_name='batch')`, and
   gets its own `key` if it takes one. If it has an `eqx.nn.State`, as with `eqx.nn.BatchNorm`, it is
@@ -126,7 +128,7 @@ def equinox(make: Callable[..., Any], convolution: bool = False) -> Stage:
     y, memory = _each(eqx.nn.inference_mode(module, not train), _filled(memory, state['memory']), x, key)
     return y, {**state, 'memory': jax.tree.leaves(memory)} if train else state
 
-  return Stage(init, apply, convolution)
+  return Stage(init, apply)
 
 
 def _name(path) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from hydra_jax.devices.mapping import chosen, over_heads
 from hydra_jax.errors import UserError
 from hydra_jax.nets.cut import Network
+from hydra_jax.nets.mapping import over_heads
 from hydra_jax.nets.stages import Stage, Tree, chain
 
 
@@ -24,7 +24,6 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
   """
   whole = chain(stages)
   heads = tuple(range(members))
-  mapping = chosen(mapping, whole.convolution)
 
   def init(key, x):
     params, state = whole.init(jax.random.fold_in(key, 0), x)
@@ -47,7 +46,7 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
     outputs, state = each(params['heads'], state['heads'], keys)
     return outputs, {'body': (), 'heads': state}
 
-  return Network(init, apply, heads, 0, whole.convolution, mapping)
+  return Network(init, apply, heads, 0, mapping)
 
 
 def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, Tree]:

@@ -6,14 +6,15 @@ arXiv 2001.04694) is a cut above 0; a single network has one head.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.devices.mapping import chosen, over_heads
 from hydra_jax.errors import UserError
+from hydra_jax.nets.mapping import convolves, over_heads
 from hydra_jax.nets.stages import Stage, Tree, chain
 
 
@@ -22,28 +23,37 @@ class Network(NamedTuple):
 
   Attributes:
     init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
-    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Those of networks
-      with `parts` also take `places`, the places `[K]` of some heads, where they are given no others.
+    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Where parameters and state are
+      those of some heads only, networks with `body_and_heads` also take `head_indices` `[K]`.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
-    convolution: Whether it convolves, see `Stage`.
-    mapping: How its heads are mapped, as chosen by `mapping.chosen`.
-    parts: The body and what is tiled above it, in networks made of just these. `apply` of the tiled stage
-      takes the identities `[K]` of the heads whose parameters it is given, so that it serves any of them.
+    mapping: How its heads are mapped, see `mapping.over_heads`.
+    body_and_heads: The body, and the stage that is tiled above it; None for networks of another structure. `apply` of
+      the tiled stage also takes the identities `[K]` of the heads whose parameters it is given.
   """
 
   init: Callable
   apply: Callable
   heads: tuple[int, ...]
   cut: int
-  convolution: bool = False
-  mapping: str = 'vmap'
-  parts: tuple[Stage, Stage] | None = None
+  mapping: str = 'auto'
+  body_and_heads: tuple[Stage, Stage] | None = None
 
   @property
   def can_split(self) -> bool:
     """Whether heads are independent above the cut, so that each may be trained on another device."""
-    return self.parts is not None and len(self.heads) > 1
+    return self.body_and_heads is not None and len(self.heads) > 1
+
+  def convolves(self, shape: tuple[int, ...]) -> bool:
+    """Whether it convolves, for inputs of a shape, without the axis of the batch."""
+    return _convolves(self, shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
+  key, x = jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  params, state = jax.eval_shape(network.init, key, x)
+  return convolves(lambda params, state, x: network.apply(params, state, x)[0], params, state, x)
 
 
 def tile(stage: Stage, mapping: str) -> Stage:
@@ -62,10 +72,10 @@ def tile(stage: Stage, mapping: str) -> Stage:
     one = lambda p, s, k: stage.apply(p, s, x, k, train)
     return over_heads(one, len(heads_K), mapping)(params, state, keys(key, heads_K))
 
-  return Stage(init, apply, stage.convolution)
+  return Stage(init, apply)
 
 
-def hydra(
+def multi_head(
   stages: Sequence[Stage], cut: int, heads: int | Sequence[int], train_body: bool = True, mapping: str = 'auto'
 ) -> Network:
   """Cuts a network: `stages[:cut]` is the shared body, `stages[cut:]` is tiled once for each head.
@@ -75,8 +85,8 @@ def hydra(
     cut: Number of shared stages, 0 (a deep ensemble) to `len(stages) - 1` (last stage only in the
       heads); a negative cut counts from the end.
     heads: Number of heads, or the identity of each. Head i is initialised and draws its noise in
-      the same way whatever other heads stand beside it: `hydra(stages, 0, [3])` is member 3 of
-      `hydra(stages, 0, 20)`.
+      the same way whatever other heads stand beside it: `multi_head(stages, 0, [3])` is member 3 of
+      `multi_head(stages, 0, 20)`.
     train_body: Whether the body is in training mode when the network is (dropout, batch statistics).
     mapping: How heads are mapped: `vmap`, `unroll`, `loop`, or `auto`, see `mapping.over_heads`.
   """
@@ -88,7 +98,6 @@ def hydra(
     raise UserError(f'cut={cut} is outside this network of {depth} stages: choose {-depth} to {depth - 1}')
   cut %= depth
   below, above = chain(stages[:cut]), chain(stages[cut:], first=cut, tiled=True)
-  mapping = chosen(mapping, above.convolution)
   tiled, ids = tile(above, mapping), np.asarray(heads, np.uint32)
 
   def in_body(key):
@@ -98,7 +107,6 @@ def hydra(
   body = Stage(
     lambda key, x: below.init(in_body(key), x),
     lambda params, state, x, key, train: below.apply(params, state, x, in_body(key), train and train_body),
-    below.convolution,
   )
 
   def init(key, x):
@@ -107,13 +115,13 @@ def hydra(
     head_params, head_state = tiled.init(key, features, ids)
     return {'body': params, 'heads': head_params}, {'body': state, 'heads': head_state}
 
-  def apply(params, state, x, key=None, train=False, places=None):
+  def apply(params, state, x, key=None, train=False, head_indices=None):
     x, body_state = body.apply(params['body'], state['body'], x, key, train)
-    ids_K = ids if places is None else jnp.asarray(ids)[places]
+    ids_K = ids if head_indices is None else jnp.asarray(ids)[head_indices]
     x, head_state = tiled.apply(params['heads'], state['heads'], x, key, train, ids_K)
     return x, {'body': body_state, 'heads': head_state}
 
-  return Network(init, apply, heads, cut, below.convolution or above.convolution, mapping, (body, tiled))
+  return Network(init, apply, heads, cut, mapping, (body, tiled))
 
 
 def sampled(network: Network, samples: int) -> Network:
@@ -128,10 +136,9 @@ def sampled(network: Network, samples: int) -> Network:
       return network.apply(params, state, x, key, train)
     keys = jax.random.split(jax.random.key(0), samples)
     one = lambda k: network.apply(params, state, x, k, True)[0][0]
-    outputs = over_heads(one, samples, chosen('auto', network.convolution))(keys)
-    return outputs, state
+    return over_heads(one, samples, 'auto')(keys), state
 
-  return network._replace(apply=apply, parts=None)
+  return network._replace(apply=apply, body_and_heads=None)
 
 
 def belongs_to_heads(path) -> bool:

@@ -18,7 +18,7 @@ import flax.linen as nn
 
 from hydra_jax import user_files
 from hydra_jax.errors import UserError, nearest
-from hydra_jax.nets.stages import Stage, linen
+from hydra_jax.nets.stages import Stage, from_linen
 from hydra_jax.user_files import one_line
 
 
@@ -89,9 +89,11 @@ def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]
 
 def _checked(part: Any, what: str, outputs: int | None) -> Stage:
   """One stage whose errors are one line; a Linen module is adapted. `outputs` is known of the last one."""
-  stage = linen(part) if isinstance(part, nn.Module) else part
+  stage = from_linen(part) if isinstance(part, nn.Module) else part
   if not isinstance(stage, Stage):
-    raise UserError(f'{what} is a {type(part).__name__}: make a Stage of it by hydra_jax.linen, nnx or equinox')
+    raise UserError(
+      f'{what} is a {type(part).__name__}: make a Stage of it by hydra_jax.from_linen, from_nnx or from_equinox'
+    )
   on = lambda x: f'{what}, on inputs of shape {[*x.shape[1:]]}'
 
   def init(key, x):

@@ -15,15 +15,12 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from hydra_jax.devices import collectives
-from hydra_jax.devices.mapping import on_cpu
+from hydra_jax.devices.cpu import convolve
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.nets.stages import Stage, chain, dense, is_count, linen, mlp
-
-convolution = partial(linen, convolution=True)
+from hydra_jax.nets.stages import Stage, chain, dense, from_linen, is_count, mlp
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -53,31 +50,6 @@ def conv(channels: int, kernel: int = 3, stride: int = 1, *, dtype: Any) -> nn.C
     dtype=dtype,
     conv_general_dilated=convolve,
   )
-
-
-def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax.Array:
-  """`jax.lax.conv_general_dilated`, with its inputs kept from fusion on CPU.
-
-  The gradient with respect to the kernel reads them transposed, and XLA would compute them again in
-  that order, out of all that they were computed from: a step of ResNet-20 takes 1.4 times as long.
-  """
-  plain = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
-  if not on_cpu():
-    return plain(x, kernel)
-
-  @jax.custom_vjp
-  def kept(x, kernel):
-    return plain(x, kernel)
-
-  def forward(x, kernel):
-    x = jax.lax.optimization_barrier(x)
-    return plain(x, kernel), (x, kernel)
-
-  def backward(given, dy):
-    return jax.vjp(plain, *given)[1](jax.lax.optimization_barrier(dy))
-
-  kept.defvjp(forward, backward)
-  return kept(x, kernel)
 
 
 class Layers(nn.Module):
@@ -187,7 +159,7 @@ class ConvPool(nn.Module):
 
 def lenet(outputs: int) -> list[Stage]:
   """LeNet-5 (LeCun et al. 1998), with ReLU, maximum pooling and full connectivity, for images of 16x16 or more."""
-  return [_reads_images(convolution(ConvPool(6)), at_least=16), convolution(ConvPool(16)), *mlp(outputs, (120, 84))]
+  return [_reads_images(from_linen(ConvPool(6)), at_least=16), from_linen(ConvPool(16)), *mlp(outputs, (120, 84))]
 
 
 def resnet(outputs: int, depth: int = 20, width: int = 16, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
@@ -242,12 +214,12 @@ def _assemble(
 ) -> list[Stage]:
   """Stem, groups of blocks, dense outputs; each group but the first halves the image and doubles the channels."""
   blocks = [
-    convolution(block(channels=width * 2**group, stride=2 if group and i == 0 else 1))
+    from_linen(block(channels=width * 2**group, stride=2 if group and i == 0 else 1))
     for group, count in enumerate(counts)
     for i in range(count)
   ]
-  last = chain([blocks.pop(), linen(pool)])
-  return [_reads_images(convolution(stem)), *blocks, last, dense(outputs)]
+  last = chain([blocks.pop(), from_linen(pool)])
+  return [_reads_images(from_linen(stem)), *blocks, last, dense(outputs)]
 
 
 def _reads_images(stage: Stage, at_least: int = 1) -> Stage:

@@ -26,6 +26,7 @@ class BatchSource:
 
   Attributes:
     examples: Their number; an epoch shows each of them once.
+    shape: Of an input.
     scaling: How x is scaled, each array with a leading axis R.
     begin: `(seeds, start, stop, batch_size, layout=SINGLE_DEVICE) -> batches`, for the steps from `start` to `stop`.
       `batches(step, n)` is called for one step after the other. It gives the arrays that n steps read,
@@ -38,6 +39,7 @@ class BatchSource:
   """
 
   examples: int
+  shape: tuple[int, ...]
   scaling: Scaling
   begin: Callable[..., Callable[[int, int], tuple[dict[str, Any], np.ndarray]]]
   at_once: float = math.inf
@@ -87,11 +89,14 @@ def resident(replicas: Sequence[Mapping[str, Any]], scaling: Scaling) -> BatchSo
     rows = lambda step, n: np.stack([batch_indices(seed, step, n, examples, batch_size) for seed in seeds])
     return lambda step, n: (arrays, rows(step, n))
 
-  return BatchSource(examples=examples, scaling=scaling, begin=begin)
+  return BatchSource(examples=examples, shape=replicas[0]['x'].shape[1:], scaling=scaling, begin=begin)
 
 
 def streamed(
-  examples: int, read: Callable[[int, np.random.Generator], dict[str, np.ndarray]], scaling: Scaling
+  examples: int,
+  shape: tuple[int, ...],
+  read: Callable[[int, np.random.Generator], dict[str, np.ndarray]],
+  scaling: Scaling,
 ) -> BatchSource:
   """Each step is shown new arrays, which threads have read ahead of it; each process reads its own rows only.
 
@@ -99,6 +104,7 @@ def streamed(
 
   Args:
     examples: Their number.
+    shape: Of an input.
     read: `(row, random) -> {'x', 'y'}`, one example; only `random` decides which view of it.
     scaling: Of x, with a leading axis of length 1.
   """
@@ -130,7 +136,7 @@ def streamed(
     return batches
 
   note = lambda: f'waits for input {waited / (time.monotonic() - opened):.0%}'
-  return BatchSource(examples=examples, scaling=scaling, begin=begin, at_once=1, streams=True, note=note)
+  return BatchSource(examples=examples, shape=shape, scaling=scaling, begin=begin, at_once=1, streams=True, note=note)
 
 
 def source_of(data: Sequence[Data], predictions: Sequence[np.ndarray] = ()) -> BatchSource:
@@ -145,6 +151,6 @@ def source_of(data: Sequence[Data], predictions: Sequence[np.ndarray] = ()) -> B
   if not splits:
     (stream,) = [each.train for each in data if not isinstance(each.train, Split)]
     assert not predictions  # nothing can be kept for inputs that differ each time
-    return streamed(stream.examples, stream.read, scaling)
+    return streamed(stream.examples, stream.example.shape[1:], stream.read, scaling)
   kept = [{'teacher': each} for each in predictions] or [{} for _ in data]
   return resident([s.arrays(d.scaling) | more for s, d, more in zip(splits, data, kept, strict=True)], scaling)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.devices import collectives, mapping
+from hydra_jax.devices import collectives
+from hydra_jax.nets import mapping
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
 
@@ -65,7 +66,7 @@ def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, wei
   if chunk < len(weights_K):
     indices = jnp.arange(len(weights_K)) if heads_K is None else heads_K
     return _by_chunks(network, job.loss, job.penalty, chunk)(*given, indices)
-  some = {} if heads_K is None else {'places': heads_K}
+  some = {} if heads_K is None else {'head_indices': heads_K}
   batch = batch if heads_K is None else {**batch, 'heads': heads_K}
 
   def objective(params):
@@ -82,12 +83,12 @@ def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, wei
 
 def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weights_K) -> int:
   heads = len(weights_K)
-  if heads == 1 or network.parts is None:
+  if heads == 1 or network.body_and_heads is None:
     return heads
   first = jax.tree.map(lambda leaf: leaf[:1], (params['heads'], model_state['heads']))
 
   def one(x):
-    body, tiled = network.parts
+    body, tiled = network.body_and_heads
     features, _ = body.apply(params['body'], model_state['body'], x, key, True)
     return tiled.apply(*first, features, key, True, np.asarray(network.heads[:1], np.uint32))[0]
 
@@ -101,27 +102,28 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
   Each chunk of heads goes forward and back before the next one does; the gradient with respect to the
   features is added up, and goes back through the body once. Nothing is computed twice.
   """
-  assert network.parts is not None  # else `_chunk` is all heads
-  body, tiled = network.parts
+  assert network.body_and_heads is not None  # else `_chunk` is all heads
+  body, tiled = network.body_and_heads
 
-  def gradient(params, model_state, batch, key, weights_K, places_K):
+  def gradient(params, model_state, batch, key, weights_K, heads_K):
     below = lambda p: body.apply(p, model_state['body'], batch['x'], key, True)
     features, back, body_state = jax.vjp(below, params['body'], has_aux=True)
 
     def of_chunk(d_features, given):
-      head_params, head_state, weights, places = given
+      head_params, head_state, weights, indices = given
 
       def value(head_params, features):
-        ids = jnp.asarray(network.heads, jnp.uint32)[places]
+        ids = jnp.asarray(network.heads, jnp.uint32)[indices]
         outputs, new = tiled.apply(head_params, head_state, features, key, True, ids)
-        losses = jnp.mean(loss(outputs, {**batch, 'heads': places}), axis=-1)
+        losses = jnp.mean(loss(outputs, {**batch, 'heads': indices}), axis=-1)
         return jnp.sum(weights * losses), (losses, new)
 
       (d_params, d_more), found = jax.grad(value, (0, 1), has_aux=True)(head_params, features)
       return d_features + d_more, (d_params, *found)
 
-    given = split((params['heads'], model_state['heads'], weights_K, places_K), chunk)
-    unroll = network.mapping == 'unroll'
+    given = split((params['heads'], model_state['heads'], weights_K, heads_K), chunk)
+    first = jax.tree.map(lambda leaf: leaf[0], given)
+    unroll = mapping.choose(network.mapping, lambda *one: of_chunk(*one)[0], features, first) == 'unroll'
     d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), given, unroll=unroll)
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}

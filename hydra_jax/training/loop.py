@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from hydra_jax.devices import mapping
+from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.devices.layout import SINGLE_DEVICE, Layout
 from hydra_jax.devices.preemption import Preempted
 from hydra_jax.errors import UserError
@@ -78,9 +78,9 @@ def fit(
     UserError: A loss is not finite; the message names the step and the head.
     Preempted: A process was asked to stop; the state is saved.
   """
-  if job.network.convolution and mapping.on_cpu():
+  if on_cpu() and job.network.convolves(source.shape):
     steps_per_call = 1
-  program = make_program(job, layout, state, source.streams, loops=steps_per_call != 1)
+  program = make_program(job, layout, state, source.shape, source.streams, loops=steps_per_call != 1)
   at_once = int(min(job.steps, steps_per_call or MAX_STEPS_PER_CALL, source.at_once))
   index = np.zeros((len(seeds), at_once, job.batch_size), np.int32)
   now = int(state.step[0])

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from hydra_jax.devices import collectives, mapping
+from hydra_jax.devices import collectives, cpu
 from hydra_jax.devices.layout import EVERYWHERE, Layout
 from hydra_jax.nets.cut import belongs_to_heads
+from hydra_jax.nets.mapping import chunk_of
 from hydra_jax.nets.stages import Tree
 from hydra_jax.training.step import Job, State, over_replicas, train_step
 
@@ -57,7 +58,9 @@ def head_specs(tree: Tree, replicas: bool = True) -> Tree:
   return jax.tree_util.tree_map_with_path(lambda path, _: spread if belongs_to_heads(path) else P(), tree)
 
 
-def make_program(job: Job, layout: Layout, state: State, streams: bool = False, loops: bool = True) -> Callable:
+def make_program(
+  job: Job, layout: Layout, state: State, shape: tuple[int, ...], streams: bool = False, loops: bool = True
+) -> Callable:
   """Compiles `program(state, inputs) -> (state, summary)`. The state is donated.
 
   One compilation serves calls of every length and all replicas: data, scaling and teacher are arguments.
@@ -66,6 +69,7 @@ def make_program(job: Job, layout: Layout, state: State, streams: bool = False, 
     job: What is trained.
     layout: The devices.
     state: Of which the shapes are read.
+    shape: Of an input.
     streams: Whether `inputs.data` is one batch, spread over `data`. Otherwise each device holds all examples.
     loops: False makes a program of one step, without a loop.
   """
@@ -74,7 +78,10 @@ def make_program(job: Job, layout: Layout, state: State, streams: bool = False, 
   parameters = size(state.params['body']) + size(state.params['heads']) / heads
   group = heads // layout.shape.head
   if job.is_independent and loops and replicas == 1 and job.teacher is None:
-    group = mapping.group_of(group, job.heads_per_chunk, parameters)
+    if job.heads_per_chunk:
+      group = chunk_of(group, job.heads_per_chunk, 0)
+    elif cpu.on_cpu():
+      group = cpu.group_of(group, parameters)
 
   def training(state: State, inputs: Inputs):
     def of_replica(state, data, scaling, teacher, index_KxB, key):
@@ -92,7 +99,7 @@ def make_program(job: Job, layout: Layout, state: State, streams: bool = False, 
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
   in_specs = head_specs(state), Inputs(data_spec, P(), teacher_specs, P(None, None, 'data'), P(), P(), EVERYWHERE)
-  options = mapping.compiler_options(job.network.convolution, job.batch_size * parameters)
+  options = cpu.compiler_options(job.network.convolves(shape), job.batch_size * parameters)
   return layout.compile(training, in_specs, (in_specs[0], P()), options)
 
 

@@ -91,7 +91,7 @@ class Job:
   @property
   def is_independent(self) -> bool:
     """Whether heads share nothing, so that they may be trained one group after another."""
-    shares = self.network.cut > 0 or self.network.parts is None or self.heads_per_step or self.penalty
+    shares = self.network.cut > 0 or self.network.body_and_heads is None or self.heads_per_step or self.penalty
     return not shares and self.reduction == 'sum'
 
   def weights(self, heads: int) -> jax.Array:
