@@ -61,8 +61,7 @@ def fit(
     source = resident([source], no_scaling())
   assert isinstance(source, BatchSource)
   if state is None:
-    (example,) = [np.asarray(source.begin([seed], 0, 1, 2)(0, 1)[0]['x'][0, :2])]
-    state = start(network, optimizer, example)
+    state = start(network, optimizer, np.zeros((2, *source.shape), np.float32))
   what = Job(
     network=network,
     loss=loss,

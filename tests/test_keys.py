@@ -9,8 +9,9 @@ import pytest
 from hydra_jax.data import load
 from hydra_jax.experiment import artifacts, provenance, results, teachers
 from hydra_jax.experiment.config import default_config
+from hydra_jax.experiment.phases import keys_of_phases
 from hydra_jax.experiment.replicas import Replica
-from hydra_jax.methods.base import METHODS
+from hydra_jax.methods.registry import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -60,10 +61,10 @@ def keys(config: ConfigDict) -> dict[str, str]:
   group = [Replica(config, Path(), i, load(config.data, '', i)) for i in range(config.replicas)]
   data, found = group[0].data, {}
 
-  def add(name, role, settings, teachers=()):
+  def add(name, role, settings, taught_by=()):
     recipe = artifacts.recipe_of(config, role, settings, data.task, data.outputs)
     phases = artifacts.phases_of(recipe)
-    made = phases.keys_of_phases(group, recipe, phases, teachers)
+    made = keys_of_phases(group, recipe, phases, taught_by)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
     found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
     return made[-1]

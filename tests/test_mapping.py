@@ -94,7 +94,7 @@ def test_chunks_heed_the_objective_and_the_penalty():
 
 def test_chunks_of_heads_with_names_of_their_own_draw_the_same_noise():
   """Dropout of a head depends on which head it is, not on its place."""
-  from hydra_jax.methods.base import with_dropout
+  from hydra_jax.methods.supervised import with_dropout
 
   network = cut.multi_head(with_dropout(mlp(C, (8, 7)), 0.5), 0, [7, 3, 5, 11, 2, 13])
   chex.assert_trees_all_close(gradient(network, FLAT, 2), gradient(network, FLAT), rtol=1e-4, atol=1e-6)
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_names_the_replica():
 @pytest.mark.parametrize('optimizer', [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9)])
 def test_groups_of_members_train_the_same(optimizer):
   """With noise of their own, which goes by who they are and not by their place in a group."""
-  from hydra_jax.methods.base import with_dropout
+  from hydra_jax.methods.supervised import with_dropout
 
   network = cut.multi_head(with_dropout(mlp(C, (8, 7)), 0.2), 0, [7, 3, 5, 11, 2, 13])
   settings = dict(network=network, reduction='sum', optimizer=optimizer)

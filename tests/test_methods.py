@@ -13,7 +13,9 @@ from hydra_jax import UserError, chain
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods import base
+from hydra_jax.methods.base import MethodContext
+from hydra_jax.methods.registry import METHODS
+from hydra_jax.methods.supervised import with_dropout
 from hydra_jax.nets import batch_ensemble, cut
 from hydra_jax.nets.stages import mlp
 from hydra_jax.training import optimizers
@@ -34,7 +36,7 @@ def settings(name, **changes) -> ConfigDict:
 
 def phases(name, task='classification', **changes):
   stages = lambda predictive, times=1: mlp(times * TASKS[task].predictives[predictive].outputs(C), (8, 7))
-  return base.METHODS[name].phases(settings(name, **changes), base.Ground(TASKS[task], stages, M))
+  return METHODS[name].phases(settings(name, **changes), MethodContext(TASKS[task], stages, M))
 
 
 def trained(phase, steps=30, before=None):
@@ -54,8 +56,8 @@ STUDENTS = [name for name in default_config().student]
 
 
 def test_every_method_has_settings_and_a_source():
-  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(base.METHODS)
-  for name, row in base.METHODS.items():
+  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(METHODS)
+  for name, row in METHODS.items():
     assert row.phases.__doc__, name
 
 
@@ -81,7 +83,7 @@ def test_every_method_learns(name, task, random):
   state = fit_phase(phase, data, 300, state=state, optimizer=optimizer, batch_size=32, progress=progress)
   assert seen[-1] < seen[0]
   out, _ = phase.network.apply(state.params, state.model_state, X[:B])
-  read = TASKS[task].predictives[base.METHODS[name].predictive].read
+  read = TASKS[task].predictives[METHODS[name].predictive].read
   scores = TASKS[task].in_units(TASKS[task].scores(read(out), data['y'][:B]), np.ones(C))
   for score, values in scores.items():
     assert values.shape == (B,) and np.all(np.isfinite(values)), score
@@ -220,7 +222,7 @@ def test_the_second_phase_begins_where_the_first_ended():
 
 def test_dropout_is_noise_that_keeps_the_mean():
   x = jnp.ones((400, 50))
-  (_, drop, _) = base.with_dropout(mlp(C, (50,)), 0.25)
+  (_, drop, _) = with_dropout(mlp(C, (50,)), 0.25)
   noisy, _ = drop.apply((), (), x, jax.random.key(0), True)
   assert set(np.unique(noisy)) == {0, np.float32(4 / 3)}
   np.testing.assert_allclose(noisy.mean(), 1, atol=0.02)

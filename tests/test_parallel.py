@@ -23,7 +23,7 @@ from hydra_jax.experiment.plan import arrange, mesh_axes
 from hydra_jax.experiment.teachers import online_teacher
 from hydra_jax.maths import losses
 from hydra_jax.methods import latent_factor
-from hydra_jax.methods.base import with_dropout
+from hydra_jax.methods.supervised import with_dropout
 from hydra_jax.nets import cut, zoo
 from hydra_jax.nets.stages import mlp
 from hydra_jax.training import augment, batches, checkpoints
@@ -59,7 +59,8 @@ def member(outputs, batch):
 
 
 def similarity(params):
-  return 0.5 * losses.similarity([params['heads'][0]['Dense_0']['kernel']])
+  over_devices = functools.partial(collectives.mean_over, 'head')
+  return 0.5 * losses.similarity([params['heads'][0]['Dense_0']['kernel']], over_devices)
 
 
 def case(stages, at=0, heads=H, loss=label, reduction='sum', x=FLAT, optimizer=None, views=(), **step):

@@ -208,7 +208,7 @@ def test_a_stopped_process_is_lost_and_the_others_say_so(tmp_path):
 
 def test_a_stopped_first_process_is_lost_too(tmp_path):
   """Though it is the one through which the others talk."""
-  waits = 'from hydra_jax import processes; processes.join(3); processes.meet(); print("met", flush=True); '
+  waits = 'from hydra_jax.devices import processes; processes.join(3); processes.meet(); print("met", flush=True); '
   waits += 'import time; time.sleep(999 * (processes.global_state.process_id == 0)); processes.meet()'
   three = launch(3, 1, tmp_path / 'log', [sys.executable, '-c', waits])
   while not all('met' in (tmp_path / f'log-3-{i}').read_text() for i in range(3)):

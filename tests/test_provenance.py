@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hydra_jax.experiment import provenance
+from hydra_jax.methods.base import label_loss
 
 MODULE = '''
 """A module."""
@@ -48,6 +49,18 @@ def digest_of(text: str, folder: Path, name: str = 'used') -> str:
 )
 def test_a_change_of_what_a_function_reaches_changes_its_digest(old, new, tmp_path):
   assert digest_of(MODULE.replace(old, new), tmp_path) != digest_of(MODULE, tmp_path)
+
+
+def test_a_change_of_a_shared_part_of_methods_changes_its_digest(tmp_path, monkeypatch):
+  """Methods import what they share, and a change of that is a change of them."""
+  text = MODULE.replace('import math', 'import math\nfrom hydra_jax.methods.base import label_loss').replace(
+    'return helper(x)', 'return label_loss(x)'
+  )
+  before, whole = digest_of(text, tmp_path), provenance.definition
+  monkeypatch.setattr(provenance, 'definition', lambda f: 'edited' if f is label_loss else whole(f))
+  whole.cache_clear()
+  assert digest_of(text, tmp_path) != before
+  whole.cache_clear()
 
 
 @pytest.mark.parametrize(

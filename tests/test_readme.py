@@ -15,7 +15,8 @@ from hydra_jax.experiment import external_predictions
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses, statistics
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods import base
+from hydra_jax.methods import registry
+from hydra_jax.methods.base import MethodContext
 from hydra_jax.nets.stages import mlp
 
 README = (ROOT / 'README.md').read_text()
@@ -41,11 +42,11 @@ def test_the_short_example(capsys):
   np.testing.assert_array_equal(names['logits'][7], names['logits'][0])
 
 
-def test_a_new_method_is_a_function_and_a_row():
-  names = {**vars(base), 'METHODS': dict(base.METHODS)}
-  exec(block('geometric_kd'), names)
-  ground = base.Ground(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
-  (phase,) = names['METHODS']['geometric_kd'].phases(default_config().student.kd, ground)
+def test_a_new_method_is_a_function_and_a_row(monkeypatch):
+  monkeypatch.setattr(registry, 'METHODS', dict(registry.METHODS))
+  exec(block('geometric_kd'), {})
+  context = MethodContext(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
+  (phase,) = registry.METHODS['geometric_kd'].phases(default_config().student.kd, context)
   teacher = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
   mean = jnp.mean(jax.nn.log_softmax(teacher), axis=0)[None]
   np.testing.assert_allclose(phase.loss(mean, {'teacher': teacher}), 0, atol=1e-6)

@@ -25,7 +25,8 @@ from hydra_jax.devices.layout import MODES
 from hydra_jax.experiment import plan
 from hydra_jax.experiment.config import default_config, training
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import GROUPINGS, METHODS
+from hydra_jax.methods.distillation import GROUPINGS
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.nets.zoo import DTYPES, NETWORKS, NORMS
 from hydra_jax.report import figures

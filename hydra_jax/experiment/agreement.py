@@ -17,7 +17,7 @@ from hydra_jax import store
 from hydra_jax.data import Data, fingerprint
 from hydra_jax.devices import processes
 from hydra_jax.experiment import artifacts, external_predictions, provenance
-from hydra_jax.methods.base import METHODS
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import user_networks
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'ml_collections')

@@ -23,7 +23,8 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import config as configs
 from hydra_jax.maths.tasks import TASKS, Predictive
-from hydra_jax.methods.base import METHODS, Ground, Phase
+from hydra_jax.methods.base import MethodContext, Phase
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import user_networks
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.zoo import NETWORKS
@@ -82,7 +83,7 @@ def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
   def stages(predictive: str, times: int = 1):
     return configs.build_stages(recipe.network, times * task.predictives[predictive].outputs(recipe.outputs))
 
-  return _method(recipe).phases(recipe.settings, Ground(task, stages, recipe.members, mapping))
+  return _method(recipe).phases(recipe.settings, MethodContext(task, stages, recipe.members, mapping))
 
 
 def predictive_of(recipe: Recipe) -> Predictive:

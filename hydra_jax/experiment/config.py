@@ -18,7 +18,8 @@ from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
 from hydra_jax.experiment import rules
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import METHODS, Ground
+from hydra_jax.methods.base import MethodContext
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import user_networks
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.zoo import NETWORKS
@@ -528,9 +529,9 @@ def _check_trained(config: ConfigDict, name: str, settings: ConfigDict, task: st
   where = f'config.student.{name}'
   _check_training(f'student.{name}', settings, ndim)
   network = settings.get('network', config.network.student)
-  ground = Ground(TASKS[task], lambda *_: build_stages(network, 2), config.teacher.members)
+  context = MethodContext(TASKS[task], lambda *_: build_stages(network, 2), config.teacher.members)
   try:
-    learns = METHODS[settings.method].phases(settings, ground)[-1].distils
+    learns = METHODS[settings.method].phases(settings, context)[-1].distils
   except UserError as e:
     raise UserError(f'{where}: {e}') from e
   if augment.asks(settings.augment) and (task != 'classification' or not learns):

@@ -17,7 +17,8 @@ from hydra_jax.experiment import artifacts, config as configs, provenance
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
-from hydra_jax.methods.base import METHODS, Phase
+from hydra_jax.methods.base import Phase
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import cut
 from hydra_jax.progress import bar, say
 from hydra_jax.training import augment, checkpoints, loop, optimizers

@@ -8,6 +8,7 @@ import ast
 from collections.abc import Callable, Iterator
 import functools
 import hashlib
+import importlib
 import inspect
 from pathlib import Path
 import textwrap
@@ -33,12 +34,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'errors', 'formats', 'progress', 'store', 'text', 'user_files'),
-  *('devices/preemption', 'devices/processes', 'maths/statistics', 'methods/base', 'training/checkpoints'),
+  *('devices/preemption', 'devices/processes', 'maths/statistics', 'training/checkpoints'),
   *(
     f'experiment/{name}'
     for name in ('agreement', 'artifacts', 'config', 'paper_tables', 'phases', 'plan', 'provenance')
   ),
   *(f'experiment/{name}' for name in ('results', 'rules', 'run', 'teachers', 'workdir')),
+  *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *('report/figures', 'report/tables'),
   *(
     f'{name}/__init__'
@@ -61,7 +63,9 @@ def package_digest() -> str:
 
 @functools.cache
 def definition(function: Callable) -> str:
-  """Twelve hex digits that stand for a function, and for all that it reaches by name in its own module.
+  """Twelve hex digits that stand for a function, and for all that it reaches by name.
+
+  Names are followed in its own module, and into the modules of `hydra_jax.methods` from which it imports functions.
 
   Example:
     >>> definition(METHODS['kd'].phases)  # changes with `kd` and `_hinton`, and not with `hydra`
@@ -73,6 +77,7 @@ def definition(function: Callable) -> str:
   source = file.read_text() if file.is_file() else textwrap.dedent(inspect.getsource(function))
   tree = _stripped(ast.parse(source))
   bound = {target: node for node in tree.body for target in _binds(node)}
+  imported = dict(_imported_methods(tree))
   if name not in bound:  # a lambda or a nested function
     return _hash([ast.unparse(tree)])
   reached: dict[str, str] = {}
@@ -82,6 +87,10 @@ def definition(function: Callable) -> str:
     if current in bound and current not in reached:
       reached[current] = ast.unparse(bound[current])
       waiting += [node.id for node in ast.walk(bound[current]) if isinstance(node, ast.Name)]
+    elif current in imported and current not in reached:
+      other = getattr(importlib.import_module(imported[current]), current)
+      if inspect.isfunction(other):
+        reached[current] = definition(other)
   return _hash(reached[key] for key in sorted(reached))
 
 
@@ -103,6 +112,13 @@ def _binds(node: ast.stmt) -> Iterator[str]:
   elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _imported_methods(tree: ast.Module) -> Iterator[tuple[str, str]]:
+  """Names that a module imports from modules of methods, and these modules."""
+  for node in tree.body:
+    if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('hydra_jax.methods.'):
+      yield from ((alias.asname or alias.name, node.module or '') for alias in node.names)
 
 
 def _stripped(tree: ast.Module) -> ast.Module:

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from hydra_jax.devices.layout import MODES
 from hydra_jax.errors import UserError, nearest
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import GROUPINGS, METHODS
+from hydra_jax.methods.distillation import GROUPINGS
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.training.optimizers import OPTIMIZERS, SCHEDULES
 

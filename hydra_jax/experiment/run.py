@@ -21,7 +21,7 @@ from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Replica, Trained, grouped
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
 from hydra_jax.experiment.workdir import check_workdir, record
-from hydra_jax.methods.base import METHODS
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.progress import say
 
 

@@ -5,14 +5,12 @@ axis first, `[M, B, …]`. Classification works on logits in log-space; regressi
 given as (mean, variance), both `[M, B, D]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from hydra_jax.devices import collectives
 
 Gaussian = tuple[jax.Array, jax.Array]
 
@@ -64,17 +62,25 @@ def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature
   return temperature**2 * relative_entropy(log_mean[None], log_a)
 
 
-def similarity(stacked: Sequence[jax.Array]) -> jax.Array:
-  """How alike heads are in their weights, 0 to 1: 1 where all are the same.
+def similarity(
+  stacked: Sequence[jax.Array], over_devices: Callable[[jax.Array], jax.Array] = lambda mean: mean
+) -> jax.Array:
+  """How alike heads are in their weights, 0 to 1: 1 where all are the same (Hydra+, Ferianc and Rodrigues 2022).
 
-  (1 + cos) / 2 between the weights of a head into one unit and their mean over heads, averaged over
-  heads (those of this device) and units, then over kernels `[H, …, inputs, units]` (Hydra+, Ferianc and Rodrigues 2022,
-  arXiv 2205.09526, who add up instead).
+  (1 + cos) / 2 between the weights of a head into one unit and their mean over heads, averaged over heads and units,
+  then over kernels. The paper (arXiv 2205.09526) adds up instead.
+
+  Args:
+    stacked: Kernels `[H, …, inputs, units]` of the heads on this device.
+    over_devices: Averages a mean over heads over the devices that have other heads.
+
+  Returns:
+    The mean over the heads of this device, `[]` float32.
   """
 
   def of_kernel(kernel):
     weights = jnp.reshape(kernel, (len(kernel), -1, kernel.shape[-1]))
-    mean = collectives.mean_over('head', jnp.mean(weights, axis=0, keepdims=True))
+    mean = over_devices(jnp.mean(weights, axis=0, keepdims=True))
     squares = jnp.sum(jnp.square(weights), axis=1) * jnp.sum(jnp.square(mean), axis=1)
     cosine = jnp.sum(weights * mean, axis=1) * jax.lax.rsqrt(squares + jnp.finfo(squares.dtype).tiny)
     return jnp.mean((1 + cosine) / 2)

@@ -1,0 +1,111 @@
+"""Methods whose heads learn from single members, or from their mean: knowledge distillation, Hydra and its rivals."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.devices import collectives
+from hydra_jax.errors import UserError
+from hydra_jax.maths import losses
+from hydra_jax.methods.base import MethodContext, Phase, mean_prediction, with_labels
+from hydra_jax.nets import batch_ensemble as batch_ensembles
+
+
+def kd(settings: Any, context: MethodContext) -> list[Phase]:
+  """Knowledge distillation (Hinton et al. 2015): one head against the mean of the members."""
+  return [mean_prediction(context.network(0, 1), settings, context, settings.epochs)]
+
+
+# Settings of `hydra` that its first phase, with one head, does not read.
+OF_MANY_HEADS = ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body')
+
+
+def hydra(settings: Any, context: MethodContext) -> list[Phase]:
+  """Hydra (Tran et al. 2020): each head against its own members; with `hinton_epochs`, after a phase with one head."""
+  one = context.network(settings.cut, 1)
+  network = context.network(settings.cut, settings.heads, train_body=not settings.freeze_body)
+  groups = GROUPINGS[settings.grouping](context.members, settings.heads)
+  loss = with_labels(member_loss(groups, settings, context), settings, context)
+  if settings.heads_per_step > settings.heads:
+    raise UserError(
+      f'heads_per_step={settings.heads_per_step} of {settings.heads} heads: set it to fewer, or 0 for all'
+    )
+  if settings.freeze_body and not settings.hinton_epochs:
+    raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
+  heads = Phase(
+    name='members',
+    network=network,
+    loss=loss,
+    reduction='mean',
+    epochs=settings.epochs,
+    unread=('hinton_epochs',),  # what the first phase left is part of the key
+    frozen=('body',) if settings.freeze_body else (),
+    penalty=_similarity_of_heads(settings.diversity_weight) if settings.diversity_weight else None,
+    heads_per_step=settings.heads_per_step,
+  )
+  if not settings.hinton_epochs:
+    return [heads]
+  return [mean_prediction(one, settings, context, settings.hinton_epochs, OF_MANY_HEADS), heads]
+
+
+def _similarity_of_heads(weight: float):
+  """The diversity term of Hydra+ (Ferianc and Rodrigues 2022), on the kernels of the heads."""
+  kernels = lambda params: [leaf for leaf in jax.tree.leaves(params['heads']) if leaf.ndim > 2]
+  over_devices = functools.partial(collectives.mean_over, 'head')
+  return lambda params: weight * losses.similarity(kernels(params), over_devices)
+
+
+def member_loss(groups_M: np.ndarray, settings, context: MethodContext):
+  """Each head against the members of its group, `[H, B]`; one each in the paper.
+
+  Where a step trains some of the heads, these are in `batch['heads']`.
+  """
+  groups = [np.flatnonzero(groups_M == h) for h in range(max(groups_M) + 1)]
+  largest = max(map(len, groups))
+  # Groups are filled up to one size with members of weight 0.
+  members_HxG = np.stack([np.resize(group, largest) for group in groups])
+  weights_HxG = np.stack([(np.arange(largest) < len(group)) / np.float32(len(group)) for group in groups])
+
+  def loss(outputs, batch):
+    heads = batch.get('heads', np.arange(len(groups)))
+    members, weights = jnp.asarray(members_HxG)[heads], jnp.asarray(weights_HxG)[heads]
+    against = lambda g: context.task.member(outputs, batch['teacher'][members[:, g]], settings.temperature)
+    return sum(weights[:, g, None] * against(g) for g in range(largest))
+
+  return loss
+
+
+def _one_each(members: int, heads: int) -> np.ndarray:
+  if members != heads:
+    raise UserError(
+      f'{heads} heads for {members} members, and each head learns one: set heads to {members}, '
+      f'config.teacher.members to {heads}, or grouping to round_robin'
+    )
+  return np.arange(members)
+
+
+def _round_robin(members: int, heads: int) -> np.ndarray:
+  if heads > members:
+    raise UserError(f'{heads} heads for {members} members: set heads to {members} or fewer')
+  return np.arange(members) % heads
+
+
+# Which head learns which member, `(members, heads) -> head of each member [M]`.
+GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
+
+
+def small_ensemble(settings: Any, context: MethodContext) -> list[Phase]:
+  """As many small independent networks as members, each distilled from one: a Hydra without a body."""
+  network = context.network(0, context.members)
+  loss = member_loss(np.arange(context.members), settings, context)
+  return [Phase(name='members', network=network, loss=loss, reduction='sum', epochs=settings.epochs)]
+
+
+def batch_ensemble(settings: Any, context: MethodContext) -> list[Phase]:
+  """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
+  network = batch_ensembles.batch_ensemble(context.stages('members'), context.members, context.mapping)
+  loss = member_loss(np.arange(context.members), settings, context)
+  return [Phase(name='members', network=network, loss=loss, reduction='mean', epochs=settings.epochs)]
