@@ -366,7 +366,7 @@ def _lost(e: Exception) -> int:
 
 def _are_many() -> bool:
   """Whether this process is one of several that act as one."""
-  processes = sys.modules.get('hydra_jax.processes')
+  processes = sys.modules.get('hydra_jax.devices.processes')  # importing it would import JAX
   return processes is not None and processes.joined()
 
 

@@ -335,10 +335,13 @@ def _watch(group: Group, lost_after: float) -> None:
   now = time.monotonic()
   answered, heard = now, {index: ('', now) for index in range(group.count)}
   ended: dict[int, list] = {}
+  stopped = threading.Event()
 
   def talk():
     nonlocal answered
     for beat in itertools.count():
+      if stopped.is_set():
+        return
       with contextlib.suppress(Exception):  # what does not answer is lost
         group.client.key_value_set(f'hydra_jax/alive/{group.index}', str(beat), allow_overwrite=True)
         for key, value in group.client.key_value_dir_get('hydra_jax/alive/'):
@@ -347,13 +350,12 @@ def _watch(group: Group, lost_after: float) -> None:
             heard[index] = value, time.monotonic()
         ended.update(_endings(group))
         answered = time.monotonic()
-      time.sleep(interval)
+      stopped.wait(interval)
 
   def look():
     nonlocal answered
     looked = time.monotonic()
-    while True:
-      time.sleep(interval)
+    while not stopped.wait(interval):
       now = time.monotonic()
       if now - looked > interval + lost_after / 4:  # this one was stopped itself, and knows nothing about the others
         answered = now
@@ -367,9 +369,18 @@ def _watch(group: Group, lost_after: float) -> None:
       if silent:
         leave(LOST, f'process {silent[0]} is lost, silent for {lost_after:g} s: the same command, on all, continues')
 
-  for target in (talk, look):
-    threading.Thread(target=target, daemon=True).start()
-  atexit.register(lambda: _tell(group, 0, ''))
+  threads = [threading.Thread(target=target, daemon=True) for target in (talk, look)]
+  for thread in threads:
+    thread.start()
+
+  def end():
+    """A thread that is still in C++ when Python ends would abort the process."""
+    _tell(group, 0, '')
+    stopped.set()
+    for thread in threads:
+      thread.join(FAREWELL_SECONDS)
+
+  atexit.register(end)
 
 
 def _endings(group: Group) -> dict[int, list]:
