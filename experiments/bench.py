@@ -40,7 +40,7 @@ from hydra_jax.nets import cut, zoo
 from hydra_jax.nets.stages import chain, dense, mlp
 from hydra_jax.training import batches, gradients
 from hydra_jax.training.program import Inputs, make_program
-from hydra_jax.training.step import Job, State, fresh_state, init_state, over_replicas, steps_for
+from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
 
 Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
@@ -316,8 +316,8 @@ def spiral_job(epochs: float, batch_size: int, members: int = 20, examples: int 
     first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
     taught = {**arrays, 'teacher': predict(first(teacher.params), first(teacher.model_state), arrays['x'][0])[None]}
     found = fit_single(begin(single), taught)
-    params, state = (over_replicas(lambda tree: cut.grow(tree, members), t) for t in (found.params, found.model_state))
-    jax.block_until_ready(fit_student(fresh_state(optimizer, params, state), taught).params)
+    student_state = grown_state(optimizer, found.params, found.model_state, members)
+    jax.block_until_ready(fit_student(student_state, taught).params)
 
   return run
 

@@ -1,6 +1,6 @@
 """Does a run survive what machines do to it? Faults are really injected, and results compared to the byte.
 
-    python -m experiments.soak [--faults 50] [--seed 0] [--faults-per-run 5] [--workdir DIR] [--output FILE]
+    python -m experiments.soak [--faults 50] [--seed 0] [--faults-per-run 5] [--quick] [--workdir DIR] [--output FILE]
 
 One run of the digits config is left alone. Others are disturbed at random moments, and started again by the
 same command each time, until they finish:
@@ -32,9 +32,11 @@ import tempfile
 import time
 from typing import NamedTuple
 
-CONFIG = 'configs/digits.py:epochs=100'
-LONGER = ['--config.checkpoint_seconds=0.2', "--config.students=('hydra',)", '--config.student.hydra.epochs=40']
-LONGER += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
+CONFIG = ['--config=configs/digits.py:epochs=150', '--config.checkpoint_seconds=0.2']
+CONFIG += [f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra')]
+CONFIG += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
+# Fewer students and passes, of which the last value counts.
+QUICK = ["--config.students=('hydra',)", '--config.teacher.epochs=100.0']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')
 DISK_BYTES = 192 * 2**20
 LIMIT_BYTES = 20_000
@@ -65,7 +67,7 @@ def disk(parent: Path) -> Iterator[Disk]:
 
 def start(workdir: Path, limited: bool = False) -> subprocess.Popen:
   """The command, as a process of its own."""
-  command = [sys.executable, '-m', 'hydra_jax.cli', 'run', f'--config={CONFIG}', *LONGER, f'--workdir={workdir}']
+  command = [sys.executable, '-m', 'hydra_jax.cli', 'run', *CONFIG, f'--workdir={workdir}']
   limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))
   return subprocess.Popen(
     command,
@@ -201,9 +203,12 @@ def main(arguments: list[str] | None = None) -> int:
   p.add_argument('--faults', type=int, default=50)
   p.add_argument('--faults-per-run', type=int, default=5)
   p.add_argument('--seed', type=int, default=0)
+  p.add_argument('--quick', action='store_true', help='shorter runs')
   p.add_argument('--workdir', type=Path, default=None, help='where the small disk is mounted (default: a new folder)')
   p.add_argument('--output', type=Path, default=None, help='also write the counts there, as JSON')
   options = p.parse_args(arguments)
+  if options.quick:
+    CONFIG.extend(QUICK)
   with tempfile.TemporaryDirectory() as own:
     found = soak(options.faults, options.faults_per_run, options.seed, options.workdir or Path(own))
   print('faults injected: ' + ', '.join(f'{count} {kind}' for kind, count in found['faults'].items()))

@@ -21,7 +21,7 @@ MAY_IMPORT = {
   'nets': ('devices', 'errors', 'user_files'),
   'methods': ('devices', 'errors', 'maths', 'nets'),
   'training': ('data', 'devices', 'errors', 'nets', 'progress', 'store'),
-  'evaluation': ('data', 'devices', 'maths', 'nets'),
+  'evaluation': ('data', 'devices', 'errors', 'maths', 'nets'),
   'report': ('data', 'evaluation', 'formats', 'maths', 'progress', 'store'),
   'experiment': (
     *('data', 'devices', 'errors', 'evaluation', 'formats', 'maths', 'methods', 'nets', 'progress', 'report', 'store'),

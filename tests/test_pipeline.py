@@ -94,7 +94,7 @@ def test_no_fault_changes_a_bit():
   # Programs that are compiled well, as one compilation serves many starts.
   env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.soak', '--faults=4', '--faults-per-run=4'],
+    [sys.executable, '-m', 'experiments.soak', '--faults=4', '--faults-per-run=4', '--quick'],
     cwd=ROOT,
     env=env,
     capture_output=True,

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import readme
 from hydra_jax import data as datasets
+from hydra_jax.data import toy
 from hydra_jax.experiment import external_predictions
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses, statistics
@@ -69,6 +70,17 @@ def test_an_ensemble_of_scikit_learn(tmp_path, monkeypatch):
   assert data.outputs == 10 and members.members == 2
   for name, n in (('train', 1200), ('test', 597), ('noise', 500)):
     assert external_predictions.outputs(members, name, n, data.task, 10, data.scaling).shape == (2, n, 10)
+
+
+@pytest.mark.slow
+def test_the_example_in_python(tiny_run):
+  x, y = toy.digits('train')
+  logits = np.random.default_rng(0).normal(size=(3, 200, 10))
+  text = block('hydra_jax.distil').replace("'runs/digits'", 'run').replace('epochs=50.0', 'epochs=2.0')
+  names = {'np': np, 'x': x[:200], 'logits': logits, 'x_new': x[200:260], 'y_new': y[200:260], 'run': tiny_run[0]}
+  exec(text, names)
+  assert names['prediction'].members.shape == (3, 60, 10) and 0 <= names['scores']['accuracy'] <= 1
+  assert names['student'].shape == (8, 8, 1)
 
 
 def test_stages_of_three_libraries():

@@ -125,7 +125,7 @@ def test_the_whole_config_is_validated_with_it(folder):
     ('mine.py:fails', {}, r'ZeroDivisionError.*mine.py, line 27'),
     ('mine.py:one', {}, 'returns a Stage, where a list of stages is needed'),
     ('mine.py:nothing', {}, 'a list of stages is needed'),
-    ('mine.py:bare', {}, 'stage 0 is a Linear.*hydra_jax.from_linen, nnx or equinox'),
+    ('mine.py:bare', {}, 'stage 0 is a Linear.*hydra_jax.from_linen, from_nnx or from_equinox'),
     ('mine.py:narrow', {}, r'stage 1, the last one, gives outputs of shape \[8\], not \[3\]'),
     ('mine.py:apart', {}, r'stage 3, on inputs of shape \[8\]: TypeError'),
   ],

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from hydra_jax import store
-from hydra_jax.data import Data, scale_inputs, standardised
+from hydra_jax.data import Data, Scaling, scale_inputs, standardised
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
@@ -32,6 +33,7 @@ from hydra_jax.training import checkpoints
 
 RECIPE = 'recipe.json'
 MODEL = 'model'
+SCALING = 'scaling.npz'
 # The largest numbers that a recipe may have: what is built takes time and memory before it can be compared.
 LARGEST = 1_000_000
 LARGEST_OF = dict.fromkeys(('members', 'heads', 'samples', 'factors', 'depth', 'phase'), 10_000)
@@ -113,8 +115,11 @@ def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) ->
   plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
   source = user_networks.find(recipe.network.name).digest if ':' in recipe.network.name else ''
   about = {'format': store.FORMAT, **plain, 'source': source, 'phase': phase}
-  about['data'] = [each.fingerprint for each in data]
+  about |= {'data': [each.fingerprint for each in data], 'shape': data[0].train.example.shape[1:]}
+  about['classes'] = data[0].classes
   (folder / RECIPE).write_text(json.dumps(about, indent=2))
+  scaling = Scaling(*(np.stack(arrays) for arrays in zip(*(each.scaling for each in data), strict=True)))
+  np.savez(folder / SCALING, allow_pickle=False, **scaling._asdict())
 
 
 def own_networks(config: ConfigDict) -> list[str]:
@@ -125,13 +130,12 @@ def own_networks(config: ConfigDict) -> list[str]:
   return list(dict.fromkeys(name for name in names if isinstance(name, str) and ':' in name))
 
 
-def restore(folder: Path, network: Network, data: Data, replicas: int) -> tuple[Any, Any]:
-  """Parameters and state in the folder of an artifact, with a leading axis R."""
-  x, key = example(data), jax.random.key(0)
+def restore(folder: Path, network: Network, shape: Sequence[int], replicas: int) -> tuple[Any, Any]:
+  """Parameters and state in the folder of an artifact, with a leading axis R, for inputs of a shape."""
   try:
-    like = jax.eval_shape(network.init, key, x)
+    like = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
   except Exception as e:
-    raise UserError(f'{folder} is of a network that does not read these data: {store.one_line(e)}') from e
+    raise UserError(f'{folder} is of a network that does not read such inputs: {store.one_line(e)}') from e
   like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((replicas, *leaf.shape), leaf.dtype), like)
   return checkpoints.restore(folder / MODEL, like)
 
@@ -164,11 +168,15 @@ class Saved(NamedTuple):
     recipe: What its phases were built from.
     phase: Which of these it is.
     data: Fingerprints of the training sets, one for each replica that was trained together.
+    shape: Of an input.
+    classes: Their names, by output; empty if they are numbered, and in regression.
   """
 
   recipe: Recipe
   phase: int
   data: list[str]
+  shape: list[int]
+  classes: list[str]
 
 
 def read(folder: Path, own: Collection[str] = ()) -> Saved:
@@ -185,12 +193,14 @@ def read(folder: Path, own: Collection[str] = ()) -> Saved:
   found = _fields(store.read_json(folder / RECIPE), folder / RECIPE)
   fields = {**found, 'network': _network(found['network'], found.get('source', ''), own, folder / RECIPE)}
   plain = {k: ConfigDict(v) if isinstance(v, dict) else v for k, v in fields.items() if k in Recipe._fields}
-  return Saved(Recipe(**plain), found['phase'], found['data'])
+  return Saved(Recipe(**plain), *(found[key] for key in ('phase', 'data', 'shape', 'classes')))
 
 
 def _fields(found: Any, file: Path) -> dict[str, Any]:
   """What a recipe says, its types and ranges checked."""
-  like = dict(role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',))
+  like = dict(
+    role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',), shape=(), classes=()
+  )
   _expect(isinstance(found, dict), file, 'it is no object')
   if found.get('format', 1) != store.FORMAT:
     raise UserError(f'{file.parent} {store.OTHER_FORMAT}: train it again with this version, or leave it out')
@@ -200,6 +210,8 @@ def _fields(found: Any, file: Path) -> dict[str, Any]:
   _expect(found['task'] in TASKS, file, f'task is none of {", ".join(TASKS)}')
   _expect(found['outputs'] >= 1 and found['members'] >= 1 and found['phase'] >= 0, file, 'a count is negative or 0')
   _expect(len(found['data']) >= 1, file, 'data is empty')
+  _expect(all(type(size) is int and size >= 1 for size in found['shape']), file, 'shape is no list of sizes')
+  _expect(all(isinstance(name, str) for name in found['classes']), file, 'classes are no names')
   settings = found['settings']
   method = settings.get('method', 'ensemble')
   _expect(isinstance(method, str) and method in METHODS, file, f'settings.method is none of {", ".join(METHODS)}')
@@ -292,6 +304,13 @@ def _own_network(name: str, source: str, own: Collection[str], file: Path) -> st
   )
 
 
+def read_scaling(folder: Path, replica: int) -> Scaling:
+  """How inputs and targets of one replica are scaled."""
+  arrays = store.read_arrays(folder / SCALING)
+  _expect(set(arrays) == set(Scaling._fields), folder / SCALING, 'arrays are missing')
+  return Scaling(**{name: arrays[name][replica] for name in Scaling._fields})
+
+
 def network_of(place: str, own: Collection[str] = ()) -> tuple[Path, Saved, Network, Predictive]:
   """The folder of a part, what is saved beside it, its network, and how that is read; for `own` see `read`."""
   folder = find(place)
@@ -319,5 +338,5 @@ def load(place: str, data: Data, replica: int = 0, own: Collection[str] = ()) ->
     raise UserError(f'{folder} predicts one distribution and has no members to learn from: leave it out')
   fitting = [i for i, fingerprint in enumerate(saved.data) if fingerprint == data.fingerprint]
   index = fitting[replica % len(fitting)]
-  params, state = of_replica(restore(folder, network, data, len(saved.data)), index)
+  params, state = of_replica(restore(folder, network, data.train.example.shape[1:], len(saved.data)), index)
   return Model(network, params, state, data.scaling, predictive.read), f'{store.digest(folder)}{index}'

@@ -19,11 +19,10 @@ from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods.base import Phase
 from hydra_jax.methods.registry import METHODS
-from hydra_jax.nets import cut
 from hydra_jax.progress import bar, say
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
-from hydra_jax.training.step import Job, State, fresh_state, init_state, over_replicas, steps_for
+from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
 
 ROLES = ('teacher', 'student')
 WORSE = 'look at its learning rate, its epochs and the data'
@@ -53,13 +52,13 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
     if processes.anywhere(preemption.asked()):
       raise preemption.Preempted('stopped after a phase', by_all=True)
     checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
-    trees = artifacts.restore(folder, here.phase.network, group[0].data, len(group))
+    trees = artifacts.restore(folder, here.phase.network, group[0].data.train.example.shape[1:], len(group))
   network, read = phases[-1].network, artifacts.predictive_of(planned.recipe).read
   rows = []
   for i, (replica, original) in enumerate(zip(group, own, strict=True)):
     params, model_state = artifacts.of_replica(trees, i)
     model = Model(network, params, model_state, replica.data.scaling, read)
-    rows.append(evaluable(original, model, f'{keys[-1]}-{i}'))
+    rows.append(evaluable(original, model, f'{keys[-1]}-{i}')._replace(place=(folder.name, i)))
   return rows
 
 
@@ -179,8 +178,8 @@ def initial_state(group: Group, phase: Phase, job: Job, seeds: Sequence[tuple[in
   if before is None:
     examples = stack([artifacts.example(replica.data) for replica in group])
     return init_state(phase.network, job.optimizer, jax.numpy.stack(init_keys), examples), keys
-  grow = lambda params, state: (cut.grow(params, len(phase.network.heads)), cut.grow(state, len(phase.network.heads)))
-  return fresh_state(job.optimizer, *over_replicas(grow, *before)), keys
+  params, model_state = before
+  return grown_state(job.optimizer, params, model_state, len(phase.network.heads)), keys
 
 
 def keys_of_seed(seed: tuple[int, ...]) -> jax.Array:

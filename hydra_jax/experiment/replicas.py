@@ -38,11 +38,13 @@ class Trained(NamedTuple):
     model: None for teachers of whom only predictions are given.
     key: Says all it depends on.
     scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
+    place: The folder of its artifact under `parts`, and its index there; None where it was not trained here.
   """
 
   model: Model | None
   key: str
   scores: Callable[[Callable], dict[str, Scores]]
+  place: tuple[str, int] | None = None
 
 
 def part(

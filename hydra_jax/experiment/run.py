@@ -20,7 +20,7 @@ from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Replica, Trained, grouped
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
-from hydra_jax.experiment.workdir import check_workdir, record
+from hydra_jax.experiment.workdir import check_workdir, record, record_models
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.progress import say
 
@@ -83,11 +83,15 @@ def carry_out(
   convolves = any(phase.phase.network.convolves(shape) for method in planned for phase in method.phases)
   rows, timings, tests = [], [], []
   notes: dict[str, str] = {}
+  places: dict[str, list[tuple[str, int]]] = {}
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
       say(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
     for replica, models in zip(group, train_all(group, planned), strict=True):
+      for name, trained in models.items():
+        if trained.place is not None:
+          places.setdefault(name, []).append(trained.place)
       scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
       more, matrices = compare(replica, models, scores)
       rows += more
@@ -100,6 +104,7 @@ def carry_out(
         shown = results.Shown(replica.data, scores, matrices)
         notes |= results.weak(replica.data, scores)
   ratio = results.overlap(data, tests)
+  processes.on_main(lambda: record_models(workdir, places))
   processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
   return results.Outcome(data.task, rows, timings, tests, ratio)
 

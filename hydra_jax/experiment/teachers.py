@@ -156,6 +156,5 @@ def online_teacher(models: Sequence[Model], layout: Layout, augmentations: Seque
     return network.apply(*map(chosen, params), x, head_indices=place)[0][0]
 
   params = stack([(model.params, model.model_state) for model in models])
-  return OnlineTeacher(
-    params=params, specs=head_specs(params) if spread else P(), predict=predict, ask=ask if asked else None
-  )
+  specs = head_specs(params) if spread else jax.tree.map(lambda _: P(), params)
+  return OnlineTeacher(params=params, specs=specs, predict=predict, ask=ask if asked else None)

@@ -1,5 +1,6 @@
 """The work directory of a run: whose it is, and what is recorded in it."""
 
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 import json
 from pathlib import Path
@@ -9,11 +10,12 @@ from ml_collections import ConfigDict
 
 from hydra_jax import store
 from hydra_jax.data import Data
-from hydra_jax.errors import UserError
+from hydra_jax.errors import UserError, look_up
 from hydra_jax.experiment import results
 
 CONFIG = 'config.json'
 VERSIONS = 'versions.json'
+MODELS = 'models.json'
 
 
 def versions() -> dict[str, str]:
@@ -49,3 +51,29 @@ def record(workdir: Path, config: ConfigDict, data: Data) -> None:
   store.replace_text(workdir / 'data.json', json.dumps(about, indent=2))
   store.replace_text(workdir / CONFIG, json.dumps(config.to_dict(), indent=2, sort_keys=True))
   store.replace_text(workdir / VERSIONS, json.dumps({'format': store.FORMAT, **versions()}, indent=2))
+
+
+def record_models(workdir: Path, places: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+  """Saves where the trained networks are: for each method and replica a folder under `parts`, and an index in it."""
+  store.replace_text(workdir / MODELS, json.dumps(places, indent=1))
+
+
+def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
+  """The folder of the artifact of a method, and its index there.
+
+  Raises:
+    UserError: It is no folder of a finished run, or there is no such method or replica in it.
+  """
+  file = workdir / MODELS
+  if not file.is_file():
+    raise UserError(f'{workdir} is no folder of a finished run: it has no {MODELS}')
+  found = store.read_json(file)
+  places = look_up(found if isinstance(found, dict) else {}, method, f'method of {workdir}')
+  if not 0 <= replica < len(places):
+    raise UserError(f"{workdir} has {len(places)} replicas of '{method}': give replica from 0 to {len(places) - 1}")
+  try:
+    name, index = places[replica]
+    folder = workdir / 'parts' / Path(str(name)).name  # never outside
+    return folder, int(index)
+  except (TypeError, ValueError) as e:
+    raise UserError(f'{file} is damaged: run the same command again, which writes it again') from e

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hydra_jax.data import Scaling, scale_inputs
+from hydra_jax.nets import cut
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
 from hydra_jax.training import gradients
@@ -110,6 +111,12 @@ def fresh_state(optimizer: optax.GradientTransformation, params: Tree, model_sta
   count = len(jax.tree.leaves(params)[0])
   opt_state = jax.jit(functools.partial(over_replicas, optimizer.init))(params)
   return State(jnp.zeros(count, jnp.int32), params, model_state, opt_state)
+
+
+def grown_state(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree, heads: int) -> State:
+  """State at step 0 of networks whose heads start as copies of the one head of others, with a leading axis R."""
+  grow = lambda *trees: tuple(cut.grow(tree, heads) for tree in trees)
+  return fresh_state(optimizer, *over_replicas(grow, params, model_state))
 
 
 def over_replicas(f: Callable, *stacked: Tree) -> Tree:

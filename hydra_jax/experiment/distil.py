@@ -1,0 +1,135 @@
+"""Distillation of an ensemble that is an array of predictions, without a config or a work directory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised
+from hydra_jax.errors import UserError, look_up
+from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment import config as configs, rules
+from hydra_jax.experiment.predictor import Predictor
+from hydra_jax.maths import losses
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.methods.base import MethodContext
+from hydra_jax.methods.registry import METHODS
+from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.training import loop, optimizers
+from hydra_jax.training.batches import resident, stack
+from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
+
+
+def distil(
+  x: Any,
+  teacher: Any,
+  method: str = 'hydra',
+  network: Callable[[int], list[Stage]] = mlp,
+  seed: int = 0,
+  **settings: Any,
+) -> Predictor:
+  """Distils the predictions of an ensemble into one network.
+
+  Args:
+    x: Inputs `[N, …]`; images are uint8 `[N, height, width, channels]`.
+    teacher: Classification: logits `[M, N, C]` of the members for these inputs. Regression: a tuple of means and
+      variances, both `[M, N, D]` or `[M, N]`, in the units of the targets.
+    method: A student that learns from members, such as `hydra`, `kd`, `endd`, `dlf`.
+    network: `outputs -> stages`, the network of the student.
+    seed: Decides how it starts and the order of the examples.
+    **settings: Of the method, as under `config.student`, such as `cut=-2`, `temperature=1.0`, `epochs=50.0`,
+      `learning_rate=1e-3`. Inputs are not augmented: there are predictions for these inputs only.
+
+  Returns:
+    The trained student.
+
+  Raises:
+    UserError: An argument is wrong.
+
+  Example:
+    >>> student = hydra_jax.distil(x, logits, cut=-1, epochs=50.0)  # doctest: +SKIP
+    >>> student.predict(x_new).epistemic  # doctest: +SKIP
+  """
+  x = check_inputs(np.asarray(x), 'x')
+  task, outputs, scaling = _read_teacher(x, teacher)
+  members, targets = len(outputs), outputs.shape[-1] // (2 if task == 'regression' else 1)
+  options = _settings(method, members, settings, task)
+  row = TASKS[task]
+
+  def stages(predictive: str, times: int = 1) -> list[Stage]:
+    return network(times * row.predictives[predictive].outputs(targets))
+
+  phases = METHODS[method].phases(options, MethodContext(row, stages, members))
+  if not phases[-1].distils:
+    raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
+  data = {'x': standardised(scaling, x), 'y': np.zeros(len(x), np.float32), 'teacher': outputs}
+  source = resident([data], stack([scaling]))
+  init_key, key = jax.random.split(jax.random.key(seed))
+  state: State | None = None
+  for phase in phases:
+    steps = steps_for(phase.epochs, len(x), options.batch_size)
+    optimizer = optimizers.build(options, steps, len(x) / options.batch_size, phase.frozen)
+    job = Job(
+      network=phase.network,
+      loss=phase.loss,
+      reduction=phase.reduction,
+      optimizer=optimizer,
+      steps=steps,
+      batch_size=options.batch_size,
+      penalty=phase.penalty,
+      heads_per_step=phase.heads_per_step,
+    )
+    if state is None:
+      examples = jnp.zeros((1, 2, *x.shape[1:]), jnp.float32)
+      state = init_state(phase.network, optimizer, init_key[None], examples)
+    else:
+      state = grown_state(optimizer, state.params, state.model_state, len(phase.network.heads))
+    state = loop.fit(job, state, source, [(seed,)], key[None])
+  assert state is not None  # every method has a phase
+  predictive = row.predictives[METHODS[method].predictive]
+  params, model_state = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
+  model = Model(phases[-1].network, params, model_state, scaling, predictive.read)
+  return Predictor(model, task, x.shape[1:], (), predictive is row.predictives['members'])
+
+
+def _read_teacher(x: np.ndarray, teacher: Any) -> tuple[str, np.ndarray, Scaling]:
+  """The task, the outputs `[M, N, …]` of members as of networks, and the scaling."""
+  if isinstance(teacher, tuple):
+    mean, variance = (np.asarray(each, np.float64) for each in teacher)
+    mean, variance = (each[..., None] if each.ndim == 2 else each for each in (mean, variance))
+    if mean.ndim != 3 or mean.shape != variance.shape or mean.shape[1] != len(x):
+      raise UserError(f'means and variances must be [members, {len(x)} examples, targets], both alike')
+    if not np.isfinite(mean).all() or not np.isfinite(variance).all() or variance.min() <= 0:
+      raise UserError('means and variances must be finite, and variances more than 0')
+    y_shift, y_scale = moments(mean.mean(axis=0))
+    outputs = losses.gaussian_outputs((mean - y_shift) / y_scale, variance / np.square(y_scale))
+    return 'regression', np.asarray(outputs, np.float32), Scaling(*moments(x), y_shift, y_scale)
+  logits = np.asarray(teacher, np.float32)
+  if logits.ndim != 3 or logits.shape[1] != len(x):
+    raise UserError(f'teacher has shape {list(logits.shape)}: give logits [members, {len(x)} examples, classes]')
+  if not np.isfinite(logits).all():
+    raise UserError('logits must be finite: leave that member out')
+  return 'classification', logits, standardise(Split(x, np.zeros(len(x), np.int32)), True)
+
+
+def _settings(method: str, members: int, changes: dict[str, Any], task: str) -> Any:
+  """The default settings of a method with changes, each checked."""
+  defaults = configs.default_config().student
+  named = {each.method: each for each in defaults.values()}
+  options = look_up(named, method, 'method').copy_and_resolve_references()
+  with options.unlocked():
+    options.augment = ()
+    if 'heads' in options:
+      options.heads = members
+    if task == 'regression' and 'temperature' in options:
+      options.temperature = 1.0
+    for key, value in changes.items():
+      look_up(options, key, f'setting of {method}')
+      if wrong := rules.STUDENT.get(key, lambda value: '')(value):
+        raise UserError(f'{key}={value!r} {wrong}')
+      if key == 'augment' and value:
+        raise UserError('augment needs members that predict on changed inputs: leave it out, or use a config')
+      options[key] = value
+  return options

@@ -1,0 +1,147 @@
+"""Trained networks as functions of inputs as the user has them: predictions with uncertainty, in the user's units."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hydra_jax.data import check_inputs, scale_inputs, standardised
+from hydra_jax.errors import UserError
+from hydra_jax.evaluation.evaluate import Model, in_batches
+from hydra_jax.experiment import artifacts
+from hydra_jax.experiment.workdir import find_model
+from hydra_jax.maths import uncertainty
+
+
+@dataclass(frozen=True)
+class Prediction:
+  """What a network predicts for N inputs, as NumPy arrays in float32.
+
+  Attributes:
+    mean: Classification: mean probabilities `[N, C]`. Regression: means `[N, D]` in the units of the targets.
+    total: Total uncertainty. Classification: entropy of the mean in nats, `[N]`. Regression: variance of the mixture in
+      squared units of the targets, `[N, D]`.
+    aleatoric: Part of it that all members agree on: mean entropy, or mean of the variances. Same shape.
+    epistemic: Part of it that comes from their disagreement: mutual information, or variance of the means. Same shape.
+    members: Probabilities `[M, N, C]` or means `[M, N, D]` of each member or head; None for Prior Networks.
+    member_variances: In regression the variances `[M, N, D]` of each member or head.
+  """
+
+  mean: np.ndarray
+  total: np.ndarray
+  aleatoric: np.ndarray
+  epistemic: np.ndarray
+  members: np.ndarray | None = None
+  member_variances: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Predictor:
+  """A trained network that is ready to predict.
+
+  Attributes:
+    model: The network with its parameters, and how inputs and targets are scaled.
+    task: Key of `maths.tasks.TASKS`.
+    shape: Of an input.
+    classes: Their names, by column of the probabilities; empty if they are numbered, and in regression.
+    has_members: Whether it predicts as members, and not as one distribution over predictions.
+  """
+
+  model: Model
+  task: str
+  shape: tuple[int, ...]
+  classes: tuple[str, ...] = ()
+  has_members: bool = True
+
+  def predict(self, x: Any, batch_size: int = 500) -> Prediction:
+    """Predicts for inputs as they were in the data set: not scaled, images as uint8.
+
+    Args:
+      x: Inputs `[N, …]`.
+      batch_size: Inputs that are computed at once. The last batch is padded, so that one program serves all.
+
+    Returns:
+      Predictions with uncertainty, in the units of the targets.
+
+    Raises:
+      UserError: The inputs have another shape, or are not finite numbers.
+
+    Example:
+      >>> predictor = hydra_jax.load('runs/digits', 'hydra')
+      >>> prediction = predictor.predict(x)  # doctest: +SKIP
+      >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
+    """
+    x = check_inputs(np.asarray(x), 'the input', np.zeros((1, *self.shape)))
+    found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
+    swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
+    found |= {name: swap(found[name]) for name in ('members', 'member_variances')}
+    if self.task == 'regression':
+      shift, scale = self.model.scaling.y_shift, self.model.scaling.y_scale
+      for name in ('mean', 'members'):
+        found[name] = None if found[name] is None else found[name] * scale + shift
+      for name in ('total', 'aleatoric', 'epistemic', 'member_variances'):
+        found[name] = None if found[name] is None else found[name] * np.square(scale)
+    plain: dict[str, Any] = {name: None if v is None else v.astype(np.float32) for name, v in found.items()}
+    return Prediction(**plain)
+
+  @functools.cached_property
+  def _compiled(self):
+    model, read = self.model, {'classification': _classes, 'regression': _targets}[self.task]
+
+    def predict(x):
+      outputs = model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
+      return read(outputs, model.read(outputs), self.has_members)
+
+    return jax.jit(predict)
+
+
+def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool) -> dict[str, Any]:
+  members = jnp.swapaxes(jax.nn.softmax(logits_MxBxC), 0, 1) if has_members else None
+  found = _named(distribution.parts)
+  return {'mean': jnp.exp(distribution.log_mean), **found, 'members': members, 'member_variances': None}
+
+
+def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, Any]:
+  del outputs
+  mean, variance = mixture
+  members = [jnp.swapaxes(each, 0, 1) if has_members else None for each in mixture]
+  found = {'members': members[0], 'member_variances': members[1]}
+  return {'mean': jnp.mean(mean, axis=0), **_named(uncertainty.regression(mean, variance)), **found}
+
+
+def _named(found: uncertainty.Uncertainty) -> dict[str, jax.Array]:
+  return {'total': found.total, 'aleatoric': found.data, 'epistemic': found.model}
+
+
+def load(run: str | Path, method: str = 'hydra', replica: int = 0, networks: Collection[str] = ()) -> Predictor:
+  """Loads a trained network from the folder of a finished run.
+
+  Args:
+    run: The folder, such as `runs/digits`.
+    method: `ensemble`, or the name of a student.
+    replica: Which repetition.
+    networks: Names of your own functions that the run has as networks, such as `my_networks.py:make`. What a saved file
+      names is never called by itself.
+
+  Returns:
+    A predictor.
+
+  Raises:
+    UserError: There is no such network, or its files are damaged.
+
+  Example:
+    >>> prediction = hydra_jax.load('runs/digits', 'hydra').predict(x)  # doctest: +SKIP
+  """
+  folder, index = find_model(Path(run), method, replica)
+  if not folder.is_dir():
+    raise UserError(f'{folder} is missing: run the same command again')
+  folder, saved, network, predictive = artifacts.network_of(str(folder), networks)
+  params, state = artifacts.of_replica(artifacts.restore(folder, network, saved.shape, len(saved.data)), index)
+  model = Model(network, params, state, artifacts.read_scaling(folder, index), predictive.read)
+  has_members = predictive is artifacts.TASKS[saved.recipe.task].predictives['members']
+  return Predictor(model, saved.recipe.task, tuple(saved.shape), tuple(saved.classes), has_members)
