@@ -47,7 +47,7 @@ Rates = dict[str, float]  # work in a second of each contender, in one round
 
 
 class Contender(NamedTuple):
-  """One way to do the work. `run()` returns when `work` is done, so many `unit`."""
+  """One way to do the work. `run()` returns when `work`, a number of `unit`, is done."""
 
   name: str
   run: Callable[[], Any]

@@ -3,7 +3,7 @@
     hydra-jax table inputs
 
 10 MNIST members, trained on 20,000 images; each student sees as many, changed in other ways, for as many steps. Scores
-are those on 10,000 further training images, rotated or moved, cut to pieces and put together anew, and light for dark.
+are those on 10,000 further training images, rotated or moved, cut to pieces and put together again, and light for dark.
 Neither test images nor Fashion-MNIST are looked at.
 """
 

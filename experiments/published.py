@@ -139,7 +139,7 @@ CIFAR: Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[float, ...]]]] =
 
 
 def _number(numbers: Sequence[float], replicas: int) -> Published:
-  """A number with its standard error, if it has one, which is over so many replicas."""
+  """A number with its standard error, if it has one, and the number of replicas it is over."""
   return Published(*numbers, replicas) if len(numbers) > 1 else Published(*numbers)
 
 

@@ -45,7 +45,7 @@ PATIENCE = 600
 
 
 class Disk(NamedTuple):
-  """A folder to work in, and whether it is a file system of its own that can be filled."""
+  """A folder to work in, and whether it is a separate file system that can be filled."""
 
   folder: Path
   small: bool
@@ -66,7 +66,7 @@ def disk(parent: Path) -> Iterator[Disk]:
 
 
 def start(workdir: Path, limited: bool = False) -> subprocess.Popen:
-  """The command, as a process of its own."""
+  """The command, as a separate process."""
   command = [sys.executable, '-m', 'hydra_jax.cli', 'run', *CONFIG, f'--workdir={workdir}']
   limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))
   return subprocess.Popen(
@@ -155,7 +155,7 @@ def inject(kind: str, where: Disk, workdir: Path, seconds: float) -> str | None:
 
 
 def soak(faults: int, per_run: int, seed: int, parent: Path) -> dict:
-  """Disturbs runs until so many faults were injected; returns the counts."""
+  """Disturbs runs until a number of faults were injected; returns the counts."""
   chance, kinds = random.Random(seed), itertools.cycle(KINDS)
   injected, problems, runs, identical = collections.Counter(), [], 0, 0
   kind = next(kinds)

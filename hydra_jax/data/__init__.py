@@ -142,7 +142,7 @@ class Source(NamedTuple):
     shape: `form -> shape` of an input, known without the data.
     stream: `(split, form) -> Stream`, to train on what may be larger than memory.
     scaling: Of a stream; that of arrays is taken from the training split.
-    outside: Out-of-domain sets of its own, made like those in `UNLABELLED`.
+    outside: Out-of-domain sets that come with it, made like those in `UNLABELLED`.
     names: Of the classes, if they have any.
     note: What was assumed of the data, for the user.
   """

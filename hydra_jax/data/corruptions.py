@@ -28,7 +28,7 @@ def gaussian_noise(x, random, deviation):
 
 
 def shot_noise(x, random, photons):
-  """Counts of photons, where a white pixel gets so many on average."""
+  """Counts of photons, of which a white pixel gets a given number on average."""
   return random.poisson(photons * x) / photons
 
 

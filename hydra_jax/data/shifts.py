@@ -24,7 +24,7 @@ class Shift(NamedTuple):
     strengths: Those that there are; where empty, any number.
     images: Whether it is for images only.
     family: Of kinds that are also looked at together, by their mean; may be empty.
-    only: Data set that it belongs to, where it reads files of its own.
+    only: The only data set that it belongs to, where it reads files.
   """
 
   load: Callable[..., Arrays]
@@ -47,7 +47,7 @@ def translate(images_NxHxWxC: np.ndarray, pixels: float, x_scale) -> np.ndarray:
 
 
 def jitter(x: np.ndarray, strength: float, x_scale: np.ndarray) -> np.ndarray:
-  """Adds Gaussian noise of so many training standard deviations to every feature."""
+  """Adds Gaussian noise to every feature; its size is in training standard deviations."""
   noise = np.random.default_rng(0).normal(size=x.shape) * strength * x_scale
   if np.issubdtype(x.dtype, np.integer):
     return np.clip(np.rint(x + noise), 0, np.max(x)).astype(x.dtype)

@@ -104,7 +104,7 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
 
 
 def _piece(part: str, text: str, rows: int) -> slice:
-  """Which of so many rows `a:b]` means; a and b are numbers of rows, or shares such as `80%`, or empty."""
+  """Which of a number of rows `a:b]` means; a and b are numbers of rows, or shares such as `80%`, or empty."""
   found = re.fullmatch(r'(\d*)(%?):(\d*)(%?)\]', text)
   if not found:
     raise UserError(f"split '{part}' is not understood: write it like train[:80%] or test[:100]")

@@ -29,7 +29,7 @@ class MeshShape(NamedTuple):
   copy: int = 1
 
 
-EVERYWHERE = P(MeshShape._fields)  # a value of its own on every device
+EVERYWHERE = P(MeshShape._fields)  # another value on every device
 
 
 @dataclass(frozen=True)

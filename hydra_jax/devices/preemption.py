@@ -10,7 +10,7 @@ PREEMPTED, LOST = 75, 76
 
 
 class Preempted(BaseException):
-  """The process was asked to stop, and what there is to continue from is saved.
+  """The process was asked to stop, and a state to continue from is saved.
 
   As KeyboardInterrupt it is no `Exception`, so that nobody takes it for an error to recover from.
 
@@ -66,7 +66,7 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, a request to stop waits for who asks whether there is one; one that was swallowed before stops here."""
+  """Inside, SIGTERM only sets a flag, and the code must poll `asked`. A request that was lost before is raised here."""
   global _deferring
   if _asked:
     raise Preempted('stopped between two phases')

@@ -44,7 +44,7 @@ HTTP2 = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def are_many() -> bool:
-  """Whether the environment is one where each host, or each GPU, runs a process of its own."""
+  """Whether the environment is one where each host, or each GPU, runs its own process."""
   env = os.environ
   by_hand = COUNT in env and INDEX in env
   slurm = 'SLURM_STEP_NODELIST' in env and int(env.get('SLURM_NTASKS', 1)) > 1

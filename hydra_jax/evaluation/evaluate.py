@@ -79,7 +79,7 @@ def _scoring(network: Network, shape: tuple[int, ...], read: Callable, task: str
   return jax.jit(scores, compiler_options=_options(network, shape))
 
 
-# Up to so many inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
+# Up to this number of inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
 FEW = 32
 
 

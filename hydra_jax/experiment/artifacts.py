@@ -62,7 +62,7 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(config: ConfigDict, role: str, settings: ConfigDict, task: str, outputs: int) -> Recipe:
-  """What a method is built from; a student may have a network of its own."""
+  """What a method is built from; a student may have another network than the others."""
   network = settings.network if 'network' in settings else config.network[role]
   return Recipe(role, settings, network, task, outputs, config.teacher.members)
 

@@ -97,7 +97,7 @@ def default_config() -> ConfigDict:
           temperature=3.0,
           label_weight=0.0,  # share of the loss that is against the labels
           hinton_epochs=0.0,  # phase 1: one head on the mean prediction; 0 leaves it out
-          heads_per_step=0,  # trains so many heads, drawn anew, at each step of phase 2; 0 is all
+          heads_per_step=0,  # number of heads, chosen at random, that a step of phase 2 trains; 0 is all
           diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
           freeze_body=False,  # in phase 2
           **(distilling() | IMAGES),
@@ -340,7 +340,7 @@ def _section(config: ConfigDict, path: list[str], key: str) -> ConfigDict:
       raise UserError(_unknown(config, path[:i], name, key))
     section = section[name]
     if not isinstance(section, ConfigDict):
-      raise UserError(f"config key '{key}': '{name}' has no keys of its own")
+      raise UserError(f"config key '{key}': '{name}' has no keys")
   return section
 
 

@@ -293,7 +293,7 @@ def comparisons(found: Results) -> list[Comparison]:
 
 
 def against_published(found: Results) -> Table | None:
-  """Our numbers beside those of papers, and how far each student is from the teachers of its own experiment."""
+  """Our numbers beside those of papers, and how far each student is from its own teachers."""
   body, definition, compared = [], found.definition, comparisons(found)
   for (run_name, data, rival, metric), method, ours, theirs, said in compared:
     cells = [

@@ -80,7 +80,7 @@ def grouped(first: Replica, data_dir: str, alone: bool) -> Iterator[list[Replica
   Args:
     first: The first replica.
     data_dir: Where the data are.
-    alone: Whether each replica makes a group of its own.
+    alone: Whether each replica is trained by itself.
   """
   config = first.config
   most = 1 if alone else config.execution.replicas_together or _small(first)

@@ -25,7 +25,7 @@ class MethodContext:
   Attributes:
     task: Classification or regression.
     stages: `stages(predictive, times=1)` is the network, with as many outputs as that predictive
-      reads, or so many times more.
+      reads, or `times` times more.
     members: Number of members of the teacher.
     mapping: How heads are mapped, see `mapping.over_heads`.
   """

@@ -26,7 +26,7 @@ def from_nnx(make: Callable[..., Any]) -> Stage:
       stages = [first, hydra_jax.from_nnx(lambda rngs: Block(32, 10, rngs=rngs))]
 
   `nnx.Param`s are the parameters, and other variables the state, which moves in training only. The
-  module is in the mode that `train()` or `eval()` sets. Its random streams start anew from the key
+  module is in the mode that `train()` or `eval()` sets. Its random streams start from the key
   of each call, so they are no part of the state.
   """
   from flax import nnx
@@ -81,7 +81,7 @@ def _filled(like: Tree, values: Tree) -> Tree:
 
 
 def _streams(like: Tree, key: jax.Array | None) -> Tree:
-  """Keys and counts of NNX's random streams, each with a key of its own; without a key, drawing is an error."""
+  """Keys and counts of NNX's random streams, each with its own key; without a key, drawing is an error."""
   if key is None:
     return like
 

@@ -16,7 +16,7 @@ def _is_kernel(path, leaf) -> bool:
 
 
 def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
-  """Member m has the kernels `W ∘ (r_m s_mᵀ)` and biases and scales of its own.
+  """Member m has the kernels `W ∘ (r_m s_mᵀ)` and its own biases and scales.
 
   Works on any stages whose kernels are named `kernel` and end in the axes (inputs, outputs), dense
   and convolutional. The body holds the shared kernels, the heads what is each member's: a sign of

@@ -1,6 +1,6 @@
 """The one idea: a network is cut at some depth, and tiled above the cut.
 
-Below the cut is the body, shared by all; above it each head has parameters of its own, stacked along
+Below the cut is the body, shared by all; above it each head has its own parameters, stacked along
 a leading axis. A deep ensemble is the cut at 0, where nothing is shared; Hydra (Tran et al. 2020,
 arXiv 2001.04694) is a cut above 0; a single network has one head.
 """

@@ -79,7 +79,7 @@ def chunk_of(heads: int, heads_per_chunk: int, output_bytes: int) -> int:
 
   Args:
     heads: Their number.
-    heads_per_chunk: At most so many; if 0, all, unless their outputs are large.
+    heads_per_chunk: Upper limit; 0 is all heads, unless their outputs are large.
     output_bytes: Of all heads together.
   """
   if not heads_per_chunk:

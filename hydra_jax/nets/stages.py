@@ -66,7 +66,7 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
     stages: The stages, in order.
     first: Position of `stages[0]` in the whole network. Stage i draws its key from its position, so
       that where a network is cut does not change how it is initialised.
-    tiled: True if the chain is mapped over heads. Then every stage has inputs of its own head, or data, except the
+    tiled: True if the chain is mapped over heads. Then every stage reads inputs of one head, or data, except the
       first stage above a shared body.
   """
 

@@ -5,7 +5,7 @@ residual block is a stage. Pooling belongs to the stage below the outputs, so a 
 dense layer to each head, and a cut at -2 of a residual network the last block as well.
 
 Parameters and statistics are float32 always; `dtype` is what is computed in, 'float32' or 'bfloat16'.
-`norm` is 'batch' (Ioffe & Szegedy 2015; above the cut each head has statistics of its own) or 'group'
+`norm` is 'batch' (Ioffe & Szegedy 2015; above the cut each head has its own statistics) or 'group'
 (Wu & He 2018; no state).
 """
 

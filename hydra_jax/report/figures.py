@@ -88,7 +88,7 @@ def panels(
 
 
 def _grid(count: int, **kwargs):
-  """So many panels in rows of at most five, as a flat array of axes; and those that begin a row."""
+  """A number of panels in rows of at most five, as a flat array of axes; and those that begin a row."""
   columns = min(count, PANELS_IN_A_ROW)
   figure, axes = panels(columns, -(-count // columns), **kwargs)
   for ax in axes.ravel()[count:]:

@@ -1,7 +1,7 @@
 """Augmentation on the device, inside the step: pure functions `(key, batch, ask) -> batch`.
 
 All change `batch['x']` alone, what the network reads: scaled, so that 0 is the mean of the training
-set; `mixup` also says whose labels it mixed. `ask` is one member of the teacher, drawn anew at each step,
+set; `mixup` also says whose labels it mixed. `ask` is one member of the teacher, chosen at random at each step,
 `x -> outputs [B, C]`, for those that look for inputs on which members disagree. A student that is trained
 on augmented inputs has its teacher predict on the same ones, in the same step. What happens to an example
 depends on its place in the batch and on no other example (but for mixup), so it is the same on any number
@@ -129,7 +129,7 @@ def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
 
 
 def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
-  """Applies `(key, x) -> x` to each input, with a key of its own."""
+  """Applies `(key, x) -> x` to each input, with its own key."""
 
   def apply(key, batch, ask=None):
     keys_B = collectives.example_keys(key, len(batch['x']))

@@ -111,7 +111,7 @@ def many_steps(step: Callable, state: State, steps: jax.Array | None, heads: int
     state: Of the heads of this device.
     steps: Their number; None makes one step without a loop.
     heads: Number of heads on all devices together.
-    group: So many are trained at a time, all steps of one group before the next.
+    group: Number of heads that are trained at a time, all steps of one group before the next.
   """
   here = heads // collectives.size('head')
   indices = collectives.positions('head', here) if collectives.size('head') > 1 else None
