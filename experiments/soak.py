@@ -36,7 +36,7 @@ CONFIG = ['--config=configs/digits.py:epochs=150', '--config.checkpoint_seconds=
 CONFIG += [f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra')]
 CONFIG += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
 # Fewer students and passes, of which the last value counts.
-QUICK = ["--config.students=('hydra',)", '--config.teacher.epochs=100.0']
+QUICK = ["--config.students=('hydra',)", '--config.teacher.epochs=60.0']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')
 DISK_BYTES = 192 * 2**20
 LIMIT_BYTES = 20_000

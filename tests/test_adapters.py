@@ -224,8 +224,8 @@ def test_convolutions_are_found_and_equinox_has_channels_first():
 @pytest.mark.parametrize(
   'adapt, module',
   [
-    (hydra_jax.nnx, lambda: nnx.Linear(F, C, rngs=nnx.Rngs(0))),
-    (hydra_jax.equinox, lambda: eqx.nn.Linear(F, C, key=KEY)),
+    (hydra_jax.from_nnx, lambda: nnx.Linear(F, C, rngs=nnx.Rngs(0))),
+    (hydra_jax.from_equinox, lambda: eqx.nn.Linear(F, C, key=KEY)),
   ],
 )
 def test_modules_that_have_their_parameters_are_refused(adapt, module):

@@ -155,7 +155,7 @@ class Conv1D(nn.Module):
   [
     (lambda: mlp(C, (8,)), (5,), False),
     (lambda: zoo.lenet(C), (16, 16, 3), True),
-    (lambda: [from_linen(nn.SelfAttention(2)), *mlp(C, ())], (6, 4), False),
+    (lambda: [from_linen(nn.MultiHeadDotProductAttention(2)), *mlp(C, ())], (6, 4), False),
     (lambda: [from_linen(Conv1D()), *mlp(C, ())], (6, 4), True),
   ],
   ids=['mlp', 'lenet', 'attention', 'one axis'],

@@ -284,7 +284,7 @@ def test_the_largest_network_is_planned(monkeypatch, capsys):
   monkeypatch.setattr(cli, 'set_up', lambda: None)
   monkeypatch.setattr(plan, 'console', Console(width=160))  # whatever width the terminal has
   assert cli.main(['check', *PLAN, '--devices=8']) == 0
-  assert re.search(r'ensemble: labels +8 × 1 +25,557,032 ', capsys.readouterr().out)  # as torchvision has it
+  assert re.search(r'ensemble of 1 +8 × 1 +25,557,032 ', capsys.readouterr().out)  # as torchvision has it
 
 
 ROWS = {'base': TAME, **{name: [*TAME, *flags] for name, flags in LAYOUTS.items()}}
