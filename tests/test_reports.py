@@ -372,8 +372,7 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
 @pytest.mark.parametrize(
   'names',
   [
-    pytest.param(('mnist', 'heads'), marks=needs('mnist', 'fashion_mnist')),
-    pytest.param(('inputs',), marks=needs('mnist', 'cifar10')),
+    pytest.param(('heads',), marks=needs('mnist', 'fashion_mnist')),
     pytest.param(('uci',), marks=needs_uci('concrete')),
   ],
   ids='-'.join,
