@@ -67,7 +67,7 @@ DIGITS = '--config=configs/digits.py'
     ([DIGITS, '--config.studnt.hydra.heads=1'], "did you mean 'student'"),
     ([DIGITS, '--config.members=3'], "did you mean 'teacher.members'"),
     ([DIGITS, '--config.epochs=3'], "did you mean 'teacher.epochs'"),
-    ([DIGITS, '--config.teacher.epochs.x=3'], 'no keys of its own'),
+    ([DIGITS, '--config.teacher.epochs.x=3'], 'has no keys'),
     ([DIGITS, '--config.teacher=3'], 'is a section'),
     ([DIGITS, '--config.=3'], 'unexpected argument'),
     ([DIGITS, '--config.seed'], 'has no value'),
