@@ -125,7 +125,7 @@ def test_all_students():
     ("students=('kd', 3)", 'must be a tuple of names'),
     ('students=kd hydra', 'takes a tuple'),
     ('students=', r'\(\) for none'),
-    ('name.x=1', 'no keys of its own'),
+    ('name.x=1', 'has no keys'),
     ('student.kd=3', 'is a section: set one of its keys, augment'),
     ('student.nope.x=1', "config.student has no 'nope': choose one of: batch_ensemble"),
     ('student.hydra.head=1', "config.student.hydra has no 'head': did you mean 'heads'"),
