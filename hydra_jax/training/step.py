@@ -102,14 +102,14 @@ class Job:
 
 def init_state(network: Network, optimizer: optax.GradientTransformation, keys: jax.Array, x: Any) -> State:
   """State of new networks, one for each of the keys `[R]`; x are example inputs `[R, B, …]`."""
-  params, model_state = jax.jit(functools.partial(over_replicas, network.init))(keys, x)
+  params, model_state = _compiled(network.init)(keys, x)
   return fresh_state(optimizer, params, model_state)
 
 
 def fresh_state(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree) -> State:
   """State at step 0 of networks that have parameters already, with a leading axis R."""
   count = len(jax.tree.leaves(params)[0])
-  opt_state = jax.jit(functools.partial(over_replicas, optimizer.init))(params)
+  opt_state = _compiled(optimizer.init)(params)
   return State(jnp.zeros(count, jnp.int32), params, model_state, opt_state)
 
 
@@ -117,6 +117,12 @@ def grown_state(optimizer: optax.GradientTransformation, params: Tree, model_sta
   """State at step 0 of networks whose heads start as copies of the one head of others, with a leading axis R."""
   grow = lambda *trees: tuple(cut.grow(tree, heads) for tree in trees)
   return fresh_state(optimizer, *over_replicas(grow, params, model_state))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(f: Callable) -> Callable:
+  """`f` over replicas, compiled once for each function."""
+  return jax.jit(functools.partial(over_replicas, f))
 
 
 def over_replicas(f: Callable, *stacked: Tree) -> Tree:
