@@ -157,7 +157,7 @@ def test_overrides_say_what_they_assume(capsys):
 
 def config_file(change):
   """A config that is right but for one line, the sixth."""
-  lines = ['from ml_collections import ConfigDict', 'from hydra_jax.experiment.config import default_config, variant']
+  lines = ['from ml_collections import ConfigDict', 'from hydra_jax.config import default_config, variant']
   lines += [
     'def get_config():',
     '  config = default_config()',

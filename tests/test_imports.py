@@ -27,6 +27,7 @@ MAY_IMPORT = {
     *('data', 'devices', 'errors', 'evaluation', 'formats', 'maths', 'methods', 'nets', 'progress', 'report', 'store'),
     *('text', 'training', 'user_files'),
   ),
+  'config': ('experiment',),
 }
 
 

@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'cli', 'errors', 'formats', 'progress', 'store', 'text', 'user_files'),
+  *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'store', 'text', 'user_files'),
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'paper_tables', 'phases', 'plan')),
