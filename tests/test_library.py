@@ -77,6 +77,9 @@ def test_gaussians_are_scored_in_any_unit(unit, shift, random):
     (np.zeros((M, N, C)), np.full(N, C), 'whole numbers from 0 to 2'),
     (np.zeros((M, N, C)), np.zeros(N + 1, int), 'give logits'),
     (np.full((M, N, C), np.nan), np.zeros(N, int), 'finite'),
+    (np.zeros((M, 0, C)), np.zeros(0, int), 'give logits'),
+    ((np.zeros((M, N)), np.full((M, N), np.nan)), np.zeros(N), 'more than 0'),
+    ((np.zeros((M, N)), np.ones((M, N))), np.full(N, np.nan), 'y must be finite'),
     ((np.zeros((M, N)), np.zeros((M, N))), np.zeros(N), 'more than 0'),
     ((np.zeros((M, N, D)), np.ones((M, N, D))), np.zeros(N), 'alike'),
   ],
@@ -116,17 +119,37 @@ def test_an_ensemble_in_an_array_is_distilled(method, random):
 
 
 @pytest.mark.slow
-def test_an_ensemble_of_regressors_is_distilled(random):
+@pytest.mark.parametrize('shift, unit', [(1e3, 50), (1e9, 3)])
+def test_an_ensemble_of_regressors_is_distilled(shift, unit, random):
   x = random.normal(size=(400, 3))
-  mean = 1e3 + 50 * (x @ random.normal(size=3) + 0.3 * np.stack([np.sin(x[:, 0] + m) for m in range(M)]))
-  variance = np.full_like(mean, 25.0)
+  mean = shift + unit * (x @ random.normal(size=3) + 0.3 * np.stack([np.sin(x[:, 0] + m) for m in range(M)]))
+  variance = np.full_like(mean, unit**2 / 100)
   given = mean[:, :300], variance[:, :300]
   student = hydra_jax.distil(x[:300], given, epochs=100.0, batch_size=50, learning_rate=1e-2)
   found = student.predict(x[300:])
   assert found.mean.shape == (100, 1) and found.members.shape == (M, 100, 1)
   assert np.corrcoef(found.mean[:, 0], mean[:, 300:].mean(axis=0))[0, 1] > 0.98
-  assert np.median(found.aleatoric) == pytest.approx(25, rel=0.5)
+  assert np.median(found.aleatoric) == pytest.approx(unit**2 / 100, rel=0.5)
   np.testing.assert_allclose(found.total, found.aleatoric + found.epistemic, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_images_of_bytes_are_not_taken_for_shares(random):
+  """A network that has learnt from bytes would read numbers from 0 to 1 as black, and say nothing."""
+  x = random.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+  student = hydra_jax.distil(x, random.normal(size=(M, 40, C)), epochs=1.0)
+  expected = student.predict(x).mean
+  np.testing.assert_array_equal(student.predict(x.astype(int)).mean, expected)
+  for wrong in (x / 255, x.astype(np.float32), x.astype(int) + 1):
+    with pytest.raises(UserError, match='whole numbers from 0 to 255'):
+      student.predict(wrong)
+
+
+@pytest.mark.parametrize('content', ['[]', '{"hydra": 3}', '{"hydra": [["..", 0]]}', '{"hydra": [["a", -1]]}', '{'])
+def test_a_damaged_list_of_models_is_one_line(tmp_path, content):
+  (tmp_path / 'models.json').write_text(content)
+  with pytest.raises(UserError, match='damaged|unknown method|missing'):
+    hydra_jax.load(tmp_path, 'hydra')
 
 
 @pytest.mark.parametrize(
@@ -137,6 +160,8 @@ def test_an_ensemble_of_regressors_is_distilled(random):
     ({'temprature': 2.0}, "did you mean 'temperature'"),
     ({'epochs': -1.0}, 'epochs=-1.0'),
     ({'augment': ('noise',)}, 'use a config'),
+    ({'label_weight': 0.5}, 'label_weight needs labels'),
+    ({'unlabelled': ('digits',)}, 'unlabelled needs'),
     ({'teacher': np.zeros((M, 9, C))}, '20 examples'),
     ({'teacher': np.full((M, 20, C), np.inf)}, 'finite'),
     ({'x': np.full((20, 5), np.nan)}, 'x '),

@@ -1,7 +1,8 @@
 """Arrays in `.npz` files, and data of the user's own in such a file.
 
 `x [N, …]` and `y [N]` are to train on, `x_test` and `y_test` to evaluate on, and `x_NAME` is an
-out-of-domain set. What `y` means is decided in `labels`. The file may hold predictions as well, see `given`.
+out-of-domain set. What `y` means is decided in `labels`. The file may hold predictions as well, see
+`experiment.external_predictions`.
 
 An array is read when it is asked for, and no other is. Nothing is unpickled.
 """
@@ -175,7 +176,7 @@ def _meaning(path: str, stamp: Stamp, task: str) -> labels.Labels:
   if predicted:
     task = PREDICTIONS[predicted] if task == 'auto' else task
     predicted_shape = arrays.shape(predicted)
-    # Where the axes are in another order, `given` says so.
+    # Where the axes are in another order, `external_predictions` says so.
     in_order = len(predicted_shape) == 3 and predicted_shape[1] == len(y)
     columns = predicted_shape[2] if in_order and task == 'classification' else None
   return labels.meaning(y, task, f"{path}: '{name}'", columns)

@@ -162,7 +162,7 @@ def _classes(y: np.ndarray, what: str, why: str, columns: int | None) -> Labels:
     made = Labels('classification', len(values), values, note=why)
     order = f'; outputs 0 to {len(values) - 1} are the classes {_listed(values)}, in this order' if made.names else ''
     return made._replace(note=why + order)
-  outputs = max(columns, 2)  # one column stands for two classes, see `given`
+  outputs = max(columns, 2)  # one column stands for two classes, see `external_predictions`
   if values.dtype.kind == 'U':
     if len(values) != outputs:
       raise UserError(f'{what} holds {len(values)} names, and the predictions have {outputs} classes: they must match')

@@ -26,7 +26,8 @@ def evaluate(outputs: Any, y: Any, bins: int = 15, batch_size: int = 500) -> dic
   Returns:
     Means over examples. Classification: `accuracy`, `nll`, `brier`, `ece`, `adaptive_ece`, `disagreement`, and in nats
     `uncertainty_total`, `uncertainty_aleatoric` and `uncertainty_epistemic`. Regression: `rmse`, `nll`, `nll_gaussian`,
-    `crps`, `coverage_95`, and the uncertainties as variances.
+    `crps`, `coverage_95`, and the uncertainties as variances. Of several targets, `rmse` and `crps` are means over
+    targets, beside `rmse_0`, `crps_0` and so on, and uncertainties are in units of the variance of each target in y.
 
   Raises:
     UserError: Shapes do not fit each other, or values are not finite.
@@ -43,7 +44,7 @@ def evaluate(outputs: Any, y: Any, bins: int = 15, batch_size: int = 500) -> dic
 
 
 def _evaluate_classification(logits_MxNxC: np.ndarray, y_N: np.ndarray, bins: int, batch_size: int) -> dict[str, float]:
-  if logits_MxNxC.ndim != 3 or y_N.shape != logits_MxNxC.shape[1:2]:
+  if logits_MxNxC.ndim != 3 or not logits_MxNxC.size or y_N.shape != logits_MxNxC.shape[1:2]:
     shapes = f'{list(logits_MxNxC.shape)} and y {list(y_N.shape)}'
     raise UserError(f'logits have shape {shapes}: give logits [members, examples, classes] and y [examples]')
   classes = logits_MxNxC.shape[-1]
@@ -55,10 +56,12 @@ def _evaluate_classification(logits_MxNxC: np.ndarray, y_N: np.ndarray, bins: in
 def _evaluate_regression(mean: np.ndarray, variance: np.ndarray, y: np.ndarray, bins: int, batch_size: int):
   mean, variance = (each[..., None] if each.ndim == 2 else each for each in (mean, variance))
   y_NxD = y[:, None] if y.ndim == 1 else y
-  if mean.ndim != 3 or mean.shape != variance.shape or mean.shape[1:] != y_NxD.shape:
+  if mean.ndim != 3 or not mean.size or mean.shape != variance.shape or mean.shape[1:] != y_NxD.shape:
     shapes = f'{list(mean.shape)}, variances {list(variance.shape)} and y {list(y.shape)}'
     raise UserError(f'means have shape {shapes}: give means and variances [members, examples, targets] and y alike')
-  if variance.min() <= 0:
+  if not np.isfinite(y).all():
+    raise UserError('y must be finite: leave those examples out')
+  if not variance.min() > 0:
     raise UserError('variances must be more than 0')
   # As networks see targets: float32 has too few digits for large units.
   shift, scale = y_NxD.mean(axis=0), np.where(np.ptp(y_NxD, axis=0) > 0, y_NxD.std(axis=0), 1)

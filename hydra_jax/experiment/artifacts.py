@@ -116,7 +116,7 @@ def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) ->
   source = user_networks.find(recipe.network.name).digest if ':' in recipe.network.name else ''
   about = {'format': store.FORMAT, **plain, 'source': source, 'phase': phase}
   about |= {'data': [each.fingerprint for each in data], 'shape': data[0].train.example.shape[1:]}
-  about['classes'] = data[0].classes
+  about |= {'dtype': data[0].train.example.dtype.name, 'classes': data[0].classes}
   (folder / RECIPE).write_text(json.dumps(about, indent=2))
   scaling = Scaling(*(np.stack(arrays) for arrays in zip(*(each.scaling for each in data), strict=True)))
   np.savez(folder / SCALING, allow_pickle=False, **scaling._asdict())
@@ -169,6 +169,7 @@ class Saved(NamedTuple):
     phase: Which of these it is.
     data: Fingerprints of the training sets, one for each replica that was trained together.
     shape: Of an input.
+    dtype: Of inputs as stored.
     classes: Their names, by output; empty if they are numbered, and in regression.
   """
 
@@ -176,6 +177,7 @@ class Saved(NamedTuple):
   phase: int
   data: list[str]
   shape: list[int]
+  dtype: str
   classes: list[str]
 
 
@@ -193,13 +195,13 @@ def read(folder: Path, own: Collection[str] = ()) -> Saved:
   found = _fields(store.read_json(folder / RECIPE), folder / RECIPE)
   fields = {**found, 'network': _network(found['network'], found.get('source', ''), own, folder / RECIPE)}
   plain = {k: ConfigDict(v) if isinstance(v, dict) else v for k, v in fields.items() if k in Recipe._fields}
-  return Saved(Recipe(**plain), *(found[key] for key in ('phase', 'data', 'shape', 'classes')))
+  return Saved(Recipe(**plain), *(found[key] for key in ('phase', 'data', 'shape', 'dtype', 'classes')))
 
 
 def _fields(found: Any, file: Path) -> dict[str, Any]:
   """What a recipe says, its types and ranges checked."""
   like = dict(
-    role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',), shape=(), classes=()
+    role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',), shape=(), dtype='', classes=()
   )
   _expect(isinstance(found, dict), file, 'it is no object')
   if found.get('format', 1) != store.FORMAT:

@@ -79,7 +79,7 @@ def default_config() -> ConfigDict:
       network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
       teacher=dict(
         members=20,
-        # Teachers that are there already: a file of predictions (see `given`), or finished runs or parts of them.
+        # Teachers that exist: a file of predictions (see `external_predictions`), or finished runs or parts of them.
         predictions='',
         checkpoints=(),
         keep_as='float32',  # how predictions are kept for students: float32 | float16

@@ -21,6 +21,13 @@ from hydra_jax.training import loop, optimizers
 from hydra_jax.training.batches import resident, stack
 from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
 
+# Settings for which arrays of inputs and predictions are not enough.
+NEEDS_MORE = {
+  'augment': 'members that predict on changed inputs',
+  'label_weight': 'labels',
+  'unlabelled': 'members that predict on other inputs',
+}
+
 
 def distil(
   x: Any,
@@ -91,7 +98,8 @@ def distil(
   predictive = row.predictives[METHODS[method].predictive]
   params, model_state = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
   model = Model(phases[-1].network, params, model_state, scaling, predictive.read)
-  return Predictor(model, task, x.shape[1:], (), predictive is row.predictives['members'])
+  has_members = predictive is row.predictives['members']
+  return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, (), has_members)
 
 
 def _read_teacher(x: np.ndarray, teacher: Any) -> tuple[str, np.ndarray, Scaling]:
@@ -129,7 +137,7 @@ def _settings(method: str, members: int, changes: dict[str, Any], task: str) -> 
       look_up(options, key, f'setting of {method}')
       if wrong := rules.STUDENT.get(key, lambda value: '')(value):
         raise UserError(f'{key}={value!r} {wrong}')
-      if key == 'augment' and value:
-        raise UserError('augment needs members that predict on changed inputs: leave it out, or use a config')
+      if key in NEEDS_MORE and value:
+        raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
       options[key] = value
   return options

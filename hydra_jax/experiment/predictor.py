@@ -20,7 +20,7 @@ from hydra_jax.maths import uncertainty
 
 @dataclass(frozen=True)
 class Prediction:
-  """What a network predicts for N inputs, as NumPy arrays in float32.
+  """What a network predicts for N inputs, as NumPy arrays: float32 in classification, float64 in regression.
 
   Attributes:
     mean: Classification: mean probabilities `[N, C]`. Regression: means `[N, D]` in the units of the targets.
@@ -29,6 +29,8 @@ class Prediction:
     aleatoric: Part of it that all members agree on: mean entropy, or mean of the variances. Same shape.
     epistemic: Part of it that comes from their disagreement: mutual information, or variance of the means. Same shape.
     members: Probabilities `[M, N, C]` or means `[M, N, D]` of each member or head; None for Prior Networks.
+    log_members: In classification the log-probabilities `[M, N, C]` of each member or head. They are finite where a
+      probability is too small for float32.
     member_variances: In regression the variances `[M, N, D]` of each member or head.
   """
 
@@ -37,6 +39,7 @@ class Prediction:
   aleatoric: np.ndarray
   epistemic: np.ndarray
   members: np.ndarray | None = None
+  log_members: np.ndarray | None = None
   member_variances: np.ndarray | None = None
 
 
@@ -48,6 +51,7 @@ class Predictor:
     model: The network with its parameters, and how inputs and targets are scaled.
     task: Key of `maths.tasks.TASKS`.
     shape: Of an input.
+    reads_bytes: Whether it was trained on images of bytes, uint8.
     classes: Their names, by column of the probabilities; empty if they are numbered, and in regression.
     has_members: Whether it predicts as members, and not as one distribution over predictions.
   """
@@ -55,6 +59,7 @@ class Predictor:
   model: Model
   task: str
   shape: tuple[int, ...]
+  reads_bytes: bool = False
   classes: tuple[str, ...] = ()
   has_members: bool = True
 
@@ -69,25 +74,33 @@ class Predictor:
       Predictions with uncertainty, in the units of the targets.
 
     Raises:
-      UserError: The inputs have another shape, or are not finite numbers.
+      UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was.
 
     Example:
       >>> predictor = hydra_jax.load('runs/digits', 'hydra')
       >>> prediction = predictor.predict(x)  # doctest: +SKIP
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
-    x = check_inputs(np.asarray(x), 'the input', np.zeros((1, *self.shape)))
+    x = self._checked(np.asarray(x))
     found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
     swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
-    found |= {name: swap(found[name]) for name in ('members', 'member_variances')}
+    found |= {name: swap(found[name]) for name in ('members', 'log_members', 'member_variances')}
     if self.task == 'regression':
       shift, scale = self.model.scaling.y_shift, self.model.scaling.y_scale
       for name in ('mean', 'members'):
         found[name] = None if found[name] is None else found[name] * scale + shift
       for name in ('total', 'aleatoric', 'epistemic', 'member_variances'):
         found[name] = None if found[name] is None else found[name] * np.square(scale)
-    plain: dict[str, Any] = {name: None if v is None else v.astype(np.float32) for name, v in found.items()}
-    return Prediction(**plain)
+    return Prediction(**found)
+
+  def _checked(self, x: np.ndarray) -> np.ndarray:
+    """The inputs, refused where they are in another form than those of the training set."""
+    check_inputs(x, 'the input', np.zeros((1, *self.shape)))
+    if not self.reads_bytes or x.dtype == np.uint8:
+      return x
+    if x.dtype.kind not in 'iu' or x.min() < 0 or x.max() > 255:
+      raise UserError(f'the input is {x.dtype}, and the network was trained on bytes: give whole numbers from 0 to 255')
+    return x.astype(np.uint8)
 
   @functools.cached_property
   def _compiled(self):
@@ -101,16 +114,16 @@ class Predictor:
 
 
 def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool) -> dict[str, Any]:
-  members = jnp.swapaxes(jax.nn.softmax(logits_MxBxC), 0, 1) if has_members else None
-  found = _named(distribution.parts)
-  return {'mean': jnp.exp(distribution.log_mean), **found, 'members': members, 'member_variances': None}
+  logs = jnp.swapaxes(jax.nn.log_softmax(logits_MxBxC), 0, 1) if has_members else None
+  members = {'members': None if logs is None else jnp.exp(logs), 'log_members': logs, 'member_variances': None}
+  return {'mean': jnp.exp(distribution.log_mean), **_named(distribution.parts), **members}
 
 
 def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, Any]:
   del outputs
   mean, variance = mixture
   members = [jnp.swapaxes(each, 0, 1) if has_members else None for each in mixture]
-  found = {'members': members[0], 'member_variances': members[1]}
+  found = {'members': members[0], 'log_members': None, 'member_variances': members[1]}
   return {'mean': jnp.mean(mean, axis=0), **_named(uncertainty.regression(mean, variance)), **found}
 
 
@@ -141,7 +154,11 @@ def load(run: str | Path, method: str = 'hydra', replica: int = 0, networks: Col
   if not folder.is_dir():
     raise UserError(f'{folder} is missing: run the same command again')
   folder, saved, network, predictive = artifacts.network_of(str(folder), networks)
+  if index >= len(saved.data):
+    raise UserError(f'{folder} has {len(saved.data)} replicas: run the same command again, which writes models.json')
   params, state = artifacts.of_replica(artifacts.restore(folder, network, saved.shape, len(saved.data)), index)
   model = Model(network, params, state, artifacts.read_scaling(folder, index), predictive.read)
   has_members = predictive is artifacts.TASKS[saved.recipe.task].predictives['members']
-  return Predictor(model, saved.recipe.task, tuple(saved.shape), tuple(saved.classes), has_members)
+  return Predictor(
+    model, saved.recipe.task, tuple(saved.shape), saved.dtype == 'uint8', tuple(saved.classes), has_members
+  )

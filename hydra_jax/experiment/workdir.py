@@ -69,11 +69,16 @@ def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
     raise UserError(f'{workdir} is no folder of a finished run: it has no {MODELS}')
   found = store.read_json(file)
   places = look_up(found if isinstance(found, dict) else {}, method, f'method of {workdir}')
+  if not isinstance(places, list) or not all(map(_is_place, places)):
+    raise UserError(f'{file} is damaged: run the same command again, which writes it')
   if not 0 <= replica < len(places):
     raise UserError(f"{workdir} has {len(places)} replicas of '{method}': give replica from 0 to {len(places) - 1}")
-  try:
-    name, index = places[replica]
-    folder = workdir / 'parts' / Path(str(name)).name  # never outside
-    return folder, int(index)
-  except (TypeError, ValueError) as e:
-    raise UserError(f'{file} is damaged: run the same command again, which writes it again') from e
+  name, index = places[replica]
+  return workdir / 'parts' / Path(name).name, index  # never outside
+
+
+def _is_place(place: object) -> bool:
+  match place:
+    case [str(name), int(index)]:
+      return bool(Path(name).name) and index >= 0 and not isinstance(index, bool)
+  return False
