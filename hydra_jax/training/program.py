@@ -52,9 +52,9 @@ class CallSummary(NamedTuple):
   vote: jax.Array
 
 
-def head_specs(tree: Tree, replicas: bool = True) -> Tree:
-  """Specs by which the head axis of each leaf is spread over `head`; it comes after that of replicas, if any."""
-  spread = P(None, 'head') if replicas else P('head')
+def head_specs(tree: Tree) -> Tree:
+  """Specs by which the head axis of each leaf is spread over `head`; it comes after the axis of replicas."""
+  spread = P(None, 'head')
   return jax.tree_util.tree_map_with_path(lambda path, _: spread if belongs_to_heads(path) else P(), tree)
 
 
