@@ -15,8 +15,8 @@ its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5'
 from itertools import product
 from typing import Any
 
+from hydra_jax.config import apply_argument, default_config, residual_recipe, split_argument
 from hydra_jax.errors import UserError
-from hydra_jax.experiment.config import apply_argument, default_config, residual_recipe, split_argument
 
 NETWORKS = {
   'resnet20': dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32'),

@@ -11,7 +11,7 @@ dense layer. All sets are prepared beforehand: `hydra-jax prepare cifar100`, and
 `svhn_cropped`; what `data.ood` names and is not there is refused before the training.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, residual_recipe
+from hydra_jax.config import apply_argument, default_config, residual_recipe
 
 
 def wide_resnet(width):

@@ -8,7 +8,7 @@ noise, and the test digits rotated and moved by growing amounts.
 Teachers: 20 MLPs 64-100-100-10. Under a minute on two CPU cores.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, distilled, update_training
+from hydra_jax.config import apply_argument, default_config
 
 
 def get_config(argument=None):
@@ -16,10 +16,8 @@ def get_config(argument=None):
   config.name = 'digits'
   config.data.name = 'digits'
   config.data.ood = ('letters', 'noise')
-  config.teacher.epochs = 40.0
-  update_training(config, batch_size=64)
-  for settings in distilled(config):
-    settings.epochs = 60.0
+  config.training.update(epochs=40.0, batch_size=64)
+  config.distillation.epochs = 60.0
   config.student.hydra.epochs = 120.0
   config.data.shifts = ('rotate:15', 'rotate:30', 'rotate:45', 'rotate:90', 'translate:1', 'translate:2', 'translate:3')
   return apply_argument(config, argument)

@@ -11,7 +11,7 @@ data set, in its order. Where the file has no predictions for an evaluation set,
 empty there.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, distilled, split_argument
+from hydra_jax.config import apply_argument, default_config, split_argument
 
 
 def get_config(argument=None):
@@ -22,8 +22,7 @@ def get_config(argument=None):
   config.data.name = config.teacher.get_oneway_ref('predictions')
   if known:
     config.data.name = known[0]
-  for settings in distilled(config):
-    settings.epochs = 60.0
+  config.distillation.epochs = 60.0
   # The file has predictions for the inputs in it, and for no others.
   config.student.hydra.update(dict(epochs=120.0, augment=(), augment_share=1.0))
   return apply_argument(config, argument, words=known)

@@ -20,7 +20,7 @@ Computed in bfloat16 (`--config.network.teacher.dtype=float32`, and `student` li
 Hydra's heads are the last block and the dense layer.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, residual_recipe, update_training
+from hydra_jax.config import apply_argument, default_config, residual_recipe, update_training
 
 RESNET50 = dict(name='resnet50', norm='batch', dtype='bfloat16')
 

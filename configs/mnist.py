@@ -6,7 +6,7 @@
 Teachers: 50 MLPs 784-100-100-10.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, distilled
+from hydra_jax.config import apply_argument, default_config
 
 
 def get_config(argument=None):
@@ -18,9 +18,8 @@ def get_config(argument=None):
     f'translate:{p}' for p in (2, 4, 6, 8)
   )
   config.teacher.members = 50
-  config.teacher.epochs = 10.0
-  for settings in distilled(config):
-    settings.epochs = 40.0
+  config.training.epochs = 10.0
+  config.distillation.epochs = 40.0
   config.student.hydra.cut = -2
   config.student.batch_ensemble.epochs = 10.0  # a step costs more than the ensemble's
   return apply_argument(config, argument)

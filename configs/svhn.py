@@ -7,7 +7,7 @@
 `hydra-jax prepare svhn_cropped` and `hydra-jax prepare cifar10` come first.
 """
 
-from hydra_jax.experiment.config import apply_argument, default_config, residual_recipe
+from hydra_jax.config import apply_argument, default_config, residual_recipe
 
 RESNET20 = dict(name='resnet', depth=20, width=16, norm='batch', dtype='float32')
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import cifar10
 from experiments import published, shown
+from hydra_jax.config import update_training
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
@@ -17,6 +18,8 @@ from hydra_jax.report.tables import Column
 
 STUDENTS = ('single', 'kd', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
+# Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does.
+GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
@@ -32,7 +35,7 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
   config.students = QUICK if quick else STUDENTS
   config.data.ood = tuple(f'{where}[:500]' if quick else where for where in outside)
   for student in ('endd', 'proxy_endd', 'dlf'):
-    gently(config.student[student])
+    config.student[student].update(GENTLE)
   if quick:
     small(config)
   else:
@@ -55,19 +58,12 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
   )
 
 
-def gently(settings: ConfigDict) -> None:
-  """Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does."""
-  settings.optimizer, settings.learning_rate, settings.weight_decay = 'adam', 1e-3, 0.0
-
-
 def small(config: ConfigDict) -> None:
   """LeNets that train within a minute on two cores."""
   config.network.teacher = config.network.student = ConfigDict(dict(name='lenet'))
   config.data.train, config.data.test = 'train[:500]', 'test[:500]'
   config.data.shifts = ('gaussian_noise:1', 'gaussian_noise:3', 'gaussian_noise:5')
-  for settings in (config.teacher, *config.student.values()):
-    settings.epochs, settings.warmup_epochs, settings.augment = 4.0, 1.0, ()
-    gently(settings)
+  update_training(config, epochs=4.0, warmup_epochs=1.0, augment=(), **GENTLE)
   config.student.hydra.update(dict(epochs=8.0, augment=('crop', 'flip', 'shuffle', 'mixup')))
 
 

@@ -8,7 +8,7 @@ The ensembles are those of `hydra-jax table mnist`. With fewer heads than member
 from matplotlib.figure import Figure
 
 from experiments import mnist, shown
-from hydra_jax.experiment.config import variant
+from hydra_jax.config import variant
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
 

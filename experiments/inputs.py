@@ -7,7 +7,7 @@ are those on 10,000 further training images, rotated or moved, cut to pieces and
 Neither test images nor Fashion-MNIST are looked at.
 """
 
-from hydra_jax.experiment.config import IMAGES, default_config, variant
+from hydra_jax.config import IMAGES, default_config, variant
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import Column
 

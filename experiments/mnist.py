@@ -7,7 +7,7 @@ Other tables (`heads`, `cost`) are made from the same ensembles.
 
 from configs import mnist
 from experiments import shown
-from hydra_jax.experiment.config import distilled
+from hydra_jax.config import update_training
 from hydra_jax.experiment.paper_tables import Definition, Section
 
 OUTSIDE = 'fashion_mnist'
@@ -23,9 +23,8 @@ def base(quick: bool):
     config.data.train, config.data.test = 'train[:2000]', 'test[:1000]'
     config.data.ood = (f'{OUTSIDE}[:1000]',)
     config.data.shifts = ('rotate:30', 'translate:4')
-    config.teacher.members, config.teacher.epochs = 5, 3.0
-    for settings in distilled(config):
-      settings.epochs = 3.0
+    config.teacher.members = 5
+    update_training(config, epochs=3.0)
     config.student.hydra.epochs = 6.0
   shown.add_hydra_train(config)
   return config

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from hydra_jax.experiment.config import variant
+from hydra_jax.config import resolve, variant
 from hydra_jax.report.tables import Column
 
 LABELS = {
@@ -27,9 +27,9 @@ def add_hydra_train(config: ConfigDict) -> None:
   It is distilled in two phases, without a temperature, on the inputs that the teachers were trained on; heads are dense
   layers. Passes are as many in all as those of `hydra`, a third of them in the first phase.
   """
-  hydra = config.student.hydra
-  passes = dict(hinton_epochs=hydra.epochs / 3, epochs=hydra.epochs * 2 / 3)
-  inputs = {key: config.teacher[key] for key in ('augment', 'augment_share')}
+  passes, teacher = resolve(config, 'hydra').training.epochs, resolve(config).training
+  passes = dict(hinton_epochs=passes / 3, epochs=passes * 2 / 3)
+  inputs = dict(augment=teacher.augment, augment_share=teacher.augment_share)
   variant(config, 'hydra_train', cut=-1, temperature=1.0, **passes, **inputs)
 
 

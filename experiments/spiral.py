@@ -5,7 +5,7 @@ hydra-jax table spiral
 
 from configs import spiral
 from experiments import shown
-from hydra_jax.experiment.config import distilled
+from hydra_jax.config import update_training
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import Column
 
@@ -18,9 +18,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   config.replicas, config.students = 5, STUDENTS
   if quick:
     config.name += '-quick'
-    config.replicas, config.teacher.members, config.teacher.epochs = 2, 4, 20.0
-    for settings in distilled(config):
-      settings.epochs = 20.0
+    config.replicas, config.teacher.members = 2, 4
+    update_training(config, epochs=20.0)
     config.student.hydra.epochs = 30.0
   shown.add_hydra_train(config)
   columns = [

@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 from configs import uci
 from experiments import published, shown
 from hydra_jax.data.uci import SETS
-from hydra_jax.experiment.config import distilled
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
 from hydra_jax.report.tables import Column
@@ -57,9 +56,7 @@ SHARES = {'bostonHousing': 0.25, 'energy': 0.0, 'power-plant': 0.0}
 
 def trained(config: ConfigDict, teacher: float, student: float) -> ConfigDict:
   """Sets for how many passes all are trained."""
-  config.teacher.epochs = config.student.single.epochs = teacher
-  for settings in distilled(config):
-    settings.epochs = student
+  config.training.epochs, config.distillation.epochs = teacher, student
   config.student.hydra.epochs = 2 * student
   config.student.dlf.mean_epochs = student / 3
   config.student.small_ensemble.network = ConfigDict(dict(name='mlp', widths=(10,)))

@@ -1,16 +1,14 @@
 """What config files import: the schema with its defaults, and functions that change it."""
 
 from hydra_jax.experiment.config import (
-  IMAGES,
-  VECTORS,
   apply_argument,
-  default_config,
   distilled,
   residual_recipe,
   split_argument,
   update_training,
   variant,
 )
+from hydra_jax.experiment.schema import IMAGES, VECTORS, default_config, resolve
 
 __all__ = [
   'IMAGES',
@@ -19,6 +17,7 @@ __all__ = [
   'default_config',
   'distilled',
   'residual_recipe',
+  'resolve',
   'split_argument',
   'update_training',
   'variant',

@@ -1,10 +1,16 @@
-"""Python files that the user wrote: configs, tables and networks. What goes wrong in one is told in one line.
+"""Python files that the user wrote: configs, tables, networks, methods, data and metrics.
+
+What goes wrong in one is told in one line.
 
 The line names the file and the line of the user's code in which the error happened.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+from dataclasses import dataclass, is_dataclass
+import functools
+import hashlib
+import importlib
 import inspect
 from pathlib import Path
 import re
@@ -14,7 +20,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from hydra_jax.errors import UserError, closest, without_place
+from hydra_jax.errors import UserError, closest, nearest, without_place
 
 # Code in these folders is not the user's.
 LIBRARIES = {Path(__file__).resolve().parent} | {
@@ -71,6 +77,79 @@ def call(module: ModuleType, name: str, what: str, *arguments: Any) -> Any:
     raise UserError(f'{what}, line {line}: {name} is given {given}, and that does not fit: {e}') from e
   with one_line(what):
     return function(*arguments)
+
+
+@dataclass(frozen=True)
+class Origin:
+  """What a name such as `my_networks.py:make` stands for.
+
+  Attributes:
+    value: The function or object.
+    files: The files of its source.
+    digest: Of these files.
+  """
+
+  value: Any
+  files: tuple[str, ...]
+  digest: str
+
+
+@functools.cache
+def find(name: str, what: str) -> Origin:
+  """Looks up `file.py:name` or `package.module:name`, once: a run sees the source as it was when it began.
+
+  Args:
+    name: As above.
+    what: What it is, such as `network`, for messages.
+
+  Raises:
+    UserError: There is no such file or name.
+  """
+  place, _, word = name.rpartition(':')
+  if place.endswith('.py'):
+    if not Path(place).is_file():
+      raise UserError(f"there is no file '{place}' in {Path.cwd()} to take a {what} from")
+    module = load(place, f"{what} '{name}'")
+  else:
+    with one_line(f"{what} '{name}'"):
+      module = importlib.import_module(place)
+  value = getattr(module, word, None)
+  if value is None:
+    is_one = lambda other: inspect.isfunction(other) or (is_dataclass(other) and not isinstance(other, type))
+    known = [n for n, other in vars(module).items() if is_one(other)]
+    kind = 'method' if what == 'method' else 'function'
+    raise UserError(f"{what} '{name}': no {kind} '{word}' in {place}: {nearest(word, known or ['none'])}")
+  sources = _sources(module, {})
+  return Origin(value, tuple(sources), hashlib.sha256(b''.join(sources.values())).hexdigest())
+
+
+def find_function(name: str, what: str) -> Callable[..., Any]:
+  """The function of such a name.
+
+  Raises:
+    UserError: There is none, or it is no function.
+  """
+  function = find(name, what).value
+  if not callable(function):
+    raise UserError(f"{what} '{name}' is a {type(function).__name__}, and must be a function")
+  return function
+
+
+def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, bytes]:
+  """Sources by file: of a module, and of all that it names from others that are not installed either."""
+  file = getattr(module, '__file__', None)
+  if module is None or file is None or file in found or (found and _is_installed(module, file)):
+    return found
+  found[file] = Path(file).read_bytes()
+  for value in list(vars(module).values()):
+    other = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, '__module__', None) or '')
+    _sources(other, found)
+  return found
+
+
+def _is_installed(module: ModuleType, file: str) -> bool:
+  top = module.__name__.partition('.')[0]
+  return top in sys.stdlib_module_names or top == 'hydra_jax' or 'site-packages' in Path(file).parts
 
 
 @contextlib.contextmanager

@@ -7,10 +7,9 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 import pytest
 
-from hydra_jax import UserError, data as datasets
-from hydra_jax.experiment import config as configs, rules
-from hydra_jax.experiment.config import default_config
-from hydra_jax.nets import user_networks
+from hydra_jax import UserError, data as datasets, user_files
+from hydra_jax.experiment import artifacts, config as configs, schema
+from hydra_jax.experiment.schema import default_config, resolve
 
 SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
 
@@ -39,13 +38,6 @@ def test_image_configs_name_sets_that_fit_together(miniatures, name, outside):
   assert datasets.outside_of(data) == outside and data.train.x.shape == (20, 32, 32, 3)
 
 
-def test_heads_follow_members_and_not_the_other_way():
-  config = get('digits', 'members=5')
-  assert config.teacher.members == config.student.hydra.heads == 5
-  config.student.hydra.heads = 7
-  assert config.teacher.members == 5
-
-
 def at(config, key):
   for name in key.split('.'):
     config = config[name]
@@ -61,8 +53,8 @@ def at(config, key):
       {'data.name': 'uci/energy', 'student.hydra.cut': -2},
     ),
     ('uci', 'members=3', {'data.name': 'uci/concrete', 'teacher.members': 3}),
-    ('digits', 'epochs=3', {'teacher.epochs': 3.0}),
-    ('digits', 'epochs=1e-3,', {'teacher.epochs': 0.001}),
+    ('digits', 'epochs=3', {'training.epochs': 3.0, 'distillation.epochs': 60.0}),
+    ('digits', 'epochs=1e-3,', {'training.epochs': 0.001}),
     ('digits', "students=('kd','hydra'),members=3", {'students': ('kd', 'hydra'), 'teacher.members': 3}),
     ('digits', "members=3,students=['kd', 'hydra']", {'students': ('kd', 'hydra'), 'teacher.members': 3}),
     ('digits', 'students=(kd,hydra),seed=7', {'students': ('kd', 'hydra'), 'seed': 7}),
@@ -75,6 +67,9 @@ def at(config, key):
     ('digits', "teacher.predictions='a,b.npz',seed=2", {'teacher.predictions': 'a,b.npz', 'seed': 2}),
     ('digits', 'student.hydra.freeze_body=true', {'student.hydra.freeze_body': True}),
     ('digits', 'student.kd.temperature=2', {'student.kd.temperature': 2.0}),
+    ('digits', 'student.kd.epochs=2,teacher.epochs=3', {'student.kd.epochs': 2.0, 'teacher.epochs': 3.0}),
+    ('digits', 'student.kd2.method=kd,student.kd2.temperature=2', {'student.kd2.temperature': 2.0}),
+    ('digits', 'student.kd2.temperature=2,student.kd2.method=kd', {'student.kd2.method': 'kd'}),
     ('digits', 'student.hydra.heads=3,members=5', {'student.hydra.heads': 3, 'teacher.members': 5}),
     ('digits', 'network.teacher.widths=50', {'network.teacher.widths': (50,)}),
     ('digits', 'network.teacher.homoscedastic=True', {'network.teacher.homoscedastic': True}),
@@ -126,10 +121,13 @@ def test_all_students():
     ('students=kd hydra', 'takes a tuple'),
     ('students=', r'\(\) for none'),
     ('name.x=1', 'has no keys'),
-    ('student.kd=3', 'is a section: set one of its keys, augment'),
-    ('student.nope.x=1', "config.student has no 'nope': choose one of: batch_ensemble"),
+    ('student.kd=3', 'is a section: set one of its keys, label_weight'),
+    (
+      'student.nope.x=1',
+      "config.student has no 'nope': choose one of: .*a new student needs config.student.nope.method",
+    ),
     ('student.hydra.head=1', "config.student.hydra has no 'head': did you mean 'heads'"),
-    ('execution.epochs=1', "did you mean 'teacher.epochs'"),
+    ('execution.epochs=1', "did you mean 'training.epochs'"),
     ('network.teacher.width=16', "network 'mlp' takes widths, homoscedastic"),
   ],
 )
@@ -148,27 +146,58 @@ def test_what_is_assumed_is_said(capsys):
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_epochs_and_members_mean_the_same_in_every_config(name):
-  """All that learns from labels has the same epochs, by the shortcut and by the teacher's key."""
-  plain, short, dotted = get(name), get(name, 'epochs=77,members=6'), get(name)
-  configs.set_values(dotted, [('teacher.epochs', '77'), ('teacher.members', '6')])
-  for config in (short, dotted):
-    assert config.teacher.epochs == config.student.single.epochs == config.student.mc_dropout.epochs == 77.0
-    assert config.teacher.members == config.student.hydra.heads == 6
-  for student in configs.distilled(plain):
-    (same,) = (other for key, other in short.student.items() if plain.student[key] is student)
-    assert same.epochs == student.epochs
+  """The teacher, and all that learns from labels, have the epochs of the shortcut; who has another number keeps it."""
+  plain, short = get(name), get(name, 'epochs=77,members=6')
+  of = lambda config, student=None: resolve(config, student).training.epochs
+  assert of(short) == of(short, 'single') == of(short, 'mc_dropout') == 77.0 and short.teacher.members == 6
+  for student in short.student:
+    has_another = 'epochs' in plain.student[student] or 'epochs' in plain.distillation
+    if configs.learns_from_members(plain, student):
+      assert of(short, student) == (of(plain, student) if has_another else 77.0)
 
 
-def test_shortcuts_reach_what_a_config_has_set_itself():
+def test_what_stays_as_it_is_is_said(capsys):
+  get('digits', 'epochs=7')
+  said = capsys.readouterr().out
+  assert 'config.training.epochs=7 leaves these as they are: config.distillation.epochs=60.0' in said
+
+
+@pytest.mark.parametrize(
+  'values, expected',
+  [
+    ({}, dict(teacher=40.0, single=40.0, kd=60.0, hydra=120.0)),
+    ({'training.epochs': '5'}, dict(teacher=5.0, single=5.0, kd=60.0, hydra=120.0)),
+    ({'teacher.epochs': '5'}, dict(teacher=5.0, single=5.0, kd=60.0, hydra=120.0)),
+    ({'distillation.epochs': '5'}, dict(teacher=40.0, single=40.0, kd=5.0, hydra=120.0)),
+    ({'student.single.epochs': '5'}, dict(teacher=40.0, single=5.0, kd=60.0, hydra=120.0)),
+    ({'student.hydra.epochs': '5'}, dict(teacher=40.0, single=40.0, kd=60.0, hydra=5.0)),
+  ],
+)
+def test_settings_of_training_go_from_all_to_one(values, expected):
+  config = get('digits')
+  configs.set_values(config, values.items())
+  found = {name: resolve(config, None if name == 'teacher' else name).training.epochs for name in expected}
+  assert found == expected
+
+
+def test_the_same_training_for_all():
+  config = get('uci')
+  configs.update_training(config, epochs=3.0, learning_rate=0.5)
+  for student in (None, *config.student):
+    training = resolve(config, student).training
+    assert (training.epochs, training.learning_rate, training.batch_size) == (3.0, 0.5, 32)
+
+
+def test_a_variant_has_what_its_source_has():
   config = get('digits')
   configs.variant(config, 'dropped', of='mc_dropout', rate=0.3)
-  configs.variant(config, 'few', heads=3, grouping='round_robin')
-  config.student.single.epochs, config.student.dropped.epochs, config.student.hydra.heads = 9.0, 9.0, 20
-  configs.set_values(config, [('teacher.epochs', '5')])
-  assert (config.student.single.epochs, config.student.mc_dropout.epochs) == (9.0, 5.0)
-  configs.apply_argument(config, 'epochs=7,members=4')
-  assert [config.student[s].epochs for s in ('single', 'mc_dropout', 'dropped', 'kd')] == [7.0, 7.0, 7.0, 60.0]
-  assert [config.student[s].heads for s in ('hydra', 'few')] == [4, 3]
+  configs.variant(config, 'few', heads=3, grouping='round_robin', epochs=9.0)
+  configs.variant(config, 'fewer', of='few', heads=2)
+  assert resolve(config, 'dropped').own.rate == 0.3 and resolve(config, 'dropped').training.epochs == 40.0
+  assert resolve(config, 'fewer').own.heads == 2 and resolve(config, 'fewer').training.epochs == 9.0
+  assert config.student.fewer.method == 'hydra' and 'epochs' not in config.student.dropped
+  with pytest.raises(UserError, match="did you mean 'heads'"):
+    configs.variant(config, 'other', head=3)
 
 
 def test_bad_uci_set():
@@ -180,8 +209,8 @@ def test_bad_uci_set():
   'key, value, word',
   [
     ('teacher.members', 0, 'at least 1'),
-    ('student.hydra.heads', 0, 'at least 1'),
-    ('student.hydra.heads', 7, 'set heads to 20'),
+    ('student.hydra.heads', -1, 'at least 0'),
+    ('student.hydra.heads', 7, 'set heads to 0 or 20'),
     ('student.hydra.cut', 3, 'choose -3 to 2'),
     ('student.hydra.temperature', 0.0, 'more than 0'),
     ('student.hydra.method', 'hidra', "did you mean 'hydra'"),
@@ -201,9 +230,12 @@ def test_bad_uci_set():
     ('name', 'ü' * 60, 'at most 100'),
     ('network.student.widths', (10, True), 'whole numbers'),
     ('network.student.widths', ('a',), 'whole numbers'),
-    ('teacher.optimizer', 'adamm', "did you mean 'adam"),
+    ('training.optimizer', 'adamm', "did you mean 'adam"),
     ('teacher.schedule', 'cos', "did you mean 'cosine'"),
     ('teacher.batch_size', 0, 'at least 1'),
+    ('distillation.batch_size', 0, 'at least 1'),
+    ('distillation.epoch', 1.0, "did you mean 'epochs'"),
+    ('student.single.unlabelled', ('digits',), 'unknown config key'),
     ('teacher.weight_decay', 0.1, 'adamw'),
     ('network.teacher.name', 'mpl', "did you mean 'mlp'"),
     ('network.student.widths', (10, -1), 'at least 1'),
@@ -265,17 +297,19 @@ WRONG = {
   str: (*NEVER, 3, True, ('a',)),
   tuple: (*NEVER, 3, 'hydra', ('hydra', 3), ('',), ((),)),
 }
-NETWORK_ARGUMENTS = re.compile(r'(network\.\w+|student\.\w+\.network)\.(?!name$)')
-KEYS = {key: value for key, value in configs.leaves(default_config()) if not NETWORK_ARGUMENTS.match(key)}
+KEYS = {
+  key: value
+  for key, value in configs.leaves(default_config())
+  if not re.match(r'(network|student\.\w+\.network)\.', key)
+}
 
 
 @pytest.mark.parametrize('key', KEYS)
 def test_every_key_has_a_rule_which_refuses_values_of_other_types(key):
-  """A new key needs a rule in `rules.RULES`."""
   config = get('digits').copy_and_resolve_references()
   *path, last = key.split('.')
   section = at(config, '.'.join(path)) if path else config
-  assert rules.of(key)(at(config, key)) == ''
+  assert schema.keys_of(config, '.'.join(path))[last][1](at(config, key)) == ''
   for value in WRONG[type(KEYS[key])]:
     with section.ignore_type(), config.unlocked():
       section[last] = value
@@ -294,7 +328,7 @@ def test_arguments_of_a_users_network_are_its_own_business(tmp_path, monkeypatch
   )
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
-  user_networks.find.cache_clear()
+  user_files.find.cache_clear()
   own = dict(width=None, heads=(4, 8), mode='bilinear', rate=0, data='x', epochs=-1, method='no', seed=2.5)
   config = get('digits', 'students=all')
   for section in (config.network, config.student.small_ensemble):
@@ -373,7 +407,7 @@ def test_a_student_gets_a_network_by_name():
 
 def without(config, section, key):
   with config.unlocked():
-    del at(config, section)[key]
+    del (at(config, section) if section else config)[key]
 
 
 def with_more(config, section, key, value=1):
@@ -385,8 +419,8 @@ def with_more(config, section, key, value=1):
   'change, word',
   [
     (lambda c: without(c, 'teacher', 'members'), "no key 'config.teacher.members'"),
-    (lambda c: without(c, 'student.kd', 'label_weight'), "no key 'config.student.kd.label_weight'"),
-    (lambda c: without(c, 'student.kd', 'method'), 'config.student.kd must be a section with a method'),
+    (lambda c: without(c, '', 'training'), "no key 'config.training'"),
+    (lambda c: without(c, 'training', 'epochs'), "no key 'config.training.epochs'"),
     (lambda c: without(c, 'network.teacher', 'name'), 'config.network.teacher=.*with a name'),
     (lambda c: without(c, 'network', 'student'), "no key 'config.network.student'"),
     (lambda c: with_more(c, '', 'studnts'), "unknown config key 'config.studnts': did you mean 'students'"),
@@ -394,8 +428,10 @@ def with_more(config, section, key, value=1):
     (lambda c: with_more(c, 'student.hydra', 'head'), "'config.student.hydra.head': did you mean 'heads'"),
     (lambda c: with_more(c, '', 'teacher', 3), 'config.teacher=3 must be a section'),
     (lambda c: with_more(c, '', 'seed', ConfigDict()), 'config.seed is a section, and must be a value such as 0'),
-    (lambda c: with_more(c, 'student', 'mine', 3), 'config.student.mine must be a section with a method'),
+    (lambda c: with_more(c, 'student', 'mine', 3), 'config.student.mine must be a section'),
     (lambda c: with_more(c, 'student', 'mine', ConfigDict(dict(method='kda'))), "did you mean 'kd'"),
+    (lambda c: with_more(c, 'student', 'mine', ConfigDict(dict(epochs=3.0))), 'config.student.mine must have a method'),
+    (lambda c: with_more(c, 'student.kd', 'epochs', '3'), "config.student.kd.epochs='3' must be a number"),
     (lambda c: with_more(c, 'network', 'teacher', 'lenet'), 'config.network.teacher=.lenet. must be a section'),
     (lambda c: with_more(c, 'student.kd', 'network', 'lenet'), 'config.student.kd.network=.lenet. must be a section'),
   ],
@@ -441,8 +477,8 @@ def test_a_variant_of_a_variant_keeps_its_heads():
   configs.variant(config, 'deep', cut=-2)
   configs.variant(config, 'dropped', of='mc_dropout', rate=0.5)
   config.teacher.members, config.teacher.epochs = 7, 9.0
-  assert [config.student[s].heads for s in ('few_deep', 'deep')] == [3, 7]
-  assert config.student.dropped.epochs == 9.0 and config.student.deep.epochs == 120.0
+  assert [config.student[s].heads for s in ('few_deep', 'deep')] == [3, 0]
+  assert [resolve(config, s).training.epochs for s in ('dropped', 'deep')] == [9.0, 120.0]
 
 
 def test_warming_up_to_the_end_is_doubtful():
@@ -450,18 +486,20 @@ def test_warming_up_to_the_end_is_doubtful():
   assert [line.split('=')[0] for line in configs.doubtful(config)] == [
     'config.teacher.warmup_epochs',
     'config.student.single.warmup_epochs',
+    'config.student.kd.warmup_epochs',
   ]
   assert not list(configs.doubtful(get('cifar10')))
 
 
-def test_variants_follow_the_members():
+def test_heads_are_as_many_as_members_unless_said():
   config = get('digits')
   configs.variant(config, 'deep', cut=-2)
   configs.variant(config, 'few', heads=3, grouping='round_robin')
   config.students, config.teacher.members = ('deep', 'few'), 7
-  assert (config.student.deep.heads, config.student.deep.cut, config.student.few.heads) == (7, -2, 3)
-  assert config.student.hydra.cut == -1
   configs.validate(config)
+  recipes = dict(artifacts.recipes(config, 'classification', 10))
+  heads = {name: len(artifacts.phases_of(recipe)[-1].network.heads) for name, recipe in recipes.items()}
+  assert heads == {'ensemble': 7, 'deep': 7, 'few': 3}
 
 
 def test_a_teacher_comes_from_one_place():

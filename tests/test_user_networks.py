@@ -11,10 +11,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, chain, store
+from hydra_jax import UserError, chain, store, user_files
 from hydra_jax.experiment import config as configs
 from hydra_jax.experiment.config import build_stages, default_config
-from hydra_jax.nets import user_networks
 
 X = np.zeros((2, 8, 8), np.float32)
 
@@ -86,7 +85,7 @@ def folder(tmp_path, monkeypatch):
 
 def forget(before):
   """As a new process would see the files."""
-  user_networks.find.cache_clear()
+  user_files.find.cache_clear()
   for name in {n for n in sys.modules if n.partition('.')[0] in ('mine', 'layers', 'package')} - before:
     del sys.modules[name]
 
@@ -153,7 +152,7 @@ def test_a_result_depends_on_the_source(folder, name, edited):
 
 
 def test_the_library_is_not_part_of_it(folder):
-  origin = user_networks.find('mine.py:make')
+  origin = user_files.find('mine.py:make', 'network')
   assert [re.split(r'[\\/]', file)[-1] for file in origin.files] == ['mine.py', 'layers.py']
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from hydra_jax import store
+from hydra_jax import store, user_files
 from hydra_jax.data import Data, fingerprint
 from hydra_jax.devices import processes
 from hydra_jax.experiment import artifacts, external_predictions, provenance
+from hydra_jax.experiment.schema import method_name, resolve
 from hydra_jax.methods.registry import METHODS
-from hydra_jax.nets import user_networks
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'ml_collections')
 # Settings of JAX that change programs or numbers.
@@ -45,8 +45,9 @@ def on_configs(configs: Mapping[str, ConfigDict]) -> None:
   facts = {'the runs': ', '.join(configs)}
   for name, config in configs.items():
     facts |= {f'{name}{key}': value for key, value in _flat('config', config)}
-    facts |= {f"the source of '{own}'": user_networks.find(own).digest[:12] for own in artifacts.own_networks(config)}
-    for method in {config.student[student].method for student in config.students if student in config.student}:
+    for own, what in artifacts.user_functions(config).items():
+      facts[f"the source of '{own}'"] = user_files.find(own, what).digest[:12]
+    for method in {method_name(config, student) for student in config.students if student in config.student}:
       if method in METHODS:
         facts[f"the source of method '{method}'"] = provenance.definition(METHODS[method].phases)
   processes.agree(facts)
@@ -58,7 +59,7 @@ def on_data(config: ConfigDict, data: Data) -> None:
     return  # sets that nobody reads are not loaded for this
   facts = {'the training data': data.fingerprint}
   facts |= {f"the data of '{name}'": evaluation.key() for name, evaluation in data.evaluations.items()}
-  for name in {name for student in config.students for name in config.student[student].get('unlabelled', ())}:
+  for name in {name for student in config.students for name in resolve(config, student).training.unlabelled}:
     facts[f"the data of '{name}'"] = fingerprint(data.others(name))
   if config.teacher.predictions:
     facts['config.teacher.predictions'] = external_predictions.read(config.teacher.predictions).key[:12]

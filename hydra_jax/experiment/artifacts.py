@@ -6,6 +6,7 @@ names it, and if its source is what it was when the part was trained.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 import inspect
 import json
 import math
@@ -17,19 +18,21 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from hydra_jax import store
+from hydra_jax import store, user_files
 from hydra_jax.data import Data, Scaling, scale_inputs, standardised
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import config as configs
+from hydra_jax.experiment.schema import Settings, method_name, resolve
 from hydra_jax.maths.tasks import TASKS, Predictive
-from hydra_jax.methods.base import MethodContext, Phase
-from hydra_jax.methods.registry import METHODS
-from hydra_jax.nets import user_networks
+from hydra_jax.methods import registry
+from hydra_jax.methods.base import Method, MethodContext, Phase
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.zoo import NETWORKS
+from hydra_jax.settings import defaults, make
 from hydra_jax.training import checkpoints
+from hydra_jax.training.settings import TrainingSettings
 
 RECIPE = 'recipe.json'
 MODEL = 'model'
@@ -41,12 +44,13 @@ LONGEST = 10_000  # lists and texts
 DEEPEST = 10  # arguments of functions of the user's own
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True)
+class Recipe:
   """What the phases of a method are built from.
 
   Attributes:
     role: `teacher` or `student`.
-    settings: Of the method, as in the config.
+    settings: The method, and how it is trained.
     network: Name and arguments, as in the config.
     task: Key of `tasks.TASKS`.
     outputs: Number of classes or of targets.
@@ -54,25 +58,30 @@ class Recipe(NamedTuple):
   """
 
   role: str
-  settings: ConfigDict
+  settings: Settings
   network: ConfigDict
   task: str
   outputs: int
   members: int
 
+  @property
+  def method(self) -> Method:
+    """The method of these settings."""
+    return registry.find(self.settings.method)
 
-def recipe_of(config: ConfigDict, role: str, settings: ConfigDict, task: str, outputs: int) -> Recipe:
-  """What a method is built from; a student may have another network than the others."""
-  network = settings.network if 'network' in settings else config.network[role]
-  return Recipe(role, settings, network, task, outputs, config.teacher.members)
+
+def recipe_of(config: ConfigDict, student: str | None, task: str, outputs: int) -> Recipe:
+  """What a student, or the teacher if None, is built from; a student may have another network than the others."""
+  role = 'teacher' if student is None else 'student'
+  network = config.network[role] if student is None else config.student[student].get('network', config.network[role])
+  return Recipe(role, resolve(config, student), network, task, outputs, config.teacher.members)
 
 
 def recipes(config: ConfigDict, task: str, outputs: int) -> list[tuple[str, Recipe]]:
   """Names and recipes of all that a config trains: the ensemble, unless it is there already, and the students."""
   made = config.teacher.predictions or config.teacher.checkpoints
-  rows = [] if made else [('ensemble', 'teacher', config.teacher)]
-  rows += [(name, 'student', config.student[name]) for name in config.students]
-  return [(name, recipe_of(config, role, settings, task, outputs)) for name, role, settings in rows]
+  rows = [] if made else [('ensemble', recipe_of(config, None, task, outputs))]
+  return [*rows, *((name, recipe_of(config, name, task, outputs)) for name in config.students)]
 
 
 def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
@@ -85,16 +94,12 @@ def phases_of(recipe: Recipe, mapping: str = 'auto') -> list[Phase]:
   def stages(predictive: str, times: int = 1):
     return configs.build_stages(recipe.network, times * task.predictives[predictive].outputs(recipe.outputs))
 
-  return _method(recipe).phases(recipe.settings, MethodContext(task, stages, recipe.members, mapping))
+  return recipe.method.phases(recipe.settings.own, MethodContext(task, stages, recipe.members, mapping))
 
 
 def predictive_of(recipe: Recipe) -> Predictive:
   """How the outputs of a method are read."""
-  return TASKS[recipe.task].predictives[_method(recipe).predictive]
-
-
-def _method(recipe: Recipe):
-  return METHODS[recipe.settings.get('method', 'ensemble')]  # a teacher's settings name none
+  return TASKS[recipe.task].predictives[recipe.method.predictive]
 
 
 def example(data: Data) -> jax.Array:
@@ -112,22 +117,26 @@ def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data
 
 
 def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
-  plain = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in recipe._asdict().items()}
-  source = user_networks.find(recipe.network.name).digest if ':' in recipe.network.name else ''
-  about = {'format': store.FORMAT, **plain, 'source': source, 'phase': phase}
-  about |= {'data': [each.fingerprint for each in data], 'shape': data[0].train.example.shape[1:]}
+  settings, network = recipe.settings, recipe.network.to_dict()
+  functions = {'network': network['name'], 'method': settings.method}
+  about = {'format': store.FORMAT, 'role': recipe.role, 'method': settings.method}
+  about |= {'training': asdict(settings.training), 'settings': asdict(settings.own), 'network': network}
+  about |= {'task': recipe.task, 'outputs': recipe.outputs, 'members': recipe.members}
+  about |= {'sources': {what: user_files.find(n, what).digest for what, n in functions.items() if ':' in n}}
+  about |= {'phase': phase, 'data': [each.fingerprint for each in data], 'shape': data[0].train.example.shape[1:]}
   about |= {'dtype': data[0].train.example.dtype.name, 'classes': data[0].classes}
   (folder / RECIPE).write_text(json.dumps(about, indent=2))
   scaling = Scaling(*(np.stack(arrays) for arrays in zip(*(each.scaling for each in data), strict=True)))
   np.savez(folder / SCALING, allow_pickle=False, **scaling._asdict())
 
 
-def own_networks(config: ConfigDict) -> list[str]:
-  """Functions of the user's own that a config names as networks."""
-  students = [settings.network for settings in config.student.values() if 'network' in settings]
+def user_functions(config: ConfigDict) -> dict[str, str]:
+  """What a config names of the user's own that a recipe may name too: `{name: 'network' or 'method'}`."""
+  students = [section.network for section in config.student.values() if 'network' in section]
   networks = [config.network.teacher, config.network.student, *students]
-  names = [network.get('name') for network in networks]
-  return list(dict.fromkeys(name for name in names if isinstance(name, str) and ':' in name))
+  found = {network.get('name'): 'network' for network in networks}
+  found |= {method_name(config, student): 'method' for student in config.student}
+  return {name: what for name, what in found.items() if isinstance(name, str) and ':' in name}
 
 
 def restore(folder: Path, network: Network, shape: Sequence[int], replicas: int) -> tuple[Any, Any]:
@@ -186,46 +195,51 @@ def read(folder: Path, own: Collection[str] = ()) -> Saved:
 
   Args:
     folder: Of the part.
-    own: Functions of the user's own that may be its network, see `own_networks`.
+    own: Functions and methods of the user's own that may be its network or its method, see `user_functions`.
 
   Raises:
     UserError: Where it is damaged, or is not what `save` writes.
   """
   store.verify(folder)
-  found = _fields(store.read_json(folder / RECIPE), folder / RECIPE)
-  fields = {**found, 'network': _network(found['network'], found.get('source', ''), own, folder / RECIPE)}
-  plain = {k: ConfigDict(v) if isinstance(v, dict) else v for k, v in fields.items() if k in Recipe._fields}
-  return Saved(Recipe(**plain), *(found[key] for key in ('phase', 'data', 'shape', 'dtype', 'classes')))
+  file = folder / RECIPE
+  found = _fields(store.read_json(file), file)
+  method = _method(found['method'], found['sources'], own, file)
+  network = ConfigDict(_network(found['network'], found['sources'], own, file))
+  training = _settings(TrainingSettings, found['training'], 'training', file)
+  settings = Settings(method, training, _settings(registry.find(method).settings, found['settings'], 'settings', file))
+  recipe = Recipe(found['role'], settings, network, found['task'], found['outputs'], found['members'])
+  return Saved(recipe, *(found[key] for key in ('phase', 'data', 'shape', 'dtype', 'classes')))
 
 
 def _fields(found: Any, file: Path) -> dict[str, Any]:
   """What a recipe says, its types and ranges checked."""
   like = dict(
-    role='', settings={}, network={}, task='', outputs=1, members=1, phase=0, data=('',), shape=(), dtype='', classes=()
+    **dict(role='', method='', training={}, settings={}, network={}, sources={}, task='', outputs=1, members=1),
+    **dict(phase=0, data=('',), shape=(), dtype='', classes=()),
   )
   _expect(isinstance(found, dict), file, 'it is no object')
   if found.get('format', 1) != store.FORMAT:
     raise UserError(f'{file.parent} {store.OTHER_FORMAT}: train it again with this version, or leave it out')
-  found = {'source': '', **{key: value for key, value in found.items() if key != 'format'}}
-  _check_keys(found, {**like, 'source': ''}, '', file)
+  found = {key: value for key, value in found.items() if key != 'format'}
+  _check_keys(found, like, '', file)
+  _check_keys(found['sources'], dict.fromkeys(('network', 'method'), ''), 'sources.', file, ('network', 'method'))
   _expect(found['role'] in ('teacher', 'student'), file, 'role is neither teacher nor student')
   _expect(found['task'] in TASKS, file, f'task is none of {", ".join(TASKS)}')
   _expect(found['outputs'] >= 1 and found['members'] >= 1 and found['phase'] >= 0, file, 'a count is negative or 0')
   _expect(len(found['data']) >= 1, file, 'data is empty')
   _expect(all(type(size) is int and size >= 1 for size in found['shape']), file, 'shape is no list of sizes')
   _expect(all(isinstance(name, str) for name in found['classes']), file, 'classes are no names')
-  settings = found['settings']
-  method = settings.get('method', 'ensemble')
-  _expect(isinstance(method, str) and method in METHODS, file, f'settings.method is none of {", ".join(METHODS)}')
-  defaults = configs.default_config()
-  known = [defaults.teacher] if found['role'] == 'teacher' else list(defaults.student.values())
-  for each in known:
-    if each.get('method', 'ensemble') == method:
-      _check_keys(settings, {**each.to_dict(), 'network': {}}, 'settings.', file, optional=('network',))
-      break
-  else:
-    _plain(settings, 'settings', file)  # a method that the user has added
   return found
+
+
+def _settings(kind: type, found: dict[str, Any], where: str, file: Path) -> Any:
+  """Settings in a recipe, each checked."""
+  _check_keys(found, defaults(kind), f'{where}.', file)
+  values = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+  try:
+    return make(kind, values, f'{where}.')
+  except UserError as e:
+    raise _not_as_saved(file, str(e)) from e
 
 
 def _check_keys(found: dict[str, Any], like: Mapping[str, Any], where: str, file: Path, optional=()) -> None:
@@ -268,14 +282,26 @@ def _plain(value: Any, where: str, file: Path, depth: int = 0) -> None:
 
 def _expect(right: bool, file: Path, what: str) -> None:
   if not right:
-    raise UserError(f'{file} is not as it was saved ({what}): train that part again, or leave it out')
+    raise _not_as_saved(file, what)
 
 
-def _network(network: dict[str, Any], source: str, own: Collection[str], file: Path) -> dict[str, Any]:
+def _not_as_saved(file: Path, what: str) -> UserError:
+  return UserError(f'{file} is not as it was saved ({what}): train that part again, or leave it out')
+
+
+def _method(name: str, sources: Mapping[str, str], own: Collection[str], file: Path) -> str:
+  """The method of a recipe, its name looked up."""
+  if ':' in name:
+    return _own_function(name, 'method', sources.get('method', ''), own, file)
+  _expect(name in registry.METHODS, file, f'method is none of {", ".join(registry.METHODS)}, nor one of your own')
+  return name
+
+
+def _network(network: dict[str, Any], sources: Mapping[str, str], own: Collection[str], file: Path) -> dict[str, Any]:
   """The network of a recipe, its name looked up and its arguments checked."""
   name = network['name'] if isinstance(network.get('name'), str) else ''
   if ':' in name:
-    return {**network, 'name': _own_network(name, source, own, file)}
+    return {**network, 'name': _own_function(name, 'network', sources.get('network', ''), own, file)}
   _expect(name in NETWORKS, file, f'network.name is none of {", ".join(NETWORKS)}, nor a function of your own')
   takes = list(inspect.signature(NETWORKS[name]).parameters.values())[1:]
   like = {'name': '', **{p.name: None if p.default is p.empty else p.default for p in takes}}
@@ -289,17 +315,18 @@ def _network(network: dict[str, Any], source: str, own: Collection[str], file: P
   return network
 
 
-def _own_network(name: str, source: str, own: Collection[str], file: Path) -> str:
+def _own_function(name: str, what: str, source: str, own: Collection[str], file: Path) -> str:
   """The function of the user's own, by the name in the user's config, that a saved name stands for."""
   name = store.one_line(name)
   named = [mine for mine in own if mine.rpartition(':')[2] == name.rpartition(':')[2]]
   if not named:
+    key = {'network': 'network.teacher.name', 'method': 'student.NAME.method'}[what]
     raise UserError(
-      f"{file}: its network is '{name}', and what a saved file names is not called: if you trust it, name it in your "
-      f'own config, as --config.network.teacher.name={name}, with its arguments beside it'
+      f"{file}: its {what} is '{name}', and what a saved file names is not called: if you trust it, name it in your "
+      f'own config, as --config.{key}={name}, with its arguments beside it'
     )
   for mine in named:
-    if source and user_networks.find(mine).digest == source:
+    if source and user_files.find(mine, what).digest == source:
       return mine
   raise UserError(
     f"{file}: the source of '{named[0]}' is not that with which it was trained: bring that back, or train it again"

@@ -1,9 +1,6 @@
-"""Configs: the schema with its defaults, the rule for every value, and checks of values that belong together.
+"""Configs: values from the command line, changes that experiments make, and checks before anything is trained.
 
-How long things are trained: `teacher.epochs` is for the teacher, and for the students that learn from labels alone
-(`single`, `mc_dropout`) unless a config gives them their own number. Students that learn from members have their own.
-The sub-argument `:epochs=N` sets the number for all that learns from labels, whatever the config says. Likewise
-`student.*.heads` follows `teacher.members`, and `:members=N` sets both.
+The schema is in `schema`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,10 +10,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hydra_jax import text
+from hydra_jax import text, user_files
 from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
-from hydra_jax.experiment import rules
+from hydra_jax.experiment import schema
+from hydra_jax.experiment.schema import IMAGES, check_student_name, default_config, method_of, resolve
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
 from hydra_jax.methods.registry import METHODS
@@ -24,167 +22,64 @@ from hydra_jax.nets import user_networks
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.zoo import NETWORKS
 from hydra_jax.progress import say
+from hydra_jax.settings import FILLED_TEXT, short
 from hydra_jax.training import augment
-
-# What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
-# more of their disagreement. `experiments/inputs.py` is the study for images; for vectors, half was the best share but
-# for protein, or close to it, by the NLL on validation parts of the UCI sets, of networks that predict a variance.
-IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
-VECTORS: dict[str, Any] = dict(augment=('noise',), augment_share=0.5)
+from hydra_jax.training.settings import TrainingSettings
 
 
-def training(learning_rate: float = 1e-3) -> dict[str, Any]:
-  """Settings that every trained thing has."""
-  return dict(
-    epochs=20.0,
-    batch_size=128,
-    optimizer='adam',  # adam | adamw | sgd (Nesterov momentum 0.9)
-    learning_rate=learning_rate,
-    schedule='cosine',  # cosine | constant
-    warmup_epochs=0.0,  # linear, before the schedule
-    weight_decay=0.0,  # adamw: decoupled; sgd: added to the gradient
-    # Changes of inputs, see `augment`: crop | flip | cutout | shuffle | mixup | noise | scale, and where a student
-    # learns from members also ods | conf_ods. The student's teacher then predicts in the same step.
-    augment=(),
-    augment_share=1.0,  # probability with which each of them changes an input
-  )
-
-
-def distilling() -> dict[str, Any]:
-  """Settings of what learns from members, which needs no labels."""
-  return dict(
-    unlabelled=(),  # other sets whose training inputs it sees as well, such as 'cifar10' or 'cifar10[:10000]'
-    **training(learning_rate=3e-3),
-  )
-
-
-def default_config() -> ConfigDict:
-  """The schema: every key there is, with its default. Experiments in `configs/` change values."""
-  config = ConfigDict(
-    dict(
-      name='',
-      seed=0,
-      replicas=1,  # repetitions, by seed, or by standard split where the data has them
-      data=dict(
-        name='digits',
-        train='train',
-        test='test',
-        shifts=(),  # such as 'rotate:15' or 'fog:3': changed test inputs whose labels hold
-        ood=(),  # names of out-of-domain sets
-        image_size=224,  # side of the squares that photographs are cut to
-        task='auto',  # of a file: auto (by its labels, or asks) | classification | regression
-      ),
-      # `name` and the arguments of that network; `student` may be another one. A name such as
-      # 'my_networks.py:make' is a function of the user's own.
-      network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
-      teacher=dict(
-        members=20,
-        # Teachers that exist: a file of predictions (see `external_predictions`), or finished runs or parts of them.
-        predictions='',
-        checkpoints=(),
-        keep_as='float32',  # how predictions are kept for students: float32 | float16
-        **training(),
-      ),
-      students=('single', 'kd', 'hydra'),  # which of the following to train
-      student=dict(
-        single=dict(method='single', **training()),
-        kd=dict(method='kd', temperature=1.0, label_weight=0.0, **distilling()),
-        hydra=dict(
-          method='hydra',
-          heads=20,
-          cut=-1,  # stages in the body; negative counts from the end: -1 is dense heads only
-          grouping='one_each',  # one_each | round_robin: which member each head learns, for fewer heads
-          temperature=3.0,
-          label_weight=0.0,  # share of the loss that is against the labels
-          hinton_epochs=0.0,  # phase 1: one head on the mean prediction; 0 leaves it out
-          heads_per_step=0,  # number of heads, chosen at random, that a step of phase 2 trains; 0 is all
-          diversity_weight=0.0,  # of the term that keeps heads apart (Hydra+)
-          freeze_body=False,  # in phase 2
-          **(distilling() | IMAGES),
-        ),
-        endd=dict(method='endd', start_temperature=10.0, **distilling()),
-        proxy_endd=dict(method='proxy_endd', **distilling()),
-        dlf=dict(method='dlf', factors=10, samples=64, mean_epochs=20.0, **distilling()),
-        batch_ensemble=dict(method='batch_ensemble', temperature=1.0, **distilling()),
-        # As many small networks as members: they need a network of their own.
-        small_ensemble=dict(
-          method='small_ensemble', temperature=1.0, network=dict(name='mlp', widths=(20, 20)), **distilling()
-        ),
-        mc_dropout=dict(method='mc_dropout', rate=0.1, samples=20, **training()),
-      ),
-      evaluation=dict(batch_size=500, ece_bins=15),
-      # How the work is laid out on the machine; changes speed and memory, and results by rounding only.
-      execution=dict(
-        mapping='auto',  # of members and heads: auto | vmap | unroll | loop
-        heads_per_chunk=0,  # heads computed at a time in training; 0: all, unless that is too much at once
-        steps_per_call=0,  # steps in one call of a program; 0: as many as take a second; convolutions on CPU: 1
-        replicas_together=0,  # trained in one program, and saved as one part; 0: all, if they are small
-      ),
-      # How the devices of all processes are laid out: batches are spread over `data`, members and heads over `head`.
-      parallel=dict(
-        mode='shard_map',  # shard_map | pmap (batches only)
-        mesh=dict(data=-1, head=1),  # numbers of devices; -1 is the rest
-      ),
-      checkpoint_seconds=30.0,  # training that lasts longer is saved this often
-      checkpoints_kept=2,  # of a phase in progress, the newest
-    )
-  )
-  config.student.hydra.heads = config.teacher.get_oneway_ref('members')
-  for student in ('single', 'mc_dropout'):
-    config.student[student].epochs = config.teacher.get_oneway_ref('epochs')
-  return config.lock()
-
-
-def learns_from_labels(settings: ConfigDict) -> bool:
-  """Whether a student learns from labels alone, and nothing from the teacher."""
-  return settings.method in ('single', 'mc_dropout')
+def learns_from_members(config: ConfigDict, student: str) -> bool:
+  """Whether a student learns from members of the teacher, and not from labels alone."""
+  return method_of(config, student).learns_from == 'members'
 
 
 def settle(config: ConfigDict, task: str) -> None:
   """Sets what the task of the data decides and the user has left at its default: no temperature in regression."""
   if task == 'regression':
-    defaults = default_config().student
     for name in config.students:
-      settings = config.student[name]
-      if 'temperature' in settings and settings.temperature == defaults[settings.method].temperature:
-        settings.temperature = 1.0
+      default = schema.defaults(method_of(config, name).settings).get('temperature')
+      if default is not None and config.student[name].get('temperature', default) == default:
+        config.student[name].temperature = 1.0
 
 
 def distilled(config: ConfigDict) -> list[ConfigDict]:
-  """Settings of the students that learn from the teacher, to be changed together."""
-  return [settings for settings in config.student.values() if not learns_from_labels(settings)]
+  """Sections of the students that learn from the teacher, to be changed together."""
+  return [section for name, section in config.student.items() if learns_from_members(config, name)]
 
 
 def update_training(config: ConfigDict, **values: Any) -> None:
-  """Gives the teacher and all students the same settings, such as `batch_size` or `epochs`.
+  """Gives the teacher and all students the same settings of training, such as `batch_size` or `epochs`.
 
-  Students that learn from labels still follow `teacher.epochs`: if it is changed later, theirs changes with it.
+  Example:
+    >>> update_training(config, optimizer='sgd', learning_rate=0.1)
   """
-  config.teacher.update(values)
-  followed = {key: value for key, value in values.items() if key != 'epochs'}
-  for settings in config.student.values():
-    settings.update(followed if learns_from_labels(settings) else values)
+  config.training.update(values)
+  for section in (config.teacher, config.distillation, *config.student.values()):
+    for key in set(values).intersection(section):
+      del section[key]
 
 
 def variant(config: ConfigDict, name: str, of: str = 'hydra', **changes: Any) -> None:
-  """Adds settings of a student `name`: those of another one, but for some changes.
+  """Adds a section `student.<name>`: that of another student, but for some changes.
+
+  Args:
+    config: Is changed.
+    name: Of the new student.
+    of: The student whose section is copied.
+    **changes: Settings of its method, of training, or a `network`.
 
   Raises:
     UserError: The name cannot be used, there is no student `of`, or a change has no such key.
   """
-  rules.check_student_name(name)
-  source = look_up(config.student, of, 'student')
+  check_student_name(name)
+  section = look_up(config.student, of, 'student').copy_and_resolve_references().unlock()
+  known = dict.fromkeys((*schema.keys_of(config, f'student.{of}'), 'network'))
   for key in changes:
-    if key != 'network':
-      look_up(source, key, f"key of config.student.{of}, of which '{name}' is a variant,")
+    look_up(known, key, f"key of config.student.{of}, of which '{name}' is a variant,")
+  section.method = schema.method_name(config, of)
+  for key, value in changes.items():
+    section[key] = ConfigDict(value) if key == 'network' else value
   with config.unlocked():
-    config.student[name] = source.copy_and_resolve_references()
-    if 'network' in changes:
-      config.student[name].network = ConfigDict(changes.pop('network'))
-  config.student[name].update(changes)
-  # What follows the teacher in the source follows it in the variant.
-  for key in {'heads', 'epochs' if learns_from_labels(source) else 'heads'}.intersection(source) - set(changes):
-    config.student[name][key] = source.get_oneway_ref(key)
+    config.student[name] = section
 
 
 def residual_recipe(
@@ -218,8 +113,10 @@ def residual_recipe(
   )
 
 
-SHORTCUTS = ('members', 'epochs')
+# Keys of a sub-argument that stand for longer ones.
+SHORTCUTS = {'members': 'teacher.members', 'epochs': 'training.epochs'}
 NETWORK_NAME = re.compile(r'(network\.(teacher|student)|student\.[^.]+\.network)\.name')
+METHOD_NAME = re.compile(r'student\.([^.]+)\.method')
 
 Say = Callable[[str], Any]  # is told what was assumed, in one line
 
@@ -227,9 +124,9 @@ Say = Callable[[str], Any]  # is told what was assumed, in one line
 def apply_argument(config: ConfigDict, argument: str | None, words: Iterable[str] = (), say: Say = say) -> ConfigDict:
   """Applies `key=value,…`, what stands behind the colon in `--config=configs/mnist.py:members=5`.
 
-  Commas in brackets or quotes belong to a value: `students=('kd','hydra'),members=3`. A key is a shortcut or the dotted
-  name of any config value. `members` sets the number of members and that of heads which learn one each. `epochs` sets
-  it for all that learns from labels. `students=all` trains every student that there are settings for.
+  Commas in brackets or quotes belong to a value: `students=('kd','hydra'),members=3`. A key is the dotted name of a
+  config value, or a shortcut. `members` is the number of members. `epochs` is that of the teacher and of all students
+  whose config gives them no other. `students=all` trains every student that has a section.
 
   Args:
     config: Is changed.
@@ -245,7 +142,7 @@ def apply_argument(config: ConfigDict, argument: str | None, words: Iterable[str
   """
   try:
     pairs = [_pair(config, part, words) for part in split_argument(argument) if part not in words]
-    set_values(config, pairs, say, shortcuts=True)
+    set_values(config, pairs, say)
   except UserError as e:
     raise without_place(e) from e.__cause__
   return config
@@ -258,8 +155,8 @@ def _pair(config: ConfigDict, part: str, words: Iterable[str]) -> tuple[str, str
     hint = f' ({nearest(part, words)})' if words else ''
     raise UserError(f"config argument '{part}' is not of the form key=value, such as members=5{hint}")
   if '.' not in key:
-    look_up({known: known for known in (*SHORTCUTS, *config)}, key, 'config argument')
-  return key, value
+    look_up(dict.fromkeys((*SHORTCUTS, *config)), key, 'config argument')
+  return SHORTCUTS.get(key, key), value
 
 
 def split_argument(argument: str | None) -> list[str]:
@@ -267,17 +164,17 @@ def split_argument(argument: str | None) -> list[str]:
   return text.split(argument or '')
 
 
-def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = say, shortcuts: bool = False) -> None:
+def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = say) -> None:
   """Sets dotted keys from text, converted to the types they have.
 
-  The name of a network is set first, in any order of the pairs, because it decides which other keys there are: it
-  replaces that section by the new network with its default arguments.
+  The method of a student and the name of a network are set first, in any order of the pairs, because they decide which
+  other keys there are. A new student gets a section. A new network replaces the section by that network with its
+  default arguments.
 
   Args:
     config: Is changed.
     pairs: Keys and texts. Of a key that is given several times, the last text counts.
     say: Is told what was assumed.
-    shortcuts: Whether `members` and `epochs` are keys.
 
   Raises:
     UserError: There is no such key, or its value is wrong.
@@ -287,24 +184,40 @@ def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = 
     if texts.get(key, value) != value:
       say(f'config.{key} is given more than once: the last value counts, {value}')
     texts[key] = value
-  first = [key for key in texts if NETWORK_NAME.fullmatch(key)]
-  second = [key for key in texts if shortcuts and key in SHORTCUTS]
-  for key in first:
-    _set_network(config, key.rpartition('.')[0], text.parse(texts[key], '', f'config.{key}', say), say)
-  for key in second:
-    _set_shortcut(config, key, texts[key], say)
   for key in texts:
-    if key not in first and key not in second:
+    if match := METHOD_NAME.fullmatch(key):
+      _set_method(config, match[1], texts[key], say)
+  for key in texts:
+    if NETWORK_NAME.fullmatch(key):
+      _set_network(config, key.rpartition('.')[0], text.parse(texts[key], '', f'config.{key}', say), say)
+  for key in texts:
+    if not NETWORK_NAME.fullmatch(key) and not METHOD_NAME.fullmatch(key):
       _set_value(config, key, texts[key], say)
+  _say_who_keeps_another(config, texts, say)
 
 
-def _set_shortcut(config: ConfigDict, key: str, value: str, say: Say) -> None:
-  _set_value(config, f'teacher.{key}', value, say)
-  for settings in config.student.values():
-    if key == 'epochs' and learns_from_labels(settings):
-      settings.epochs = config.teacher.epochs
-    if key == 'members' and settings.get('grouping') == 'one_each':
-      settings.heads = config.teacher.get_oneway_ref('members')
+def _say_who_keeps_another(config: ConfigDict, texts: Mapping[str, str], say: Say) -> None:
+  """Says which sections keep a setting of training that was given for all."""
+  for key in texts:
+    section, _, last = key.rpartition('.')
+    if section != 'training':
+      continue
+    students = {f'student.{name}': config.student[name] for name in config.students if name in config.student}
+    places = {'teacher': config.teacher, 'distillation': config.distillation, **students}
+    found = [f'config.{place}.{last}={short(values[last])}' for place, values in places.items() if last in values]
+    if found:
+      say(f'config.{key}={texts[key]} leaves these as they are: {", ".join(found)}')
+
+
+def _set_method(config: ConfigDict, student: str, value: str, say: Say) -> None:
+  """Gives a student a method; a student that is new gets a section with the defaults of that method."""
+  check_student_name(student)
+  method = text.parse(value, '', f'config.student.{student}.method', say)
+  with config.unlocked():
+    if student not in config.student:
+      config.student[student] = schema.Section({'method': method})
+      config.student[student].update(schema.defaults(method_of(config, student).settings))
+    config.student[student].method = method
 
 
 def _set_value(config: ConfigDict, key: str, value: str, say: Say) -> None:
@@ -318,18 +231,21 @@ def _set_value(config: ConfigDict, key: str, value: str, say: Say) -> None:
     with config.unlocked(), section.ignore_type():
       section[last] = found
     return
-  if last not in section:
+  known = schema.keys_of(config, '.'.join(path)) if '.'.join(path) not in ('network', 'student') else {}
+  if last not in section and last not in known:
     raise UserError(_unknown(config, path, last, key))
-  if isinstance(section[last], ConfigDict):
+  if last not in known:
     raise UserError(f'config.{key} is a section: set one of its keys, {_listed(section[last])}')
+  default, rule = known[last]
   if key == 'students' and value == 'all':
     order = list(METHODS)
-    found = tuple(sorted(config.student, key=lambda name: order.index(config.student[name].method)))
+    found = tuple(sorted(config.student, key=lambda name: order.index(schema.method_name(config, name))))
   else:
-    found = text.parse(value, section[last], f'config.{key}', say)
-  if (rule := rules.of(key)) and (wrong := rule(found)):
-    raise UserError(f'config.{key}={_short(found)} {wrong}')
-  section[last] = found
+    found = text.parse(value, default, f'config.{key}', say)
+  if wrong := rule(found):
+    raise UserError(f'config.{key}={short(found)} {wrong}')
+  with config.unlocked():
+    section[last] = found
 
 
 def _section(config: ConfigDict, path: list[str], key: str) -> ConfigDict:
@@ -346,11 +262,15 @@ def _section(config: ConfigDict, path: list[str], key: str) -> ConfigDict:
 
 def _unknown(config: ConfigDict, path: list[str], name: str, key: str) -> str:
   """What to say of a key that is not there: the nearest one in its section, or the same one in another section."""
-  here = list(_section(config, path, key))
-  elsewhere = [known for known, _ in leaves(config) if known.rpartition('.')[2] == name]
-  elsewhere.sort(key=lambda known: known.startswith('student.'))  # the teacher's first
+  place = '.'.join(path)
+  known = () if place in ('network', 'student') else schema.keys_of(config, place)
+  here = list(dict.fromkeys((*_section(config, path, key), *known)))
+  elsewhere = [other for other, _ in leaves(config) if other.rpartition('.')[2] == name]
+  elsewhere.sort(key=lambda known: not known.startswith('training.'))  # that for all first
   close = f"did you mean '{elsewhere[0]}'?" if elsewhere and not closest(name, here) else nearest(name, here)
-  return f"unknown config key '{key}'" + (f": config.{'.'.join(path)} has no '{name}'" if path else '') + f': {close}'
+  if path == ['student']:
+    close += f'; a new student needs config.student.{name}.method'
+  return f"unknown config key '{key}'" + (f": config.{place} has no '{name}'" if path else '') + f': {close}'
 
 
 def _network_of(config: ConfigDict, path: list[str]) -> ConfigDict | None:
@@ -374,7 +294,7 @@ def _set_network(config: ConfigDict, place: str, name: str, say: Say) -> None:
 
 def _arguments(name: str) -> tuple[dict[str, Any], bool]:
   """Arguments of a network with their defaults, but for the number of outputs; and whether it takes any other key."""
-  make = user_networks.find(name).make if ':' in name else look_up(NETWORKS, name, 'network')
+  make = user_files.find_function(name, 'network') if ':' in name else look_up(NETWORKS, name, 'network')
   try:
     _, *parameters = inspect.signature(make).parameters.values()
   except (TypeError, ValueError) as e:
@@ -407,23 +327,22 @@ def build_stages(network: ConfigDict, outputs: int) -> list[Stage]:
 
 def identity(network: ConfigDict) -> dict[str, Any]:
   """What a network depends on: its config, and the source of a function of the user's own."""
-  name = [network.name, user_networks.find(network.name).digest] if ':' in network.name else network.name
+  name = [network.name, user_files.find(network.name, 'network').digest] if ':' in network.name else network.name
   return {**network.to_dict(), 'name': name}
 
 
 def check_values(config: Any) -> None:
-  """Raises a `UserError` unless a config has the keys of the schema, and each value is right by itself."""
-  schema = default_config()
-  _check_section(config, schema, 'config')
+  """Raises a `UserError` unless a config has the keys of the schema, and each value is legal by itself."""
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'the config is {short(config)}, and must be a ConfigDict: start from {START}')
+  _check_sections(config, default_config(), '')
   for role, network in config.network.items():
     _check_network(network, f'config.network.{role}')
-  for name, settings in config.student.items():
-    _check_student(name, settings, schema)
-  # Students last: some of their values follow the teacher's, which is then the one to blame.
-  for key, value in sorted(leaves(config), key=lambda pair: pair[0].startswith('student.')):
-    rule = rules.of(key)
-    if wrong := rule(value) if rule else '':
-      raise UserError(f'config.{key}={_short(value)} {wrong}')
+  for place in schema.SECTIONS:
+    _check_section(config, place)
+  _check_section(config, 'distillation')
+  for name in config.student:
+    _check_student(config, name)
   for name in config.students:
     look_up(config.student, name, 'student')
 
@@ -437,62 +356,68 @@ def leaves(node: ConfigDict, prefix: str = '') -> Iterator[tuple[str, Any]]:
       yield f'{prefix}{key}', value
 
 
-# Sections whose keys are not those of the schema.
-FREE = ('config.student', 'config.network.teacher', 'config.network.student')
+START = 'hydra_jax.config.default_config()'
 
 
-def _check_section(node: Any, like: ConfigDict, where: str) -> None:
-  """Raises a `UserError` unless `node` has the keys of `like`, and sections where that has sections."""
-  if not isinstance(node, ConfigDict):
-    raise UserError(f'{where}={_short(node)} must be a section, a ConfigDict: start from {SCHEMA}')
-  for key in node:
-    if key not in like:
-      raise UserError(f"unknown config key '{where}.{key}': {nearest(key, like)}")
+def _check_sections(node: ConfigDict, like: ConfigDict, where: str) -> None:
+  """Raises a `UserError` unless `node` has the sections of `like`, and all its keys where these must be there."""
   for key, default in like.items():
-    here = f'{where}.{key}'
+    here = f'{where}.{key}'.lstrip('.')
     if key not in node:
-      raise UserError(f"the config has no key '{here}': start from {SCHEMA}, which has all keys")
-    if isinstance(default, ConfigDict):
-      if here not in FREE:
-        _check_section(node[key], default, here)
-      elif not isinstance(node[key], ConfigDict):
-        raise UserError(f'{here}={_short(node[key])} must be a section, a ConfigDict')
-    elif isinstance(node[key], ConfigDict):
+      raise UserError(f"the config has no key 'config.{here}': start from {START}, which has all keys")
+    if not isinstance(default, ConfigDict):
+      continue
+    if not isinstance(node[key], ConfigDict):
+      raise UserError(f'config.{here}={short(node[key])} must be a section, a ConfigDict: start from {START}')
+    if key not in ('student', 'distillation') and not here.startswith('network.'):
+      _check_sections(node[key], default, here)
+
+
+def _check_section(config: ConfigDict, place: str) -> None:
+  """Raises a `UserError` unless each key of a section is known and its value is legal."""
+  section = _section(config, place.split('.') if place else [], place)
+  known = schema.keys_of(config, place)
+  inside = [*SECTIONS_INSIDE.get(place, ())] if not place.startswith('student.') else ['network']
+  for key, value in section.items():
+    here = f'config.{place}.{key}'.replace('..', '.')
+    if key in inside:
+      continue
+    if key not in known:
+      raise UserError(f"unknown config key '{here}': {nearest(key, (*known, *inside))}")
+    default, rule = known[key]
+    if isinstance(value, ConfigDict):
       raise UserError(f'{here} is a section, and must be a value such as {default!r}')
+    if wrong := rule(value):
+      raise UserError(f'{here}={short(value)} {wrong}')
 
 
-SCHEMA = 'hydra_jax.experiment.config.default_config()'
+# Sections in sections.
+SECTIONS_INSIDE = {
+  '': ('data', 'network', 'training', 'teacher', 'distillation', 'student', 'evaluation', 'execution', 'parallel'),
+  'parallel': ('mesh',),
+}
 
 
 def _check_network(network: Any, where: str) -> None:
   if not isinstance(network, ConfigDict) or not isinstance(network.get('name'), str):
-    raise UserError(f"{where}={_short(network)} must be a section with a name, such as ConfigDict(dict(name='lenet'))")
+    raise UserError(f"{where}={short(network)} must be a section with a name, such as ConfigDict(dict(name='lenet'))")
+  if wrong := FILLED_TEXT(network.name):
+    raise UserError(f'{where}.name={short(network.name)} {wrong}')
 
 
-def _check_student(name: str, settings: Any, schema: ConfigDict) -> None:
-  """Its keys are those of the default settings of its method, and maybe a network."""
-  rules.check_student_name(name)
-  where = f'config.student.{name}'
-  if not isinstance(settings, ConfigDict) or 'method' not in settings:
-    raise UserError(
-      f"{where} must be a section with a method: add it with hydra_jax.experiment.config.variant(config, '{name}')"
-    )
-  if wrong := rules.STUDENT['method'](settings.method):
-    raise UserError(f'{where}.method={_short(settings.method)} {wrong}')
-  if 'network' in settings:
-    _check_network(settings.network, f'{where}.network')
-  own = {key: value for key, value in settings.items() if key != 'network'}
-  default = next((each for each in schema.student.values() if each.method == settings.method), None)
-  if default is None:  # a method of the user's: its own keys are its business
-    own = {key: value for key, value in own.items() if key in rules.TRAINING}
-    _check_section(ConfigDict(own), ConfigDict(training()), where)
-  else:
-    _check_section(ConfigDict(own), ConfigDict({k: v for k, v in default.items() if k != 'network'}), where)
-
-
-def _short(value: Any) -> str:
-  text = ' '.join(str(value).split()) if isinstance(value, ConfigDict) else repr(value)
-  return text if len(text) <= 100 else text[:97] + '...'
+def _check_student(config: ConfigDict, name: str) -> None:
+  """Its method is known, its keys are those of this method and of training, and maybe a network."""
+  check_student_name(name)
+  where, section = f'config.student.{name}', config.student[name]
+  if not isinstance(section, ConfigDict):
+    raise UserError(f"{where} must be a section: add it with hydra_jax.config.variant(config, '{name}')")
+  if not isinstance(section.get('method', ''), str):
+    raise UserError(f'{where}.method={short(section.method)} must be a text')
+  if 'method' not in section and name not in METHODS:
+    raise UserError(f"{where} must have a method: add it with hydra_jax.config.variant(config, '{name}')")
+  if 'network' in section:
+    _check_network(section.network, f'{where}.network')
+  _check_section(config, f'student.{name}')
 
 
 def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) -> None:
@@ -504,58 +429,61 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   for name in config.data.shifts:
     shifts.parse(name)
   build_stages(config.network.teacher, 2)
-  _check_training('teacher', config.teacher, ndim)
-  if augment.asks(config.teacher.augment):
+  teacher = resolve(config).training
+  _check_training('teacher', teacher, ndim)
+  if augment.asks(teacher.augment):
     raise UserError("config.teacher.augment: 'ods' and 'conf_ods' ask members of a teacher: leave them out")
   if config.teacher.predictions and config.teacher.checkpoints:
     raise UserError('config.teacher has both predictions and checkpoints: set one of them')
   for name in config.students:
-    _check_trained(config, name, config.student[name], task, ndim)
+    _check_trained(config, name, task, ndim)
 
 
 def doubtful(config: ConfigDict) -> Iterator[str]:
   """What is possible, but hardly meant, a line each."""
-  parts = [('teacher', config.teacher), *((f'student.{name}', config.student[name]) for name in config.students)]
-  for name, settings in parts:
-    if settings.warmup_epochs >= settings.epochs:
+  for name, student in (('teacher', None), *((f'student.{name}', name) for name in config.students)):
+    training = resolve(config, student).training
+    if training.warmup_epochs >= training.epochs:
       yield (
-        f'config.{name}.warmup_epochs={settings.warmup_epochs} takes all of its epochs={settings.epochs}: '
+        f'config.{name}.warmup_epochs={training.warmup_epochs} takes all of its epochs={training.epochs}: '
         'the learning rate rises to the end'
       )
 
 
-def _check_trained(config: ConfigDict, name: str, settings: ConfigDict, task: str, ndim: int) -> None:
+def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
   """What a student that is to be trained needs."""
-  where = f'config.student.{name}'
-  _check_training(f'student.{name}', settings, ndim)
-  network = settings.get('network', config.network.student)
+  where, settings = f'config.student.{name}', resolve(config, name)
+  training = settings.training
+  _check_training(f'student.{name}', training, ndim)
+  network = config.student[name].get('network', config.network.student)
   context = MethodContext(TASKS[task], lambda *_: build_stages(network, 2), config.teacher.members)
   try:
-    learns = METHODS[settings.method].phases(settings, context)[-1].distils
+    learns = method_of(config, name).phases(settings.own, context)[-1].distils
   except UserError as e:
     raise UserError(f'{where}: {e}') from e
-  if augment.asks(settings.augment) and (task != 'classification' or not learns):
+  if augment.asks(training.augment) and (task != 'classification' or not learns):
     raise UserError(
-      f"{where}.augment: '{augment.ASKING.intersection(settings.augment).pop()}' is for students "
+      f"{where}.augment: '{augment.ASKING.intersection(training.augment).pop()}' is for students "
       'that learn classes from members: leave it out'
     )
-  if settings.get('unlabelled') and settings.get('label_weight'):
+  label_weight: float = getattr(settings.own, 'label_weight', 0.0)
+  if training.unlabelled and label_weight:
     raise UserError(f'{where}.unlabelled has no labels for label_weight: leave one of them out')
-  if config.teacher.predictions and settings.get('unlabelled'):
+  if config.teacher.predictions and training.unlabelled:
     raise UserError(f'{where}.unlabelled: config.teacher.predictions has none for other inputs: leave one of them out')
-  if config.teacher.predictions and settings.augment and learns:
+  if config.teacher.predictions and training.augment and learns:
     raise UserError(
       f'config.teacher.predictions are for the inputs in the data, and {where}.augment changes them: '
       f'add --{where}.augment="()"'
     )
-  if task == 'regression' and settings.get('temperature', 1.0) != 1.0:
+  if task == 'regression' and getattr(settings.own, 'temperature', 1) != 1:
     raise UserError(f'{where}.temperature is for classification: set it to 1.0')
 
 
-def _check_training(part: str, settings: ConfigDict, ndim: int) -> None:
+def _check_training(part: str, training: TrainingSettings, ndim: int) -> None:
   try:
-    augment.build(settings.augment, ndim, settings.augment_share)
+    augment.build(training.augment, ndim, training.augment_share)
   except UserError as e:
     raise UserError(f'config.{part}.augment: {e}') from e
-  if settings.optimizer == 'adam' and settings.weight_decay:
+  if training.optimizer == 'adam' and training.weight_decay:
     raise UserError(f'config.{part}: adam has no weight decay: set optimizer to adamw, or weight_decay to 0')

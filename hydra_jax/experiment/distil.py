@@ -10,15 +10,17 @@ import numpy as np
 from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment import config as configs, rules
 from hydra_jax.experiment.predictor import Predictor
+from hydra_jax.experiment.schema import DISTILLATION
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.settings import defaults, make
 from hydra_jax.training import loop, optimizers
 from hydra_jax.training.batches import resident, stack
+from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
 
 # Settings for which arrays of inputs and predictions are not enough.
@@ -62,13 +64,13 @@ def distil(
   x = check_inputs(np.asarray(x), 'x')
   task, outputs, scaling = _read_teacher(x, teacher)
   members, targets = len(outputs), outputs.shape[-1] // (2 if task == 'regression' else 1)
-  options = _settings(method, members, settings, task)
+  training, own = _settings(method, settings, task)
   row = TASKS[task]
 
   def stages(predictive: str, times: int = 1) -> list[Stage]:
     return network(times * row.predictives[predictive].outputs(targets))
 
-  phases = METHODS[method].phases(options, MethodContext(row, stages, members))
+  phases = METHODS[method].phases(own, MethodContext(row, stages, members))
   if not phases[-1].distils:
     raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
   data = {'x': standardised(scaling, x), 'y': np.zeros(len(x), np.float32), 'teacher': outputs}
@@ -76,15 +78,16 @@ def distil(
   init_key, key = jax.random.split(jax.random.key(seed))
   state: State | None = None
   for phase in phases:
-    steps = steps_for(phase.epochs, len(x), options.batch_size)
-    optimizer = optimizers.build(options, steps, len(x) / options.batch_size, phase.frozen)
+    epochs = training.epochs if phase.epochs is None else phase.epochs
+    steps = steps_for(epochs, len(x), training.batch_size)
+    optimizer = optimizers.build(training, steps, len(x) / training.batch_size, phase.frozen)
     job = Job(
       network=phase.network,
       loss=phase.loss,
       reduction=phase.reduction,
       optimizer=optimizer,
       steps=steps,
-      batch_size=options.batch_size,
+      batch_size=training.batch_size,
       penalty=phase.penalty,
       heads_per_step=phase.heads_per_step,
     )
@@ -122,22 +125,15 @@ def _read_teacher(x: np.ndarray, teacher: Any) -> tuple[str, np.ndarray, Scaling
   return 'classification', logits, standardise(Split(x, np.zeros(len(x), np.int32)), True)
 
 
-def _settings(method: str, members: int, changes: dict[str, Any], task: str) -> Any:
-  """The default settings of a method with changes, each checked."""
-  defaults = configs.default_config().student
-  named = {each.method: each for each in defaults.values()}
-  options = look_up(named, method, 'method').copy_and_resolve_references()
-  with options.unlocked():
-    options.augment = ()
-    if 'heads' in options:
-      options.heads = members
-    if task == 'regression' and 'temperature' in options:
-      options.temperature = 1.0
-    for key, value in changes.items():
-      look_up(options, key, f'setting of {method}')
-      if wrong := rules.STUDENT.get(key, lambda value: '')(value):
-        raise UserError(f'{key}={value!r} {wrong}')
-      if key in NEEDS_MORE and value:
-        raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
-      options[key] = value
-  return options
+def _settings(method: str, changes: dict[str, Any], task: str) -> tuple[TrainingSettings, Any]:
+  """How a method is trained, and its own settings: the defaults with changes, each checked."""
+  kind = look_up(METHODS, method, 'method').settings
+  own, training = defaults(kind), defaults(TrainingSettings) | DISTILLATION
+  if task == 'regression' and 'temperature' in own:
+    own['temperature'] = 1.0
+  for key, value in changes.items():
+    look_up(own | training, key, f'setting of {method}')
+    if key in NEEDS_MORE and value:
+      raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
+    (own if key in own else training)[key] = value
+  return make(TrainingSettings, training, ''), make(kind, own, '')

@@ -1,13 +1,14 @@
 """Training one method through its phases, each of which is kept as an artifact."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from hydra_jax import store
+from hydra_jax import store, user_files
 from hydra_jax.data import with_unlabelled
 from hydra_jax.devices import preemption, processes
 from hydra_jax.devices.layout import make_layout
@@ -17,8 +18,8 @@ from hydra_jax.experiment import artifacts, config as configs, provenance
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
+from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
-from hydra_jax.methods.registry import METHODS
 from hydra_jax.progress import bar, say
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
@@ -32,13 +33,13 @@ Group = Sequence[Replica]
 
 def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teacher] = ()) -> list[Trained]:
   """Trains the ensemble or one student, or takes what is trained already; a row for each replica."""
-  own, settings = group, planned.recipe.settings
-  if others := settings.get('unlabelled', ()):
+  own, training = group, planned.recipe.settings.training
+  if others := training.unlabelled:
     group = [replica._replace(data=with_unlabelled(replica.data, others)) for replica in group]
-    if not augments_inputs(group[0].data, settings):
+    if not augments_inputs(group[0].data, training):
       teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
-  keys = keys_of_phases(group, planned.recipe, phases, [teacher.key for teacher in teachers])
+  keys = keys_of_phases(group, planned.recipe, planned.phases, [teacher.key for teacher in teachers])
   trees = None
   for number, (here, key) in enumerate(zip(planned.phases, keys, strict=True)):
 
@@ -63,28 +64,29 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
 
 
 def keys_of_phases(
-  group: Group, recipe: artifacts.Recipe, phases: Sequence[Phase], teachers: Sequence[str] = ()
+  group: Group, recipe: artifacts.Recipe, planned: Sequence[PlannedPhase], teachers: Sequence[str] = ()
 ) -> list[str]:
   """For each phase of a method the key of what it trains: a hash of its code, its settings, and all that it reads.
 
   Args:
     group: Replicas that are trained together.
     recipe: Of the method.
-    phases: Built from it.
+    planned: Its phases.
     teachers: Keys of the teachers of the replicas.
   """
   config, keys = group[0].config, ['']
-  phases_of = METHODS[recipe.settings.get('method', 'ensemble')].phases
-  for phase in phases:
-    read = {k: v for k, v in recipe.settings.items() if k not in (*phase.unread, 'network')}
+  for each in planned:
+    phase, settings = each.phase, recipe.settings
     keys.append(
       store.key_of(
         dict(
-          code=[provenance.digest('training'), *map(provenance.definition, (phases_of, train_phase))],
+          code=[provenance.digest('training'), _code_of(settings.method), provenance.definition(train_phase)],
           data=[replica.data.fingerprint for replica in group],
           network=configs.identity(recipe.network),
-          phase=[phase.name, phase.epochs],
-          settings=read,
+          phase=[phase.name, each.epochs],
+          training={key: value for key, value in asdict(settings.training).items() if key != 'epochs'},
+          settings={key: value for key, value in asdict(settings.own).items() if key not in phase.unread},
+          members=recipe.members if recipe.role == 'teacher' else None,
           seed=[config.seed, [replica.index for replica in group], recipe.role],
           before=keys[-1],
           teacher=teachers if phase.distils else [],
@@ -92,6 +94,13 @@ def keys_of_phases(
       )
     )
   return keys[1:]
+
+
+def _code_of(method: str) -> str:
+  """Digest of the code of a method; of one of the user's own, of its file and of all that this imports."""
+  if ':' in method:
+    return user_files.find(method, 'method').digest
+  return provenance.definition(registry.find(method).phases)
 
 
 def _progress(folder: Path) -> Path:
@@ -112,7 +121,7 @@ def train_phase(
     teachers: Of each replica.
     folder: Where the result will be; checkpoints are beside it.
   """
-  config, settings, phase, label = group[0].config, planned.settings, planned.phase, planned.label
+  config, training, phase, label = group[0].config, planned.training, planned.phase, planned.label
   layout = make_layout(config.parallel.mode, planned.mesh)
   seeds = [(config.seed, replica.index, ROLES.index(role)) for replica in group]
   job, source = job_of(group, planned, teachers if phase.distils else (), layout)
@@ -138,7 +147,7 @@ def train_phase(
   )
   processes.meet()
   try:
-    with bar(label, job.steps, settings.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
+    with bar(label, job.steps, training.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
       state = loop.fit(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
@@ -149,24 +158,24 @@ def train_phase(
 
 def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):
   """What a phase trains, and its batches; `teachers` is empty for a phase that does not distil."""
-  config, settings, phase = group[0].config, planned.settings, planned.phase
+  config, training, phase = group[0].config, planned.training, planned.phase
   train_set = group[0].data.train
-  online = bool(teachers) and augments_inputs(group[0].data, settings)
+  online = bool(teachers) and augments_inputs(group[0].data, training)
   models = [teacher.model for teacher in teachers if online and teacher.model is not None]
   kept = [teacher.predictions for teacher in teachers if not online and teacher.predictions is not None]
-  steps = steps_for(phase.epochs, train_set.examples, settings.batch_size)
+  steps = steps_for(planned.epochs, train_set.examples, training.batch_size)
   job = Job(
     network=phase.network,
     loss=phase.loss,
     reduction=phase.reduction,
-    optimizer=optimizers.build(settings, steps, train_set.examples / settings.batch_size, phase.frozen),
+    optimizer=optimizers.build(training, steps, train_set.examples / training.batch_size, phase.frozen),
     steps=steps,
-    batch_size=settings.batch_size,
+    batch_size=training.batch_size,
     penalty=phase.penalty,
     heads_per_step=phase.heads_per_step,
     heads_per_chunk=config.execution.heads_per_chunk,
-    augment=augment.build(settings.augment, train_set.example.ndim, settings.augment_share),
-    teacher=online_teacher(models, layout, settings.augment) if online else None,
+    augment=augment.build(training.augment, train_set.example.ndim, training.augment_share),
+    teacher=online_teacher(models, layout, training.augment) if online else None,
   )
   return job, source_of([replica.data for replica in group], kept)
 

@@ -24,6 +24,7 @@ from hydra_jax.methods.base import Phase
 from hydra_jax.nets.cut import Network, belongs_to_heads
 from hydra_jax.progress import console, say
 from hydra_jax.training import optimizers
+from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import init_state
 
 Leaf = tuple[str, tuple[int, ...], P, int]  # name, shape, axes it is spread over, bytes on each device
@@ -36,14 +37,19 @@ class PlannedPhase:
   Attributes:
     label: Shown to the user.
     phase: What is trained.
-    settings: Of the method.
+    training: How it is trained.
     mesh: Devices along each axis.
   """
 
   label: str
   phase: Phase
-  settings: ConfigDict
+  training: TrainingSettings
   mesh: MeshShape
+
+  @property
+  def epochs(self) -> float:
+    """Passes over the training data."""
+    return self.training.epochs if self.phase.epochs is None else self.phase.epochs
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,11 @@ def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devi
   for name, recipe in artifacts.recipes(config, task, outputs):
     phases = artifacts.phases_of(recipe, config.execution.mapping)
     jax.eval_shape(phases[0].network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-    here = []
+    here, training = [], recipe.settings.training
     for phase in phases:
       label = f'{name}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
-      mesh = arrange(config.parallel, devices, phase.network, phase.heads_per_step, recipe.settings.batch_size, label)
-      here.append(PlannedPhase(label, phase, recipe.settings, mesh))
+      mesh = arrange(config.parallel, devices, phase.network, phase.heads_per_step, training.batch_size, label)
+      here.append(PlannedPhase(label, phase, training, mesh))
     planned.append(PlannedMethod(name, recipe, tuple(here)))
   return planned
 
@@ -185,7 +191,7 @@ def size_of(planned: PlannedPhase, shape: Sequence[int]) -> Size:
   """What a phase takes for inputs of a shape."""
   network, mesh = planned.phase.network, planned.mesh
   x = jax.ShapeDtypeStruct((1, 2, *shape), jnp.float32)
-  optimizer = optimizers.build(planned.settings, 2, 1.0, planned.phase.frozen)
+  optimizer = optimizers.build(planned.training, 2, 1.0, planned.phase.frozen)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
   state = jax.eval_shape(lambda keys, x: init_state(network, optimizer, keys, x), keys, x)
   forward = lambda params, model_state, x: network.apply(params, model_state, x)[0]

@@ -131,15 +131,15 @@ def _named(found: uncertainty.Uncertainty) -> dict[str, jax.Array]:
   return {'total': found.total, 'aleatoric': found.data, 'epistemic': found.model}
 
 
-def load(run: str | Path, method: str = 'hydra', replica: int = 0, networks: Collection[str] = ()) -> Predictor:
+def load(run: str | Path, method: str = 'hydra', replica: int = 0, functions: Collection[str] = ()) -> Predictor:
   """Loads a trained network from the folder of a finished run.
 
   Args:
     run: The folder, such as `runs/digits`.
     method: `ensemble`, or the name of a student.
     replica: Which repetition.
-    networks: Names of your own functions that the run has as networks, such as `my_networks.py:make`. What a saved file
-      names is never called by itself.
+    functions: Names of your own networks and methods that the run has, such as `my_networks.py:make`. What a saved
+      file names is never called by itself.
 
   Returns:
     A predictor.
@@ -153,7 +153,7 @@ def load(run: str | Path, method: str = 'hydra', replica: int = 0, networks: Col
   folder, index = find_model(Path(run), method, replica)
   if not folder.is_dir():
     raise UserError(f'{folder} is missing: run the same command again')
-  folder, saved, network, predictive = artifacts.network_of(str(folder), networks)
+  folder, saved, network, predictive = artifacts.network_of(str(folder), functions)
   if index >= len(saved.data):
     raise UserError(f'{folder} has {len(saved.data)} replicas: run the same command again, which writes models.json')
   params, state = artifacts.of_replica(artifacts.restore(folder, network, saved.shape, len(saved.data)), index)

@@ -33,14 +33,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 # Modules that change no saved number: they show, store, or check.
 WITHOUT_NUMBERS = (
-  *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'store', 'text', 'user_files'),
+  *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'paper_tables', 'phases', 'plan')),
-  *(f'experiment/{name}' for name in ('predictor', 'provenance', 'results', 'rules', 'run', 'teachers', 'workdir')),
+  *(f'experiment/{name}' for name in ('predictor', 'provenance', 'results', 'run', 'schema', 'teachers', 'workdir')),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
-  'training/__init__',
+  *('training/__init__', 'training/settings'),
 )
 
 

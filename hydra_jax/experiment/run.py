@@ -19,9 +19,9 @@ from hydra_jax.experiment import agreement, artifacts, config as configs, extern
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Replica, Trained, grouped
+from hydra_jax.experiment.schema import method_of, resolve
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
 from hydra_jax.experiment.workdir import check_workdir, record, record_models
-from hydra_jax.methods.registry import METHODS
 from hydra_jax.progress import say
 
 
@@ -69,9 +69,9 @@ def check_teachers(replica: Replica) -> None:
     external_predictions.check(config.teacher.predictions, data)
     teacher_in_file(replica)
   for place in config.teacher.checkpoints:
-    artifacts.load(place, data, own=artifacts.own_networks(config))
+    artifacts.load(place, data, own=artifacts.user_functions(config))
   for name in config.students:
-    with_unlabelled(data, config.student[name].get('unlabelled', ()))
+    with_unlabelled(data, resolve(config, name).training.unlabelled)
 
 
 def carry_out(
@@ -117,8 +117,8 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
   for method in planned:
     if method.recipe.role == 'teacher':
       continue
-    if (rule := method.recipe.settings.get('grouping', 'one_each')) != 'one_each':
-      heads = method.recipe.settings.heads
+    if (rule := getattr(method.recipe.settings.own, 'grouping', 'one_each')) != 'one_each':
+      heads = len(method.phases[-1].phase.network.heads)
       say(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
     models[method.name] = train_method(group, method, teachers)
   return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
@@ -145,6 +145,6 @@ def compare(replica: Replica, models: dict[str, Trained], scores: results.AllSco
     rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
   for name in config.students:
     heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
-    if METHODS[config.student[name].method].matched and heads == members:
+    if method_of(config, name).matched and heads == members:
       matrices[name] = results.divergences(replica, name, models[name], ensemble)
   return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices), matrices

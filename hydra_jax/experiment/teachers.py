@@ -18,10 +18,13 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation import evaluate
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance
+from hydra_jax.experiment.config import learns_from_members
 from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.experiment.schema import resolve
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
 from hydra_jax.training.program import head_specs
+from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import OnlineTeacher
 
 
@@ -46,20 +49,23 @@ def count_members(config: ConfigDict) -> int:
   if settings.predictions:
     return external_predictions.read(settings.predictions).members
   if settings.checkpoints:
-    own = artifacts.own_networks(config)
+    own = artifacts.user_functions(config)
     return sum(len(artifacts.network_of(folder, own)[2].heads) for folder in settings.checkpoints)
   return settings.members
 
 
-def augments_inputs(data: Data, settings: ConfigDict) -> bool:
+def augments_inputs(data: Data, training: TrainingSettings) -> bool:
   """Whether inputs look different each time, so that a teacher must predict in the same step as its student."""
-  return data.train.varies or bool(settings.augment)
+  return data.train.varies or bool(training.augment)
 
 
 def teacher_of(replica: Replica, ensemble: Trained) -> Teacher:
   """An ensemble as a teacher, with its predictions if a student needs them."""
   config = replica.config
-  needed = not all(augments_inputs(replica.data, config.student[name]) for name in config.students)
+  needed = any(
+    learns_from_members(config, name) and not augments_inputs(replica.data, resolve(config, name).training)
+    for name in config.students
+  )
   key = key_of_teacher(config, ensemble.key)
   assert ensemble.model is not None
   return Teacher(kept_predictions(replica, ensemble.model, key) if needed else None, ensemble.model, key)
@@ -72,7 +78,7 @@ def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
 
 def load_ensemble(replica: Replica) -> Trained:
   """Members that other runs have trained, as one ensemble."""
-  own = artifacts.own_networks(replica.config)
+  own = artifacts.user_functions(replica.config)
   loaded = [artifacts.load(folder, replica.data, replica.index, own) for folder in replica.config.teacher.checkpoints]
   model = evaluate.beside([model for model, _ in loaded])
   return evaluable(replica, model, store.key_of(dict(members=[key for _, key in loaded])))

@@ -1,8 +1,8 @@
 """What a method is made of: phases of training, and how the outputs are read.
 
-A method is a function of its settings (the part of the config under `teacher` or `student.<name>`) and of a context. It
-returns phases. Where a phase has more heads than the phase before, they start as copies of its one head. To add a
-method, write one function and add one row to `registry.METHODS`.
+A method is a class of settings and a function of such settings and of a context. The function returns phases. Where a
+phase has more heads than the phase before, they start as copies of its one head. To add a method to the package, write
+both and add one row to `registry.METHODS`. A method in a file of the user is a `Method` with a name in that file.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Phase:
     loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y`, `done` (the share of the
       phase that is over), maybe `teacher` [M, B, C], and what `augment.mixup` adds.
     reduction: The loss of each head `[H]` is reduced by this to the number that is minimised.
-    epochs: Passes over the training data.
+    epochs: Passes over the training data; None: those in the settings of training.
     unread: Settings of the method that this phase does not read. All others are part of the key of its result.
     distils: Whether the loss reads the teacher's predictions.
     frozen: Parts of the parameters that stay as they are.
@@ -62,7 +62,7 @@ class Phase:
   network: cut.Network
   loss: Loss
   reduction: Literal['sum', 'mean']
-  epochs: float
+  epochs: float | None = None
   unread: tuple[str, ...] = ()
   distils: bool = True
   frozen: tuple[str, ...] = ()
@@ -71,16 +71,25 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class NoSettings:
+  """Settings of a method that has none but those of training."""
+
+
+@dataclass(frozen=True)
 class Method:
-  """A row of `METHODS`.
+  """A row of `METHODS`, or a method of the user's own.
 
   Attributes:
-    phases: How it is trained.
+    phases: How it is trained, `(settings, context) -> phases`.
+    settings: The class of its settings: a frozen dataclass whose fields are made by `hydra_jax.settings.setting`.
+    learns_from: Whether students learn from the `members` of the teacher, or from `labels` alone.
     predictive: Which of the task's predictives reads its outputs.
     matched: Whether head m is meant to be like member m.
   """
 
   phases: Callable[[Any, MethodContext], list[Phase]]
+  settings: type = NoSettings
+  learns_from: Literal['members', 'labels'] = 'members'
   predictive: str = 'members'
   matched: bool = False
 
@@ -94,16 +103,14 @@ def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> j
   return share * loss + (1 - share) * task.label(outputs, batch['other_y'])
 
 
-def against_labels(network: cut.Network, settings: Any, context: MethodContext, unread: tuple[str, ...] = ()) -> Phase:
+def against_labels(network: cut.Network, context: MethodContext) -> Phase:
   """Heads against the labels. Their losses are added, so that each head is trained as if it were alone."""
   loss = lambda outputs, batch: label_loss(context.task, outputs, batch)
-  return Phase(
-    name='labels', network=network, loss=loss, reduction='sum', epochs=settings.epochs, unread=unread, distils=False
-  )
+  return Phase(name='labels', network=network, loss=loss, reduction='sum', distils=False)
 
 
 def mean_prediction(
-  network: cut.Network, settings: Any, context: MethodContext, epochs: float, unread: tuple[str, ...] = ()
+  network: cut.Network, settings: Any, context: MethodContext, epochs: float | None = None, unread: tuple[str, ...] = ()
 ) -> Phase:
   """Heads against the mean prediction of the members."""
   mean = lambda outputs, batch: context.task.mean(outputs, batch['teacher'], settings.temperature)

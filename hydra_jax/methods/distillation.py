@@ -1,7 +1,7 @@
 """Methods whose heads learn from single members, or from their mean: knowledge distillation, Hydra and its rivals."""
 
+from dataclasses import dataclass
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +12,77 @@ from hydra_jax.errors import UserError
 from hydra_jax.maths import losses
 from hydra_jax.methods.base import MethodContext, Phase, mean_prediction, with_labels
 from hydra_jax.nets import batch_ensemble as batch_ensembles
+from hydra_jax.settings import COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, one_of, setting
 
 
-def kd(settings: Any, context: MethodContext) -> list[Phase]:
+def _one_each(members: int, heads: int) -> np.ndarray:
+  if members != heads:
+    raise UserError(
+      f'{heads} heads for {members} members, and each head learns one: set heads to 0 or {members}, '
+      f'config.teacher.members to {heads}, or grouping to round_robin'
+    )
+  return np.arange(members)
+
+
+def _round_robin(members: int, heads: int) -> np.ndarray:
+  if heads > members:
+    raise UserError(f'{heads} heads for {members} members: set heads to {members} or fewer')
+  return np.arange(members) % heads
+
+
+# Which head learns which member, `(members, heads) -> head of each member [M]`.
+GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
+
+
+@dataclass(frozen=True)
+class KD:
+  """Settings of `kd`."""
+
+  temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
+  label_weight: float = setting(0.0, SHARE, 'Share of the loss that is against the labels.')
+
+
+def kd(settings: KD, context: MethodContext) -> list[Phase]:
   """Knowledge distillation (Hinton et al. 2015): one head against the mean of the members."""
-  return [mean_prediction(context.network(0, 1), settings, context, settings.epochs)]
+  return [mean_prediction(context.network(0, 1), settings, context)]
+
+
+@dataclass(frozen=True)
+class Hydra:
+  """Settings of `hydra`."""
+
+  heads: int = setting(0, COUNT_OR_0, 'Number of heads; 0: one for each member.')
+  cut: int = setting(-1, WHOLE, 'Stages in the body. Negative numbers count from the end: −1 is dense heads only.')
+  grouping: str = setting('one_each', one_of(GROUPINGS, 'grouping'), 'Which members each head learns.')
+  temperature: float = setting(3.0, POSITIVE, 'Of the softmax of members and heads.')
+  label_weight: float = setting(0.0, SHARE, 'Share of the loss that is against the labels.')
+  hinton_epochs: float = setting(
+    0.0, NOT_NEGATIVE, 'Passes of a first phase, one head on the mean prediction; 0: none.'
+  )
+  heads_per_step: int = setting(
+    0, COUNT_OR_0, 'Heads, chosen at random, that a step of the second phase trains; 0: all.'
+  )
+  diversity_weight: float = setting(0.0, NOT_NEGATIVE, 'Of the term that keeps heads apart (Hydra+).')
+  freeze_body: bool = setting(False, FLAG, 'Keeps the body as the first phase left it.')
 
 
 # Settings of `hydra` that its first phase, with one head, does not read.
-OF_MANY_HEADS = ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body')
+OF_MANY_HEADS = ('heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body')
 
 
-def hydra(settings: Any, context: MethodContext) -> list[Phase]:
+def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
   """Hydra (Tran et al. 2020): each head against its own members; with `hinton_epochs`, after a phase with one head."""
-  one = context.network(settings.cut, 1)
-  network = context.network(settings.cut, settings.heads, train_body=not settings.freeze_body)
-  groups = GROUPINGS[settings.grouping](context.members, settings.heads)
-  loss = with_labels(member_loss(groups, settings, context), settings, context)
-  if settings.heads_per_step > settings.heads:
-    raise UserError(
-      f'heads_per_step={settings.heads_per_step} of {settings.heads} heads: set it to fewer, or 0 for all'
-    )
+  count = settings.heads or context.members
+  groups = GROUPINGS[settings.grouping](context.members, count)
+  if settings.heads_per_step > count:
+    raise UserError(f'heads_per_step={settings.heads_per_step} of {count} heads: set it to fewer, or 0 for all')
   if settings.freeze_body and not settings.hinton_epochs:
     raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
   heads = Phase(
     name='members',
-    network=network,
-    loss=loss,
+    network=context.network(settings.cut, count, train_body=not settings.freeze_body),
+    loss=with_labels(member_loss(groups, settings, context), settings, context),
     reduction='mean',
-    epochs=settings.epochs,
     unread=('hinton_epochs',),  # what the first phase left is part of the key
     frozen=('body',) if settings.freeze_body else (),
     penalty=_similarity_of_heads(settings.diversity_weight) if settings.diversity_weight else None,
@@ -48,6 +90,7 @@ def hydra(settings: Any, context: MethodContext) -> list[Phase]:
   )
   if not settings.hinton_epochs:
     return [heads]
+  one = context.network(settings.cut, 1)
   return [mean_prediction(one, settings, context, settings.hinton_epochs, OF_MANY_HEADS), heads]
 
 
@@ -78,34 +121,22 @@ def member_loss(groups_M: np.ndarray, settings, context: MethodContext):
   return loss
 
 
-def _one_each(members: int, heads: int) -> np.ndarray:
-  if members != heads:
-    raise UserError(
-      f'{heads} heads for {members} members, and each head learns one: set heads to {members}, '
-      f'config.teacher.members to {heads}, or grouping to round_robin'
-    )
-  return np.arange(members)
+@dataclass(frozen=True)
+class Temperature:
+  """Settings of `small_ensemble` and `batch_ensemble`."""
+
+  temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
 
 
-def _round_robin(members: int, heads: int) -> np.ndarray:
-  if heads > members:
-    raise UserError(f'{heads} heads for {members} members: set heads to {members} or fewer')
-  return np.arange(members) % heads
-
-
-# Which head learns which member, `(members, heads) -> head of each member [M]`.
-GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
-
-
-def small_ensemble(settings: Any, context: MethodContext) -> list[Phase]:
+def small_ensemble(settings: Temperature, context: MethodContext) -> list[Phase]:
   """As many small independent networks as members, each distilled from one: a Hydra without a body."""
   network = context.network(0, context.members)
   loss = member_loss(np.arange(context.members), settings, context)
-  return [Phase(name='members', network=network, loss=loss, reduction='sum', epochs=settings.epochs)]
+  return [Phase(name='members', network=network, loss=loss, reduction='sum')]
 
 
-def batch_ensemble(settings: Any, context: MethodContext) -> list[Phase]:
+def batch_ensemble(settings: Temperature, context: MethodContext) -> list[Phase]:
   """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
   network = batch_ensembles.batch_ensemble(context.stages('members'), context.members, context.mapping)
   loss = member_loss(np.arange(context.members), settings, context)
-  return [Phase(name='members', network=network, loss=loss, reduction='mean', epochs=settings.epochs)]
+  return [Phase(name='members', network=network, loss=loss, reduction='mean')]

@@ -1,20 +1,36 @@
-"""The table of methods, by the name that `method` has in a config."""
+"""The table of methods, by the name that `method` has in a config, and methods of the user's own."""
 
-from hydra_jax.methods.base import Method
-from hydra_jax.methods.distillation import batch_ensemble, hydra, kd, small_ensemble
-from hydra_jax.methods.gaussian import dlf
-from hydra_jax.methods.prior_networks import endd, proxy_endd
-from hydra_jax.methods.supervised import ensemble, mc_dropout, single
+from hydra_jax import user_files
+from hydra_jax.errors import UserError, look_up
+from hydra_jax.methods.base import Method, NoSettings
+from hydra_jax.methods.distillation import KD, Hydra, Temperature, batch_ensemble, hydra, kd, small_ensemble
+from hydra_jax.methods.gaussian import DLF, dlf
+from hydra_jax.methods.prior_networks import EnDD, endd, proxy_endd
+from hydra_jax.methods.supervised import MCDropout, ensemble, mc_dropout, single
 
 METHODS: dict[str, Method] = {
-  'single': Method(single),
-  'ensemble': Method(ensemble),
-  'mc_dropout': Method(mc_dropout),
-  'kd': Method(kd),
-  'hydra': Method(hydra, matched=True),
-  'small_ensemble': Method(small_ensemble, matched=True),
-  'batch_ensemble': Method(batch_ensemble, matched=True),
-  'endd': Method(endd, 'prior'),
-  'proxy_endd': Method(proxy_endd, 'prior'),
-  'dlf': Method(dlf),
+  'ensemble': Method(ensemble, learns_from='labels'),
+  'single': Method(single, learns_from='labels'),
+  'mc_dropout': Method(mc_dropout, MCDropout, learns_from='labels'),
+  'kd': Method(kd, KD),
+  'hydra': Method(hydra, Hydra, matched=True),
+  'small_ensemble': Method(small_ensemble, Temperature, matched=True),
+  'batch_ensemble': Method(batch_ensemble, Temperature, matched=True),
+  'endd': Method(endd, EnDD, predictive='prior'),
+  'proxy_endd': Method(proxy_endd, NoSettings, predictive='prior'),
+  'dlf': Method(dlf, DLF),
 }
+
+
+def find(name: str) -> Method:
+  """The method of a name in a config: a row of the table, or `my_methods.py:geometric_kd` or `package.module:name`.
+
+  Raises:
+    UserError: There is no such method.
+  """
+  if ':' not in name:
+    return look_up(METHODS, name, 'method')
+  method = user_files.find(name, 'method').value
+  if not isinstance(method, Method):
+    raise UserError(f"method '{name}' is a {type(method).__name__}: it must be a hydra_jax.Method(phases, settings)")
+  return method

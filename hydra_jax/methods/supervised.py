@@ -1,38 +1,49 @@
 """Methods that learn from labels: the deep ensemble, one network, and MC dropout."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from hydra_jax.devices import collectives
-from hydra_jax.methods.base import MethodContext, Phase, against_labels
+from hydra_jax.methods.base import MethodContext, NoSettings, Phase, against_labels
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import Stage
+from hydra_jax.settings import COUNT, number, setting
 
 
-def ensemble(settings: Any, context: MethodContext) -> list[Phase]:
+def ensemble(settings: NoSettings, context: MethodContext) -> list[Phase]:
   """Deep ensemble (Lakshminarayanan et al. 2017): nothing shared, each member against the labels.
 
   The members' losses are added, so that each is trained as if it were alone.
   """
-  network = context.network(0, settings.members)
-  return [against_labels(network, settings, context, unread=('predictions', 'checkpoints', 'keep_as'))]
+  del settings
+  return [against_labels(context.network(0, context.members), context)]
 
 
-def single(settings: Any, context: MethodContext) -> list[Phase]:
+def single(settings: NoSettings, context: MethodContext) -> list[Phase]:
   """One network against the labels."""
-  return [against_labels(context.network(0, 1), settings, context)]
+  del settings
+  return [against_labels(context.network(0, 1), context)]
 
 
-def mc_dropout(settings: Any, context: MethodContext) -> list[Phase]:
+@dataclass(frozen=True)
+class MCDropout:
+  """Settings of `mc_dropout`."""
+
+  rate: float = setting(
+    0.1, number(' of more than 0 and less than 1', lambda v: 0 < v < 1), 'Share of the features that is dropped.'
+  )
+  samples: int = setting(20, COUNT, 'Passes of a prediction, each with other features dropped.')
+
+
+def mc_dropout(settings: MCDropout, context: MethodContext) -> list[Phase]:
   """One network against the labels with dropout, which stays on when it predicts (Gal, Ghahramani 2016).
 
   Each of `samples` passes with other units dropped is a member.
   """
   dropped = cut.multi_head(with_dropout(context.stages('members'), settings.rate), 0, 1)
-  network = cut.sampled(dropped, settings.samples)
-  return [against_labels(network, settings, context)]
+  return [against_labels(cut.sampled(dropped, settings.samples), context)]
 
 
 def with_dropout(stages: list[Stage], rate: float) -> list[Stage]:

@@ -4,71 +4,20 @@ The function takes the number of outputs and, as its other arguments, the keys t
 name. It returns a list of stages. What goes wrong in it is told in one line, with the place.
 """
 
-from collections.abc import Callable, Mapping
-import functools
-import hashlib
-import importlib
+from collections.abc import Mapping
 import inspect
-from pathlib import Path
-import sys
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 
-from hydra_jax import user_files
-from hydra_jax.errors import UserError, nearest
+from hydra_jax.errors import UserError
 from hydra_jax.nets.stages import Stage, from_linen
-from hydra_jax.user_files import one_line
-
-
-class Origin(NamedTuple):
-  """What a name stands for: a function, the files of its source, and their digest."""
-
-  make: Callable[..., Any]
-  files: tuple[str, ...]
-  digest: str
-
-
-@functools.cache
-def find(name: str) -> Origin:
-  """Looks up a name, once: a run sees the source as it was when it began."""
-  place, _, function = name.rpartition(':')
-  if place.endswith('.py'):
-    if not Path(place).is_file():
-      raise UserError(f"there is no file '{place}' in {Path.cwd()} to take a network from")
-    module = user_files.load(place, f"network '{name}'")
-  else:
-    with one_line(f"network '{name}'"):
-      module = importlib.import_module(place)
-  make = getattr(module, function, None)
-  if not callable(make):
-    known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-    raise UserError(f"network '{name}': no function '{function}' in {place}: {nearest(function, known or ['none'])}")
-  sources = _sources(module, {})
-  return Origin(make, tuple(sources), hashlib.sha256(b''.join(sources.values())).hexdigest())
-
-
-def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, bytes]:
-  """Sources by file: of a module, and of all that it names from others that are not installed either."""
-  file = getattr(module, '__file__', None)
-  if module is None or file is None or file in found or (found and _is_installed(module, file)):
-    return found
-  found[file] = Path(file).read_bytes()
-  for value in list(vars(module).values()):
-    other = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, '__module__', None) or '')
-    _sources(other, found)
-  return found
-
-
-def _is_installed(module: ModuleType, file: str) -> bool:
-  top = module.__name__.partition('.')[0]
-  return top in sys.stdlib_module_names or top == 'hydra_jax' or 'site-packages' in Path(file).parts
+from hydra_jax.user_files import find_function, one_line
 
 
 def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]:
   """The stages that the function of this name makes, whose errors are one line."""
-  make = find(name).make
+  make = find_function(name, 'network')
   try:
     takes = inspect.signature(make)
   except ValueError as e:

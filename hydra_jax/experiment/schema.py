@@ -1,0 +1,316 @@
+"""The schema of a config: every section, with the default, the rule and the meaning of each value.
+
+Training. `config.training` holds what all networks share. `config.distillation` changes some of it for students that
+learn from members, and `config.teacher` for the teacher and for students that learn from labels alone (`single`,
+`mc_dropout`). A section `config.student.<name>` changes it for one student. `resolve` puts these together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+import keyword
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hydra_jax.devices.layout import MODES
+from hydra_jax.errors import UserError, look_up
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.methods import registry
+from hydra_jax.methods.base import Method
+from hydra_jax.nets.mapping import MAPPINGS
+from hydra_jax.settings import (
+  COUNT,
+  COUNT_OR_0,
+  DISTINCT_NAMES,
+  FILLED_TEXT,
+  NOT_NEGATIVE,
+  TEXT,
+  Rule,
+  defaults,
+  make,
+  number,
+  one_of,
+  rules,
+  setting,
+)
+from hydra_jax.training.settings import TrainingSettings
+
+LONGEST_NAME = 100  # names become parts of file names, which have at most 255 bytes
+
+
+def _is_run_name(value: Any) -> bool:
+  if not isinstance(value, str) or not value.strip() or value in ('.', '..') or value != value.strip():
+    return False
+  return not re.search(r'[/\\\x00-\x1f\x7f]', value) and len(value.encode(errors='replace')) <= LONGEST_NAME
+
+
+def _wrong_run_name(value: Any) -> str:
+  if not isinstance(value, str) or not value.strip():
+    return 'must be a text that is not empty: it names the folder of the run'
+  return f'must be the name of a folder: at most {LONGEST_NAME} characters, and no / or \\ or line break in it'
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+  """What belongs to no section."""
+
+  name: str = setting('', Rule('the name of a folder', _is_run_name, _wrong_run_name), 'Names the folder of the run.')
+  seed: int = setting(  # JAX drops the bits above
+    0, number(' from 0 to 2**32 - 1', lambda v: 0 <= v < 2**32, whole=True), 'Of all that is random.'
+  )
+  replicas: int = setting(
+    1, COUNT, 'Repetitions, by seed, or by standard split where the data have such splits. They give the error bars.'
+  )
+  students: tuple[str, ...] = setting(
+    ('single', 'kd', 'hydra'), DISTINCT_NAMES, 'Which sections under `student` are trained.'
+  )
+  checkpoint_seconds: float = setting(30.0, NOT_NEGATIVE, 'Training that lasts longer is saved this often.')
+  checkpoints_kept: int = setting(2, COUNT, 'Of a phase in progress, the newest.')
+
+
+@dataclass(frozen=True)
+class DataSettings:
+  """What is trained and evaluated on."""
+
+  name: str = setting('digits', FILLED_TEXT, 'A data set, an .npz file, or a function: my_data.py:load.')
+  train: str = setting('train', FILLED_TEXT, 'The training split, such as train[:80%].')
+  test: str = setting('test', FILLED_TEXT, 'The test split.')
+  shifts: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Changed test inputs, such as rotate:15 or fog:3.')
+  ood: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Out-of-domain sets.')
+  image_size: int = setting(224, COUNT, 'Side of the squares that photographs are cut to.')
+  task: str = setting(
+    'auto',
+    one_of(('auto', *TASKS), 'task'),
+    "Of the user's own data. auto: by the labels; asks where that is doubtful.",
+  )
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+  """The ensemble."""
+
+  members: int = setting(20, COUNT, 'Number of members.')
+  predictions: str = setting('', TEXT, 'A file of predictions of members that were made elsewhere.')
+  checkpoints: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Finished runs, or artifacts in them, as members.')
+  keep_as: str = setting(
+    'float32', one_of(('float16', 'float32'), 'precision'), 'How predictions are kept for students.'
+  )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+  """How models are scored."""
+
+  batch_size: int = setting(500, COUNT, 'Examples that are predicted at once.')
+  ece_bins: int = setting(15, COUNT, 'Bins of the expected calibration error.')
+  metrics: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Metrics of your own: my_metrics.py:top2.')
+
+
+@dataclass(frozen=True)
+class ExecutionSettings:
+  """How the work is laid out on the machine. It changes speed and memory, and results by rounding only."""
+
+  mapping: str = setting('auto', one_of(MAPPINGS, 'mapping'), 'How members and heads are mapped.')
+  heads_per_chunk: int = setting(
+    0, COUNT_OR_0, 'Heads computed at a time in training. 0: all, or fewer where all are too large.'
+  )
+  steps_per_call: int = setting(
+    0, COUNT_OR_0, 'Steps in one call of a program. 0: as many as take a second; 1 for convolutions on a CPU.'
+  )
+  replicas_together: int = setting(0, COUNT_OR_0, 'Replicas in one program, saved as one artifact. 0: all small ones.')
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+  """How the devices of all processes are laid out."""
+
+  mode: str = setting('shard_map', one_of(MODES, 'mode'), 'pmap spreads batches alone.')
+
+
+_DEVICES = number(' of at least 1, or -1 for the rest', lambda v: v == -1 or v >= 1, whole=True)
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+  """Numbers of devices along each axis."""
+
+  data: int = setting(-1, _DEVICES, 'Batches are spread over it. −1: the rest of the devices.')
+  head: int = setting(1, _DEVICES, 'Members and heads are spread over it.')
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+  """What a section under `student` has besides the settings of its method and of training."""
+
+  method: str = setting('', TEXT, 'A method, or my_methods.py:name. Left out, it is the name of the section.')
+
+
+# The class of each section that has a fixed set of keys. All but those in `OVERRIDES` must be there.
+SECTIONS: dict[str, type] = {
+  '': ExperimentSettings,
+  'data': DataSettings,
+  'training': TrainingSettings,
+  'teacher': TeacherSettings,
+  'evaluation': EvaluationSettings,
+  'execution': ExecutionSettings,
+  'parallel': ParallelSettings,
+  'parallel.mesh': MeshSettings,
+}
+# Settings of training that only students that learn from members have.
+OF_DISTILLATION = ('unlabelled',)
+# What differs from `training` by default where a student learns from members.
+DISTILLATION: dict[str, Any] = dict(learning_rate=3e-3, unlabelled=())
+# What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
+# more of their disagreement. `experiments/inputs.py` is the study for images; for vectors, half was the best share but
+# for protein, or close to it, by the NLL on validation parts of the UCI sets, of networks that predict a variance.
+IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
+VECTORS: dict[str, Any] = dict(augment=('noise',), augment_share=0.5)
+
+
+class Section(ConfigDict):
+  """A section to which settings of training can be added. Unknown keys are found by `config.check_values`."""
+
+  def lock(self) -> 'Section':
+    """Does nothing."""
+    return self
+
+
+def default_config() -> ConfigDict:
+  """The schema as a config: every key that has a default. Experiments in `configs/` change values.
+
+  Returns:
+    A locked config. `teacher`, `distillation` and the sections under `student` also take the keys of `training`.
+
+  Example:
+    >>> config = default_config()
+    >>> config.training.epochs = 5.0  # of the teacher and of all students
+    >>> config.student.hydra.epochs = 10.0  # of this student
+  """
+  section = lambda place, without=(): {k: v for k, v in defaults(SECTIONS[place]).items() if k not in without}
+  students: dict[str, dict[str, Any]] = {
+    name: defaults(method.settings) for name, method in registry.METHODS.items() if name != 'ensemble'
+  }
+  students['hydra'] |= IMAGES
+  # As many small networks as members: they need another network than the other students.
+  students['small_ensemble'] |= dict(network=dict(name='mlp', widths=(20, 20)))
+  config = ConfigDict(
+    dict(
+      **section(''),
+      data=section('data'),
+      # `name` and the arguments of that network. A name such as 'my_networks.py:make' is a function of the user's own.
+      network=dict(teacher=dict(name='mlp', widths=(100, 100)), student=dict(name='mlp', widths=(100, 100))),
+      training=section('training', OF_DISTILLATION),
+      teacher=Section(section('teacher')),
+      distillation=Section(DISTILLATION),
+      student={name: Section(settings) for name, settings in students.items()},
+      evaluation=section('evaluation'),
+      execution=section('execution'),
+      parallel=dict(**section('parallel'), mesh=section('parallel.mesh')),
+    )
+  )
+  return config.lock()
+
+
+def method_name(config: ConfigDict, student: str) -> str:
+  """The method of a student: what its section says, or its own name."""
+  return config.student[student].get('method', '') or student
+
+
+def method_of(config: ConfigDict, student: str) -> Method:
+  """The method of a student.
+
+  Raises:
+    UserError: There is no such method.
+  """
+  name, where = method_name(config, student), f'config.student.{student}.method'
+  if name == 'ensemble' or (':' not in name and name not in registry.METHODS):
+    students = {key: None for key in registry.METHODS if key != 'ensemble'}
+    try:
+      look_up(students, name, 'method')
+    except UserError as e:
+      raise UserError(f'{where}: {e}') from None
+  return registry.find(name)
+
+
+def keys_of(config: ConfigDict, place: str) -> dict[str, tuple[Any, Rule]]:
+  """Keys that a section can have, each with its default and its rule; not those that are sections.
+
+  Args:
+    config: Has the students.
+    place: Dotted name of the section, '' for the whole config.
+  """
+  kinds: list[type] = [SECTIONS[place]] if place in SECTIONS else []
+  without: tuple[str, ...] = OF_DISTILLATION
+  if place == 'teacher':
+    kinds.append(TrainingSettings)
+  elif place == 'distillation':
+    kinds, without = [TrainingSettings], ()
+  elif place.startswith('student.'):
+    method = method_of(config, place.removeprefix('student.'))
+    kinds = [StudentSettings, method.settings, TrainingSettings]
+    without = OF_DISTILLATION if method.learns_from == 'labels' else ()
+  return {
+    name: (default, rules(kind)[name])
+    for kind in kinds
+    for name, default in defaults(kind).items()
+    if name not in without or kind is not TrainingSettings
+  }
+
+
+TRAINING = tuple(field.name for field in fields(TrainingSettings))
+
+
+@dataclass(frozen=True)
+class Settings:
+  """How one network is trained, with nothing left open.
+
+  Attributes:
+    method: Its name in a config.
+    training: What is the same for all methods.
+    own: An object of the method's class of settings.
+  """
+
+  method: str
+  training: TrainingSettings
+  own: Any
+
+
+def _training(section: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: value for key, value in section.items() if key in TRAINING}
+
+
+def resolve(config: ConfigDict, student: str | None = None) -> Settings:
+  """The settings of a student, or of the teacher if None.
+
+  Raises:
+    UserError: A value is not legal.
+  """
+  if student is None:
+    teacher = make(TrainingSettings, _training(config.training) | _training(config.teacher), 'config.teacher.')
+    return Settings('ensemble', teacher, registry.METHODS['ensemble'].settings())
+  method, section = method_of(config, student), config.student[student]
+  above = config.distillation if method.learns_from == 'members' else config.teacher
+  values = _training(config.training) | _training(above) | _training(section)
+  known = defaults(method.settings)
+  own = {key: value for key, value in section.items() if key not in ('method', 'network') and key in known}
+  where = f'config.student.{student}.'
+  return Settings(
+    method_name(config, student), make(TrainingSettings, values, where), make(method.settings, own, where)
+  )
+
+
+def check_student_name(name: Any) -> None:
+  """Raises a `UserError` for a name that cannot stand in keys, in file names, and after a dot in Python."""
+  if (
+    not isinstance(name, str)
+    or not re.fullmatch(r'[\w-]+', name)
+    or keyword.iskeyword(name)
+    or hasattr(ConfigDict, name)
+    or name == 'ensemble'
+    or len(name.encode(errors='replace')) > LONGEST_NAME
+  ):
+    raise UserError(
+      f'a student cannot be called {name!r}: take letters, digits, _ and -, but no word of Python, '
+      "no method of ConfigDict, and not 'ensemble', which is the teacher"
+    )

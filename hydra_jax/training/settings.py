@@ -1,0 +1,41 @@
+"""Settings of training that all networks share: the teacher's members and the students."""
+
+from dataclasses import dataclass
+
+from hydra_jax.settings import (
+  COUNT,
+  DISTINCT_NAMES,
+  NAMES,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SHARE_OVER_0,
+  one_of,
+  setting,
+)
+from hydra_jax.training.optimizers import OPTIMIZERS, SCHEDULES
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+  """How a network is trained."""
+
+  epochs: float = setting(20.0, POSITIVE, 'Passes over the training split.')
+  batch_size: int = setting(128, COUNT, 'Examples in a step.')
+  optimizer: str = setting('adam', one_of(OPTIMIZERS, 'optimizer'), 'SGD has Nesterov momentum 0.9.')
+  learning_rate: float = setting(1e-3, POSITIVE, 'The highest rate.')
+  schedule: str = setting('cosine', one_of(SCHEDULES, 'schedule'), 'How the rate falls after the warm-up.')
+  warmup_epochs: float = setting(0.0, NOT_NEGATIVE, 'Passes in which the rate rises from 0.')
+  weight_decay: float = setting(0.0, NOT_NEGATIVE, 'adamw: decoupled. sgd: added to the gradient. adam: none.')
+  augment: tuple[str, ...] = setting(
+    (),
+    NAMES,
+    'Changes of inputs: crop, flip, cutout, shuffle, mixup, noise, scale. Students that learn from members also take '
+    'ods and conf_ods. The teacher predicts on the changed inputs in the same step.',
+  )
+  augment_share: float = setting(1.0, SHARE_OVER_0, 'Probability with which each of these changes an input.')
+  unlabelled: tuple[str, ...] = setting(
+    (),
+    DISTINCT_NAMES,
+    'Other sets whose training inputs a student also sees, such as cifar10[:10000]. Only for students that learn from '
+    'members.',
+  )
