@@ -1,4 +1,4 @@
-"""Copies tables of results into the README, so that both have the same numbers.
+"""Copies tables of results into the README, so that both have the same numbers, and writes `docs/settings.md`.
 
     python -m experiments.readme
 
@@ -8,6 +8,8 @@ empty line below it. The table is the one below the heading TITLE in FILE, or th
 
 from pathlib import Path
 import re
+
+from hydra_jax.experiment import schema
 
 ROOT = Path(__file__).parents[1]
 MARKER = re.compile(r'<!-- table: (?P<file>[^,>]+?)(, (?P<title>.+?))? -->\n(?P<table>(\|.*\n)*)')
@@ -31,3 +33,4 @@ def refreshed(text: str) -> str:
 if __name__ == '__main__':
   readme = ROOT / 'README.md'
   readme.write_text(refreshed(readme.read_text()))
+  (ROOT / 'docs' / 'settings.md').write_text(schema.document())

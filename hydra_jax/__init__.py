@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from hydra_jax.errors import UserError
   from hydra_jax.evaluation.arrays import evaluate
+  from hydra_jax.evaluation.predictor import Prediction, Predictor
   from hydra_jax.experiment.distil import distil
-  from hydra_jax.experiment.predictor import Prediction, Predictor, load
+  from hydra_jax.experiment.loading import load
   from hydra_jax.maths import losses, metrics, uncertainty
+  from hydra_jax.methods.base import Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
   from hydra_jax.nets.cut import Network, grow, multi_head
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
@@ -25,8 +27,10 @@ _MODULES = {
   'UserError': 'errors',
   'evaluate': 'evaluation.arrays',
   'distil': 'experiment.distil',
-  **dict.fromkeys(('Prediction', 'Predictor', 'load'), 'experiment.predictor'),
+  **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
+  'load': 'experiment.loading',
   **dict.fromkeys(('losses', 'metrics', 'uncertainty'), 'maths'),
+  **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
   **dict.fromkeys(('Network', 'grow', 'multi_head'), 'nets.cut'),
   **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
@@ -34,7 +38,10 @@ _MODULES = {
 }
 
 __all__ = [
+  'Method',
+  'MethodContext',
   'Network',
+  'Phase',
   'Prediction',
   'Predictor',
   'Stage',

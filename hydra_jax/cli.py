@@ -192,7 +192,8 @@ def writable(folder: Path, flag: str) -> Path:
 def default_workdir(config) -> Path:
   """Where a run is written if nobody says where: `runs/<name>`, and for a file of data `runs/<name>-<file>`."""
   data = Path(config.data.name)
-  return Path('runs') / (f'{config.name}-{data.stem}' if data.suffix == '.npz' else config.name)
+  own = data.suffix == '.npz' or ':' in config.data.name
+  return Path('runs') / (f'{config.name}-{Path(data.name.partition(":")[0]).stem}' if own else config.name)
 
 
 def _data_dir(options) -> str:

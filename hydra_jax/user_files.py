@@ -123,6 +123,11 @@ def find(name: str, what: str) -> Origin:
   return Origin(value, tuple(sources), hashlib.sha256(b''.join(sources.values())).hexdigest())
 
 
+def is_name(text: str) -> bool:
+  """Whether a text names something in a file or module of the user's: `my_data.py:load`."""
+  return re.fullmatch(r'[^\[\]]+:\w+', text) is not None
+
+
 def find_function(name: str, what: str) -> Callable[..., Any]:
   """The function of such a name.
 

@@ -18,11 +18,11 @@ MAY_IMPORT = {
   'formats': ('maths',),
   'progress': ('formats',),
   'devices': ('errors', 'progress', 'store'),
-  'data': ('errors', 'progress', 'store'),
+  'data': ('errors', 'progress', 'store', 'user_files'),
   'nets': ('devices', 'errors', 'user_files'),
   'methods': ('devices', 'errors', 'maths', 'nets', 'settings', 'user_files'),
   'training': ('data', 'devices', 'errors', 'nets', 'progress', 'settings', 'store'),
-  'evaluation': ('data', 'devices', 'errors', 'maths', 'nets'),
+  'evaluation': ('data', 'devices', 'errors', 'maths', 'nets', 'user_files'),
   'report': ('data', 'evaluation', 'formats', 'maths', 'progress', 'store'),
   'experiment': (
     *('data', 'devices', 'errors', 'evaluation', 'formats', 'maths', 'methods', 'nets', 'progress', 'report', 'store'),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from hydra_jax.data import load
+from hydra_jax.devices.layout import SINGLE_DEVICE
 from hydra_jax.experiment import artifacts, provenance, results, teachers
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.phases import keys_of_phases
+from hydra_jax.experiment.plan import PlannedPhase
 from hydra_jax.experiment.replicas import Replica
 from hydra_jax.methods.registry import METHODS
 
@@ -19,7 +21,7 @@ MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
   *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
-  *('execution.', 'parallel.'),
+  *('execution.', 'parallel.', 'evaluation.metrics'),
 )
 # Another value of each setting that is not a number.
 OTHERS = {
@@ -42,7 +44,7 @@ OTHERS = {
   'mode': 'pmap',
 }
 # These stand for another teacher, or another method, instead of changing one.
-REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'method', 'data.name')
+REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'data.name')
 REPLACING += ('network.name', 'network.teacher.name', 'network.student.name')
 
 
@@ -50,6 +52,8 @@ def config_of() -> ConfigDict:
   config = default_config().copy_and_resolve_references()
   config.teacher.members, config.student.hydra.heads, config.student.hydra.grouping = 4, 4, 'round_robin'
   config.student.hydra.hinton_epochs = 1.0
+  config.teacher.schedule = 'cosine'
+  config.student.hydra.epochs = config.student.dlf.epochs = config.student.single.epochs = 20.0
   config.data.shifts, config.data.ood = ('rotate:30',), ('letters',)
   for role in ('teacher', 'student'):
     config.network[role].widths = (5,)
@@ -61,19 +65,20 @@ def keys(config: ConfigDict) -> dict[str, str]:
   group = [Replica(config, Path(), i, load(config.data, '', i)) for i in range(config.replicas)]
   data, found = group[0].data, {}
 
-  def add(name, role, settings, taught_by=()):
-    recipe = artifacts.recipe_of(config, role, settings, data.task, data.outputs)
+  def add(name, student, taught_by=()):
+    recipe = artifacts.recipe_of(config, student, data.task, data.outputs)
     phases = artifacts.phases_of(recipe)
-    made = keys_of_phases(group, recipe, phases, taught_by)
+    planned = [PlannedPhase('', phase, recipe.settings.training, SINGLE_DEVICE.shape) for phase in phases]
+    made = keys_of_phases(group, recipe, planned, taught_by)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
     found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
     return made[-1]
 
-  teacher = teachers.key_of_teacher(config, ensemble := add(MEMBERS, 'teacher', config.teacher))
+  teacher = teachers.key_of_teacher(config, ensemble := add(MEMBERS, None))
   found[PREDICTIONS] = teachers.key_of_predictions(group[0], teacher)
-  for name, settings in config.student.items():
-    made = add(name, 'student', settings, [teacher] * config.replicas)
-    if METHODS[settings.method].matched:
+  for name in config.student:
+    made = add(name, name, [teacher] * config.replicas)
+    if METHODS[name].matched:
       found[f'{name}/divergences'] = results.key_of_divergences(group[0], made, ensemble)
   return found
 
@@ -117,8 +122,10 @@ def belongs(part: str, path: str) -> bool:
     return method == name and setting not in UNREAD.get(part, ())
   if path.startswith('network.student'):
     return method not in (MEMBERS, PREDICTIONS, 'small_ensemble')
-  if path == 'teacher.keep_as':
+  if path == 'teacher.keep_as' or path.startswith('distillation.'):
     return distils
+  if path == 'teacher.schedule':
+    return True
   if path.startswith(('network.teacher', 'teacher.')):
     return distils or method == MEMBERS
   if path == 'data.task':

@@ -4,7 +4,6 @@ import chex
 from helpers import fit, restart, start
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import optax
 import pytest
@@ -18,7 +17,9 @@ from hydra_jax.methods.registry import METHODS
 from hydra_jax.methods.supervised import with_dropout
 from hydra_jax.nets import batch_ensemble, cut
 from hydra_jax.nets.stages import mlp
+from hydra_jax.settings import table
 from hydra_jax.training import optimizers
+from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import State
 
 B, M, C, F, N = 5, 6, 3, 4, 90
@@ -28,20 +29,14 @@ DATA = {'x': X, 'y': RANDOM.integers(C, size=N), 'teacher': np.float32(RANDOM.no
 BATCH = {'x': X[:B], 'y': DATA['y'][:B], 'teacher': DATA['teacher'][:, :B], 'done': jnp.float32(0.5)}
 
 
-def settings(name, **changes) -> ConfigDict:
-  found = default_config().student[name].copy_and_resolve_references().unlock()
-  found.update(changes)
-  return found
-
-
 def phases(name, task='classification', **changes):
   stages = lambda predictive, times=1: mlp(times * TASKS[task].predictives[predictive].outputs(C), (8, 7))
-  return METHODS[name].phases(settings(name, **changes), MethodContext(TASKS[task], stages, M))
+  return METHODS[name].phases(METHODS[name].settings(**changes), MethodContext(TASKS[task], stages, M))
 
 
 def trained(phase, steps=30, before=None):
   """From the parameters of a state, if one is given."""
-  optimizer = optimizers.build(settings('kd', learning_rate=1e-2), steps, 10, phase.frozen)
+  optimizer = optimizers.build(TrainingSettings(learning_rate=1e-2), steps, 10, phase.frozen)
   state = restart(optimizer, before.params, before.model_state) if before else start(phase.network, optimizer, X[:2], 0)
   return fit_phase(phase, DATA, steps, state=state, optimizer=optimizer)
 
@@ -56,9 +51,10 @@ STUDENTS = [name for name in default_config().student]
 
 
 def test_every_method_has_settings_and_a_source():
-  assert {default_config().student[s].method for s in STUDENTS} | {'ensemble'} == set(METHODS)
+  assert {*STUDENTS, 'ensemble'} == set(METHODS)
   for name, row in METHODS.items():
-    assert row.phases.__doc__, name
+    assert row.phases.__doc__ and row.settings.__doc__, name
+    assert all(meaning.endswith('.') for *_, meaning in table(row.settings)), name
 
 
 @pytest.mark.slow
@@ -202,7 +198,7 @@ def test_a_frozen_body_stays_to_the_last_bit(optimizer):
   before = trained(first)
   grown = cut.grow(before.params, M), cut.grow(before.model_state, M)
   body = jax.tree.map(np.array, grown[0]['body'])
-  rule = optimizers.build(settings('kd', optimizer=optimizer, weight_decay=0.1), 30, 10, second.frozen)
+  rule = optimizers.build(TrainingSettings(optimizer=optimizer, weight_decay=0.1), 30, 10, second.frozen)
   after = trained(second, before=restart(rule, *grown))
   chex.assert_trees_all_equal(after.params['body'], body)
   spread = jax.tree.map(lambda leaf: float(jnp.max(jnp.std(leaf, axis=0))), after.params['heads'])
@@ -275,7 +271,7 @@ def test_batch_ensemble_is_small():
 def test_warm_up_then_schedule(warmup, schedule):
   rate = 1e-3
   changes = dict(optimizer='sgd', learning_rate=rate, schedule=schedule, warmup_epochs=warmup)
-  rule = optimizers.build(settings('kd', **changes), 100, 10)
+  rule = optimizers.build(TrainingSettings(**changes), 100, 10)
   params, grads = {'w': jnp.zeros(())}, {'w': jnp.ones(())}
   sizes, state = [], rule.init(params)
   with jax.numpy_dtype_promotion('standard'):

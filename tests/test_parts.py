@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax import UserError, cli, data as datasets, store
+from hydra_jax import UserError, cli, data as datasets, store, user_files
 from hydra_jax.experiment import artifacts
 from hydra_jax.experiment.config import default_config
 
@@ -84,7 +84,7 @@ def test_what_is_saved_is_what_is_loaded(part, data):
     assert len(model.network.heads) == 3 and key == f'{store.digest(folder)}0'
     for found, expected in zip(jax.tree.leaves(model.params), jax.tree.leaves(params), strict=True):
       np.testing.assert_array_equal(found, expected)
-  assert recipe['source'] == '' and recipe['data'] == [data.fingerprint]
+  assert recipe['sources'] == {} and recipe['data'] == [data.fingerprint]
 
 
 SHELL = 'touch called'
@@ -94,7 +94,9 @@ EDITS = {
   'a shell by file': ('network', {'name': 'evil.py:make'}),
   'a module': ('network', {'name': 'hydra_jax.nets.stages:mlp', 'widths': [6, 5]}),
   'evaluated': ('network', {'name': '__import__("os").system("touch called")'}),
-  'a method': ('settings.method', 'os:system'),
+  'a method': ('method', 'os:system'),
+  'a method by file': ('method', 'evil.py:make'),
+  'a method by attribute': ('method', 'kd.phases'),
   # Other types.
   'role': ('role', 'owner'),
   'role of a list': ('role', ['teacher']),
@@ -113,10 +115,12 @@ EDITS = {
   'no data': ('data', []),
   'data of objects': ('data', [{}]),
   'settings of a list': ('settings', []),
-  'settings missing': ('settings.epochs', ...),
-  'settings of text': ('settings.members', '3'),
-  'settings unknown': ('settings.shell', SHELL),
-  'settings nested': ('settings.optimizer', {'name': 'adam'}),
+  'settings missing': ('training.epochs', ...),
+  'settings of text': ('training.batch_size', '3'),
+  'settings unknown': ('training.shell', SHELL),
+  'settings of the method unknown': ('settings.shell', SHELL),
+  'settings out of range': ('training.batch_size', 0),
+  'settings nested': ('training.optimizer', {'name': 'adam'}),
   'network of text': ('network', 'mlp'),
   'network of nothing': ('network', None),
   'network without a name': ('network.name', ...),
@@ -131,12 +135,12 @@ EDITS = {
   'unknown argument': ('network.dot_general', 'os:system'),
   'argument of text': ('network.homoscedastic', 'yes'),
   'too deep a network': ('network', {'name': 'resnet', 'depth': 6 * 10**8 + 2}),
-  'too many members': ('settings.members', 10**9),
+  'too many members': ('members', 10**9),
   'a key missing': ('members', ...),
   'a key unknown': ('command', SHELL),
   # Legal, but not what the parameters are of.
   'other widths': ('network.widths', [6, 7]),
-  'fewer members': ('settings.members', 2),
+  'fewer members': ('members', 2),
   'other network': ('network', {'name': 'lenet'}),
   'other task': ('task', 'regression'),
 }
@@ -194,15 +198,14 @@ def make(outputs, width):
 
 def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same(tmp_path, monkeypatch, data):
   """Named by the config, under whatever path, and with the source that it had."""
-  from hydra_jax.nets import user_networks
-
   monkeypatch.chdir(tmp_path)
   folder, name = tmp_path / 'parts' / 'labels-a', 'net.py:make'
   (tmp_path / 'net.py').write_text(OWN.format(more=''))
   config = config_of(dict(name=name, width=4))
   save(folder, config, data)
-  assert json.loads((folder / artifacts.RECIPE).read_text())['source'] == user_networks.find(name).digest
-  assert artifacts.own_networks(config) == [name]
+  sources = json.loads((folder / artifacts.RECIPE).read_text())['sources']
+  assert sources == {'network': user_files.find(name, 'network').digest}
+  assert artifacts.user_functions(config) == {name: 'network'}
 
   with pytest.raises(UserError, match=r"its network is 'net.py:make'.*--config.network.teacher.name=net.py:make"):
     artifacts.load(str(folder), data)

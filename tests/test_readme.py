@@ -12,13 +12,9 @@ import pytest
 from experiments import readme
 from hydra_jax import data as datasets
 from hydra_jax.data import toy
-from hydra_jax.experiment import external_predictions
-from hydra_jax.experiment.config import default_config
-from hydra_jax.maths import losses, statistics
-from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods import registry
-from hydra_jax.methods.base import MethodContext
-from hydra_jax.nets.stages import mlp
+from hydra_jax.experiment import external_predictions, schema
+from hydra_jax.experiment.config import default_config, leaves
+from hydra_jax.maths import statistics
 
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
@@ -43,17 +39,11 @@ def test_the_short_example(capsys):
   np.testing.assert_array_equal(names['logits'][7], names['logits'][0])
 
 
-def test_a_new_method_is_a_function_and_a_row(monkeypatch):
-  monkeypatch.setattr(registry, 'METHODS', dict(registry.METHODS))
-  exec(block('geometric_kd'), {})
-  context = MethodContext(TASKS['classification'], lambda predictive: mlp(3, (5,)), 4)
-  (phase,) = registry.METHODS['geometric_kd'].phases(default_config().student.kd, context)
-  teacher = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
-  mean = jnp.mean(jax.nn.log_softmax(teacher), axis=0)[None]
-  np.testing.assert_allclose(phase.loss(mean, {'teacher': teacher}), 0, atol=1e-6)
-  assert phase.loss(teacher[:1], {'teacher': teacher}).shape == (1, 6) and len(block('geometric_kd').splitlines()) <= 30
-  assert phase.loss(teacher[:1], {'teacher': teacher}).min() > 0
-  assert losses.distillation(mean, teacher).max() > 1e-3  # the arithmetic mean is another one
+def test_the_page_of_settings_is_that_of_the_schema():
+  page = (ROOT / 'docs' / 'settings.md').read_text()
+  assert page == schema.document(), 'run python -m experiments.readme'
+  for key, _ in leaves(schema.default_config()):
+    assert f'`{key.rpartition(".")[2]}`' in page or key.startswith('network.') or '.network.' in key, key
 
 
 @pytest.mark.filterwarnings('default')

@@ -148,7 +148,7 @@ def test_units_change_nothing_but_the_unit_of_the_scores(tmp_path, units):
       )
     np.testing.assert_allclose(others[where]['nll'].mean(), scores[where]['nll'].mean() + np.log(unit), rtol=1e-3)
   rows = [
-    {(r['data'], r['metric']): r['value'] for r in evaluate.rows(s, d, 'ensemble', 0, 15)}
+    {(r['data'], r['metric']): r['value'] for r in evaluate.rows(s, d, REGRESSION, 'ensemble', 0, 15)}
     for s, d in ((scores, plain), (others, found))
   ]
   assert all(np.isfinite(list(row.values())).all() for row in rows)

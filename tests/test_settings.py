@@ -23,15 +23,17 @@ from hydra_jax.data.corruptions import CORRUPTIONS, RELEASE
 from hydra_jax.data.shifts import SHIFTS
 from hydra_jax.devices.layout import MODES
 from hydra_jax.experiment import plan
-from hydra_jax.experiment.config import default_config, training
+from hydra_jax.experiment.config import default_config
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.distillation import GROUPINGS
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.mapping import MAPPINGS
 from hydra_jax.nets.zoo import DTYPES, NETWORKS, NORMS
 from hydra_jax.report import figures
+from hydra_jax.settings import defaults
 from hydra_jax.training.augment import AUGMENTATIONS
 from hydra_jax.training.optimizers import OPTIMIZERS, SCHEDULES
+from hydra_jax.training.settings import TrainingSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore:the load_module')]  # of ml_collections
 
@@ -327,7 +329,6 @@ VALUES = {
   'optimizer': OPTIMIZERS,
   'schedule': SCHEDULES,
   'grouping': GROUPINGS,
-  'method': EVERY,
   'augment': AUGMENTATIONS,
   'norm': NORMS,
   'dtype': DTYPES,
@@ -346,10 +347,15 @@ def test_every_value_is_run(setting, configs):
 
 
 def test_every_setting_is_set(configs):
-  """Of settings that all students share, it is enough that one of them has another value than the default."""
-  shared = {*training(), 'method', 'temperature', 'label_weight', 'unlabelled'}
-  general = lambda key: re.sub(r'^(student)\.[^.]*', r'\1', key) if key.split('.')[-1] in shared else key
+  """Of settings that several sections have, it is enough that one of them has another value than the default."""
+  training, shared = defaults(TrainingSettings), ('temperature', 'label_weight')
+
+  def general(key):
+    last = key.split('.')[-1]
+    return f'training.{last}' if last in training else f'student.{last}' if last in shared else key
+
   default = leaves(default_config().to_dict())
-  changed = {general(key) for config in configs for key, value in config.items() if value != default.get(key)}
-  left_out = {general(key) for key in default} - changed - {'student.method', *ELSEWHERE}
+  standard = {**default, **{key: training.get(key.split('.')[-1]) for config in configs for key in config} | default}
+  changed = {general(key) for config in configs for key, value in config.items() if value != standard[key]}
+  left_out = {general(key) for key in default} - changed - {*ELSEWHERE}
   assert not left_out

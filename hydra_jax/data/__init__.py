@@ -183,7 +183,7 @@ def _inputs_of_file(path: str, name: str, test: Split) -> np.ndarray:
 
 
 def _file(path: str, task: str) -> Source:
-  """The user's own file, with the out-of-domain sets that are in it."""
+  """The user's own data, with the out-of-domain sets that are in them."""
   meaning = files.meaning(path, task)
   return Source(
     load=lambda split, form: files.load(path, split, task),
@@ -355,10 +355,13 @@ def fingerprint(*arrays: np.ndarray) -> str:
 def _source(config) -> Source:
   """The row that the `data` part of a config names; a known set is refused for another task than its own."""
   look_up(dict.fromkeys(labels.TASKS), config.task, 'config.data.task')
-  if config.name.endswith('.npz'):
+  if files.is_own(config.name):
     return _file(config.name, config.task)
   if config.name not in SOURCES and (Path(config.name).suffix or Path(config.name).exists()):
-    raise UserError(f"config.data.name='{config.name}' is no .npz file: save it with np.savez(path, x=…, y=…)")
+    raise UserError(
+      f"config.data.name='{config.name}' is no .npz file: save it with np.savez(path, x=…, y=…), or name a function, "
+      'such as my_data.py:load'
+    )
   source = look_up(SOURCES, config.name, 'data set')
   task = 'classification' if source.classes else 'regression'
   if config.task not in ('auto', task):
@@ -385,13 +388,13 @@ def about(config) -> About:
   shape = source.shape(Form('', 0, config.image_size))
   if source.classes:
     return About('classification', shape, source.classes)
-  outputs = files.meaning(config.name, config.task).outputs if config.name.endswith('.npz') else 1
+  outputs = files.meaning(config.name, config.task).outputs if files.is_own(config.name) else 1
   return About('regression', shape, outputs)
 
 
 def _called(config, split: str) -> tuple[str, str]:
   """What messages call the inputs and the labels of a split."""
-  if config.name.endswith('.npz'):
+  if files.is_own(config.name):
     x, y = (f"{config.name}: '{files.name_in_file(part, split)}'" for part in 'xy')
     return x, y
   return f"the inputs of split '{split}' of '{config.name}'", f"the labels of split '{split}' of '{config.name}'"

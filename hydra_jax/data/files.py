@@ -1,10 +1,11 @@
-"""Arrays in `.npz` files, and data of the user's own in such a file.
+"""Data of the user's own: arrays by name in an `.npz` file, or from a function such as `my_data.py:load`.
 
 `x [N, …]` and `y [N]` are to train on, `x_test` and `y_test` to evaluate on, and `x_NAME` is an
-out-of-domain set. What `y` means is decided in `labels`. The file may hold predictions as well, see
+out-of-domain set. What `y` means is decided in `labels`. A file may hold predictions as well, see
 `experiment.external_predictions`.
 
-An array is read when it is asked for, and no other is. Nothing is unpickled.
+An array of a file is read when it is asked for, and no other is. Nothing is unpickled. A function takes no arguments
+and returns arrays by name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import zipfile
 
 import numpy as np
 
+from hydra_jax import user_files
 from hydra_jax.data import labels
 from hydra_jax.errors import UserError, nearest
 
@@ -25,6 +27,14 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 PREDICTIONS = {'logits': 'classification', 'probabilities': 'classification', 'mean': 'regression'}
 
 Stamp = tuple[int, int, int]
+
+
+class FunctionArrays(dict[str, np.ndarray]):
+  """The arrays that a function of the user's own has returned, by name."""
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Shape of one array."""
+    return self[name].shape
 
 
 class NpzArrays(Mapping[str, np.ndarray]):
@@ -99,8 +109,31 @@ def _array(path: str, stamp: Stamp, name: str) -> np.ndarray:
   return array
 
 
-def arrays_of(path: str) -> NpzArrays:
-  """The arrays of an `.npz` file by name."""
+def is_own(name: str) -> bool:
+  """Whether the name of a data set is that of an `.npz` file or of a function."""
+  return name.endswith('.npz') or user_files.is_name(name)
+
+
+@functools.cache
+def _returned(name: str) -> FunctionArrays:
+  """What a function of the user's own returns; it is called once."""
+  load, what = user_files.find_function(name, 'data set'), f"data set '{name}'"
+  with user_files.one_line(what):
+    found = load()
+  if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+    raise UserError(f"{what} returns a {type(found).__name__}: return a dict such as {{'x': …, 'y': …, 'x_test': …}}")
+  arrays = FunctionArrays({key: np.asarray(value) for key, value in found.items()})
+  for key, array in arrays.items():
+    if array.dtype.hasobject:
+      raise UserError(f"{what}: '{key}' holds Python objects: return arrays of numbers, or of names as str")
+    array.setflags(write=False)
+  return arrays
+
+
+def arrays_of(path: str) -> NpzArrays | FunctionArrays:
+  """The arrays by name, of an `.npz` file or from a function."""
+  if user_files.is_name(path):
+    return _returned(path)
   if Path(path).is_dir():
     raise UserError(f"'{path}' is a folder: give the path of an .npz file")
   if not Path(path).is_file():
@@ -117,7 +150,9 @@ def _opened(path: str, stamp: Stamp) -> NpzArrays:
 
 
 def _stamp(path: str) -> Stamp:
-  """Changes whenever a file is written again."""
+  """Changes whenever a file is written again; of a function it does not, as that is called once."""
+  if user_files.is_name(path):
+    return 0, 0, 0
   found = Path(path).stat()
   return found.st_mtime_ns, found.st_size, found.st_ino
 

@@ -158,9 +158,8 @@ def score_all(
 LABEL_FREE = ('total', 'data', 'model', 'disagreement')
 
 
-def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins: int) -> list[dict]:
+def rows(scores: dict[str, Scores], data: Data, task: Task, method: str, replica: int, bins: int) -> list[dict]:
   """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
-  task = TASKS[data.task]
   found = []
   for name, evaluation in data.evaluations.items():
     if evaluation.kind == 'plane' or name not in scores:

@@ -45,7 +45,8 @@ def on_configs(configs: Mapping[str, ConfigDict]) -> None:
   facts = {'the runs': ', '.join(configs)}
   for name, config in configs.items():
     facts |= {f'{name}{key}': value for key, value in _flat('config', config)}
-    for own, what in artifacts.user_functions(config).items():
+    own_metrics = dict.fromkeys(config.evaluation.metrics, 'metric')
+    for own, what in {**artifacts.user_functions(config), **own_metrics}.items():
       facts[f"the source of '{own}'"] = user_files.find(own, what).digest[:12]
     for method in {method_name(config, student) for student in config.students if student in config.student}:
       if method in METHODS:

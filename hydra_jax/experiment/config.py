@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from hydra_jax import text, user_files
 from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
+from hydra_jax.evaluation import user_metrics
 from hydra_jax.experiment import schema
 from hydra_jax.experiment.schema import IMAGES, check_student_name, default_config, method_of, resolve
 from hydra_jax.maths.tasks import TASKS
@@ -428,6 +429,7 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   check_values(config)
   for name in config.data.shifts:
     shifts.parse(name)
+  user_metrics.names(config.evaluation.metrics, task)
   build_stages(config.network.teacher, 2)
   teacher = resolve(config).training
   _check_training('teacher', teacher, ndim)

@@ -10,7 +10,7 @@ import numpy as np
 from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment.predictor import Predictor
+from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.experiment.schema import DISTILLATION
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS

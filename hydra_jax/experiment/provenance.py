@@ -28,7 +28,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'user_networks', 'zoo')),
     *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
   ),
-  'evaluation': ('evaluation/diversity', 'evaluation/evaluate', 'maths/metrics', 'maths/uncertainty'),
+  'evaluation': (
+    *('evaluation/diversity', 'evaluation/evaluate', 'evaluation/predictor', 'evaluation/user_metrics'),
+    *('maths/metrics', 'maths/uncertainty'),
+  ),
   'cost': ('evaluation/cost',),
 }
 # Modules that change no saved number: they show, store, or check.
@@ -36,8 +39,10 @@ WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('report/figures', 'report/tables'),
-  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'paper_tables', 'phases', 'plan')),
-  *(f'experiment/{name}' for name in ('predictor', 'provenance', 'results', 'run', 'schema', 'teachers', 'workdir')),
+  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'loading', 'paper_tables')),
+  *(
+    f'experiment/{name}' for name in ('phases', 'plan', 'provenance', 'results', 'run', 'schema', 'teachers', 'workdir')
+  ),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *('training/__init__', 'training/settings'),

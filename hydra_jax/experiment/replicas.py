@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from hydra_jax import store
 from hydra_jax.data import Data, Split, load
 from hydra_jax.devices import processes
+from hydra_jax.evaluation import user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import say
@@ -28,7 +29,8 @@ class Replica(NamedTuple):
 
   @property
   def task(self) -> Task:
-    return TASKS[self.data.task]
+    """Classification or regression, with the metrics of the user's own."""
+    return user_metrics.extended(TASKS[self.data.task], self.data.task, self.config.evaluation.metrics)
 
 
 class Trained(NamedTuple):

@@ -13,11 +13,11 @@ import numpy as np
 from hydra_jax import store
 from hydra_jax.data import Data, outside_of
 from hydra_jax.devices import processes
-from hydra_jax.evaluation import cost, diversity, evaluate
+from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
 from hydra_jax.experiment import provenance
 from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.formats import digits
-from hydra_jax.maths.tasks import TASKS, Scores
+from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import bar, say
 from hydra_jax.report import figures, tables
 
@@ -26,8 +26,14 @@ AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
 def key_of_scores(replica: Replica, model: str) -> str:
   """Key of the scores of a model, whose own key is given: with the content of all sets that it is evaluated on."""
-  sets = {name: evaluation.key() for name, evaluation in replica.data.evaluations.items()}
-  return store.key_of(dict(model=model, sets=sets, batch=replica.config.evaluation.batch_size, code=_code(evaluated)))
+  sets, settings = (
+    {n: evaluation.key() for n, evaluation in replica.data.evaluations.items()},
+    replica.config.evaluation,
+  )
+  code = [*_code(evaluated), *user_metrics.sources(settings.metrics)]
+  return store.key_of(
+    dict(model=model, sets=sets, batch=settings.batch_size, metrics=list(settings.metrics), code=code)
+  )
 
 
 def key_of_divergences(replica: Replica, model: str, ensemble: str) -> str:
@@ -163,12 +169,14 @@ def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
   return len(data.evaluations['test'].load().x) / data.train.examples if several else 0.0
 
 
-def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str], test_to_train) -> None:
+def report(
+  workdir: Path, rows, timings, shown: Shown, task: Task, bins: int, notes: Mapping[str, str], test_to_train
+) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data), test_to_train)
+  table = tables.comparison(rows + timings, task, outside_of(shown.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
   figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
   tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))

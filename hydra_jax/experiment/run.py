@@ -14,7 +14,7 @@ from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
-from hydra_jax.evaluation import diversity, evaluate
+from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, results
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
@@ -53,6 +53,7 @@ def run(
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
   check_teachers(first)
+  user_metrics.check(config.evaluation.metrics, data)
   planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
   agreement.on_data(config, data)
   processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
@@ -105,7 +106,9 @@ def carry_out(
         notes |= results.weak(replica.data, scores)
   ratio = results.overlap(data, tests)
   processes.on_main(lambda: record_models(workdir, places))
-  processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
+  processes.on_main(
+    lambda: results.report(workdir, rows, timings, shown, first.task, config.evaluation.ece_bins, notes, ratio)
+  )
   return results.Outcome(data.task, rows, timings, tests, ratio)
 
 
@@ -142,7 +145,7 @@ def compare(replica: Replica, models: dict[str, Trained], scores: results.AllSco
   """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members."""
   config, ensemble, rows, matrices = replica.config, models['ensemble'], [], {}
   for name, found in scores.items():
-    rows += evaluate.rows(found, replica.data, name, replica.index, config.evaluation.ece_bins)
+    rows += evaluate.rows(found, replica.data, replica.task, name, replica.index, config.evaluation.ece_bins)
   for name in config.students:
     heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
     if method_of(config, name).matched and heads == members:

@@ -33,6 +33,7 @@ from hydra_jax.settings import (
   one_of,
   rules,
   setting,
+  table,
 )
 from hydra_jax.training.settings import TrainingSettings
 
@@ -256,6 +257,41 @@ def keys_of(config: ConfigDict, place: str) -> dict[str, tuple[Any, Rule]]:
     for name, default in defaults(kind).items()
     if name not in without or kind is not TrainingSettings
   }
+
+
+def document() -> str:
+  """All sections and methods with their settings, as Markdown; `docs/settings.md` holds it."""
+  head = '| key | default | legal | meaning |\n| --- | --- | --- | --- |\n'
+
+  def rows(kind: type, without: tuple[str, ...] = ()) -> str:
+    cells = [row for row in table(kind) if row[0] not in without]
+    return ''.join(f'| `{name}` | `{default}` | {legal} | {meaning} |\n' for name, default, legal, meaning in cells)
+
+  parts = ['# Settings\n', f'{DOCUMENT}\n']
+  for place, kind in SECTIONS.items():
+    title = f'config.{place}' if place else 'config'
+    shown = rows(kind, OF_DISTILLATION if place == 'training' else ())
+    parts.append(f'## {title}\n\n{(kind.__doc__ or "").splitlines()[0]}\n\n{head}{shown}')
+    if place == 'training':
+      only = ''.join(f'{key}={value!r}, ' for key, value in DISTILLATION.items()).rstrip(', ')
+      parts.append(
+        '## config.distillation\n\nWhat differs from `config.training` for students that learn from members, '
+        f'`{only}` by default, and\n\n{head}{rows(kind, tuple(set(defaults(kind)) - set(OF_DISTILLATION)))}'
+      )
+  for name, method in registry.METHODS.items():
+    if name != 'ensemble':
+      what = (method.phases.__doc__ or '').splitlines()[0]
+      settings = f'\n{head}{rows(method.settings)}' if defaults(method.settings) else ''
+      parts.append(f'## config.student.{name}\n\n{what}\n{settings}')
+  return '\n'.join(parts)
+
+
+DOCUMENT = """\
+Written by `python -m experiments.readme` from the classes of settings. The command line sets them as
+`--config.KEY=VALUE`. Sections `config.student.NAME`, `config.distillation` and `config.teacher` also take all keys of
+`config.training`, and so change them for one student, for students that learn from members, or for the teacher and
+students that learn from labels alone.
+"""
 
 
 TRAINING = tuple(field.name for field in fields(TrainingSettings))

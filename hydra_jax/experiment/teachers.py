@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-import functools
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from hydra_jax.data import Data, Split
 from hydra_jax.devices import collectives
 from hydra_jax.devices.layout import Layout
 from hydra_jax.errors import UserError
-from hydra_jax.evaluation import evaluate
+from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance
 from hydra_jax.experiment.config import learns_from_members
@@ -108,8 +107,14 @@ def teacher_in_file(replica: Replica) -> tuple[Teacher, Trained]:
 
 def evaluable(replica: Replica, model: Model, key: str) -> Trained:
   """A model as a row of the table."""
-  size = replica.config.evaluation.batch_size
-  return Trained(model, key, functools.partial(evaluate.score_all, model, replica.data, size))
+  settings = replica.config.evaluation
+
+  def scores(advance):
+    found = evaluate.score_all(model, replica.data, settings.batch_size, advance)
+    more = user_metrics.scores(settings.metrics, model, replica.data, settings.batch_size)
+    return {where: {**each, **more.get(where, {})} for where, each in found.items()}
+
+  return Trained(model, key, scores)
 
 
 def kept_predictions(replica: Replica, teacher: Model, key: str) -> np.ndarray:

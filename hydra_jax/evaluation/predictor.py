@@ -1,9 +1,7 @@
 """Trained networks as functions of inputs as the user has them: predictions with uncertainty, in the user's units."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +11,6 @@ import numpy as np
 from hydra_jax.data import check_inputs, scale_inputs, standardised
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model, in_batches
-from hydra_jax.experiment import artifacts
-from hydra_jax.experiment.workdir import find_model
 from hydra_jax.maths import uncertainty
 
 
@@ -129,36 +125,3 @@ def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, A
 
 def _named(found: uncertainty.Uncertainty) -> dict[str, jax.Array]:
   return {'total': found.total, 'aleatoric': found.data, 'epistemic': found.model}
-
-
-def load(run: str | Path, method: str = 'hydra', replica: int = 0, functions: Collection[str] = ()) -> Predictor:
-  """Loads a trained network from the folder of a finished run.
-
-  Args:
-    run: The folder, such as `runs/digits`.
-    method: `ensemble`, or the name of a student.
-    replica: Which repetition.
-    functions: Names of your own networks and methods that the run has, such as `my_networks.py:make`. What a saved
-      file names is never called by itself.
-
-  Returns:
-    A predictor.
-
-  Raises:
-    UserError: There is no such network, or its files are damaged.
-
-  Example:
-    >>> prediction = hydra_jax.load('runs/digits', 'hydra').predict(x)  # doctest: +SKIP
-  """
-  folder, index = find_model(Path(run), method, replica)
-  if not folder.is_dir():
-    raise UserError(f'{folder} is missing: run the same command again')
-  folder, saved, network, predictive = artifacts.network_of(str(folder), functions)
-  if index >= len(saved.data):
-    raise UserError(f'{folder} has {len(saved.data)} replicas: run the same command again, which writes models.json')
-  params, state = artifacts.of_replica(artifacts.restore(folder, network, saved.shape, len(saved.data)), index)
-  model = Model(network, params, state, artifacts.read_scaling(folder, index), predictive.read)
-  has_members = predictive is artifacts.TASKS[saved.recipe.task].predictives['members']
-  return Predictor(
-    model, saved.recipe.task, tuple(saved.shape), saved.dtype == 'uint8', tuple(saved.classes), has_members
-  )
