@@ -31,7 +31,7 @@ NEW = '.hydra_jax-new-'
 # Where in a work directory there may be leftovers.
 WRITTEN_TO = ('.', 'parts', 'parts/*.progress', 'figures')
 # Part of every key, and written beside what is saved: raise it when the meaning of saved files changes.
-FORMAT = 2
+FORMAT = 3
 OTHER_FORMAT = 'was written by another version of hydra_jax, in another format'
 LONGEST_JSON = 64 * 2**20  # bytes
 # Some file systems cannot sync a folder.

@@ -242,7 +242,7 @@ def test_regression_needs_no_flag_more(tmp_path, capsys):
   assert cli.main(command) == 0
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['student']['hydra']['temperature'] == 1.0
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'results.jsonl').read_text().splitlines()]
-  found = {(r['data'], r['method'], r['metric']): r['value'] for r in rows}
+  found = {(r['split'], r['method'], r['metric']): r['value'] for r in rows}
   rmse = np.sqrt(np.mean(np.square(1e9 + 3 * mean.mean(axis=0) - y)[:E]))
   density = scipy.stats.norm.pdf(y[:E], 1e9 + 3 * mean[:, :E], 3 * sd[:, :E]).mean(axis=0)
   assert found['test', 'ensemble', 'rmse'] == pytest.approx(rmse, rel=1e-4)

@@ -179,13 +179,13 @@ def test_what_a_run_has_trained_is_loaded(tiny_run):
   workdir, _ = tiny_run
   x, y = toy.digits('test')
   rows = [json.loads(line) for line in (workdir / 'results.jsonl').read_text().splitlines()]
-  scores = {(r['method'], r['metric']): r['value'] for r in rows if r['data'] == 'test'}
+  scores = {(r['method'], r['metric']): r['value'] for r in rows if r['split'] == 'test'}
   for method in ('ensemble', 'single', 'kd', 'hydra'):
     predictor = hydra_jax.load(workdir, method)
     found = predictor.predict(x)
     assert predictor.shape == (8, 8, 1) and predictor.task == 'classification' and found.mean.shape == (len(y), 10)
     assert np.mean(found.mean.argmax(-1) == y) == pytest.approx(scores[method, 'accuracy'])
-    assert np.mean(found.epistemic) == pytest.approx(scores[method, 'model'], rel=1e-4, abs=1e-7)
+    assert np.mean(found.epistemic) == pytest.approx(scores[method, 'uncertainty_epistemic'], rel=1e-4, abs=1e-7)
     np.testing.assert_allclose(found.members.mean(axis=0), found.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(predictor.predict(x[:7], batch_size=3).mean, found.mean[:7], rtol=1e-4, atol=1e-6)
   data = datasets.load(default_config().data, '', 0)

@@ -9,12 +9,13 @@ from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, jaxpr_as_fun
 import numpy as np
 
 from hydra_jax.evaluation.evaluate import Model, outputs_of, scorer
+from hydra_jax.maths import uncertainty
 
 REPEATS = 15
 # Large models take fewer turns, though 3 at least.
 ENOUGH_SECONDS = 20.0
 # Scores that need the prediction and its uncertainty and little else.
-PREDICTED = ('correct', 'squared_error', 'total', 'data', 'model')
+PREDICTED = ('correct', 'squared_error', *uncertainty.WORDS)
 
 
 def parameters(model: Model) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
 from hydra_jax.devices import cpu
-from hydra_jax.maths import metrics
+from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
@@ -155,17 +155,17 @@ def score_all(
 
 
 # Metrics that need no labels.
-LABEL_FREE = ('total', 'data', 'model', 'disagreement')
+LABEL_FREE = (*uncertainty.WORDS, 'disagreement')
 
 
 def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins: int) -> list[dict]:
-  """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
+  """Results as rows with the keys `split`, `method`, `replica`, `metric`, `value`, `n`."""
   task = TASKS[data.task]
   found = []
   for name, evaluation in data.evaluations.items():
     if evaluation.kind == 'plane' or name not in scores:
       continue
-    here, n = scores[name], len(scores[name]['model'])
+    here, n = scores[name], len(scores[name]['uncertainty_epistemic'])
     labelled = evaluation.kind != 'ood'
     values = {
       metric: float(np.mean(here[score], dtype=np.float64))
@@ -177,10 +177,10 @@ def rows(scores: dict[str, Scores], data: Data, method: str, replica: int, bins:
     if name != 'test':
       values |= {
         f'{metric}_{by}': value
-        for by in ('total', 'model')
+        for by in uncertainty.RANKINGS
         for metric, value in metrics.detection(scores['test'][by], here[by]).items()
       }
     found += [
-      {'data': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
+      {'split': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
     ]
   return found

@@ -102,7 +102,7 @@ def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   rows = []
   for name, model in _models(models).items():
     for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
-      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
+      rows.append({'split': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
   return rows
 
 
@@ -117,7 +117,7 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
     batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling).values()]
     found = cost.latencies(_models(models), replica.data.task, *batch)
     rows = [
-      {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
+      {'split': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
       for m, latency in found.items()
       for metric, value in zip(('latency_ms', 'latency_ms_low', 'latency_ms_high'), latency, strict=True)
     ]

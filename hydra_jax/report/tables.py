@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hydra_jax.formats import digits, number, signed
+from hydra_jax.maths import uncertainty
 from hydra_jax.maths.statistics import estimate
 from hydra_jax.maths.tasks import Task
 from hydra_jax.progress import console
@@ -25,19 +26,24 @@ class Column(NamedTuple):
   """One column: where its rows are, and how it is shown.
 
   Attributes:
-    data, metric: Of the rows.
+    split, metric: Of the rows.
     heading: As shown.
     better: `low`, `high`, a number that values should be close to, or empty.
     relative: `ratio` to the ensemble's value, or `difference` where a value can be negative.
     run: Of several, the run whose rows they are.
   """
 
-  data: str
+  split: str
   metric: str
   heading: str
   better: str = ''
   relative: str = 'ratio'
   run: str = ''
+
+
+def detection(outside: str, by: str) -> Column:
+  """The AUROC of an out-of-domain set, by one of `uncertainty.RANKINGS`."""
+  return Column(outside, f'auroc_{by}', f'{outside} AUROC {uncertainty.WORDS[by]}', 'high')
 
 
 class Table(NamedTuple):
@@ -85,17 +91,17 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
   """
   columns = [Column('test', m, *shown) for m, shown in task.headline.items()]
   for name in outside:
-    columns += [Column(name, f'auroc_{by}', f'{name} AUROC {by}', 'high') for by in ('total', 'model')]
+    columns += [detection(name, by) for by in uncertainty.RANKINGS]
   columns += COSTS
   batch = next((row['n'] for row in rows if row['metric'] == 'latency_ms'), '')
   values: dict[tuple[str, str, str], list[float]] = {}
   for row in rows:
-    values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
+    values.setdefault((row['method'], row['split'], row['metric']), []).append(row['value'])
   methods = list(dict.fromkeys(row['method'] for row in rows))
   body, several = [], any(row['replica'] for row in rows)
   for method in methods:
     cells = [
-      _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c, test_to_train)
+      _cell(values.get((method, c.split, c.metric)), values.get(('ensemble', c.split, c.metric)), c, test_to_train)
       for c in columns
     ]
     measured = [values.get((method, 'cost', f'latency_ms{which}'), [0.0])[0] for which in ('', '_low', '_high')]
@@ -104,7 +110,7 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
   rough = any(cells[-1][0].startswith('≈') for _, cells in body)
   notes = [error_note(test_to_train > 0)] * several + [ROUGH_NOTE] * rough
   headings = [c.heading.replace('{batch}', str(batch)) + ARROWS[c.better] for c in columns]
-  return Table(headings, body, note=' '.join(notes), groups=[c.data for c in columns])
+  return Table(headings, body, note=' '.join(notes), groups=[c.split for c in columns])
 
 
 def error_note(over_splits: bool) -> str:
