@@ -16,11 +16,11 @@ MAY_IMPORT = {
   'user_files': ('errors',),
   'formats': ('maths',),
   'progress': ('formats',),
-  'devices': ('errors', 'progress', 'store'),
+  'devices': ('errors', 'store'),
   'data': ('errors', 'progress', 'store'),
   'nets': ('devices', 'errors', 'user_files'),
   'methods': ('devices', 'errors', 'maths', 'nets'),
-  'training': ('data', 'devices', 'errors', 'nets', 'progress', 'store'),
+  'training': ('data', 'devices', 'errors', 'nets', 'store'),
   'evaluation': ('data', 'devices', 'errors', 'maths', 'nets'),
   'report': ('data', 'evaluation', 'formats', 'maths', 'progress', 'store'),
   'experiment': (

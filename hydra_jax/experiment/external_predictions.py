@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import functools
 import hashlib
 import itertools
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ import numpy as np
 from hydra_jax.data import LARGEST, Data, Scaling, files
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.maths import losses
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 # float32 tells probabilities apart no closer than this from 1; a smaller one would weigh more than it says.
 MIN_PROBABILITY = float(np.finfo(np.float32).eps)
@@ -201,15 +203,17 @@ def check(path: str, data: Data) -> None:
   given = read(path)
   if Path(path).suffix == '.npy':
     other = {'probabilities': 'every row sums to 1', 'logits': 'not every row sums to 1'}
-    say(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
+    logger.info(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
   if given.kind.task == data.task == 'classification' and _shape(given.arrays, given.kind.arrays[0])[-1] == 1:
-    say(f'{path}: one column is taken for class 1 against class 0')
+    logger.info(f'{path}: one column is taken for class 1 against class 0')
   sets = {'train': data.train.examples}
   sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(given, name)}
   for name, examples in sets.items():
     found = _outputs(given, name, examples, data.task, data.outputs, data.scaling)
     if found.raised:
-      say(f"{path}, set '{name}': {found.raised:,} of {found.values.size:,} values are raised, {found.least}")
+      logger.warning(
+        f"{path}, set '{name}': {found.raised:,} of {found.values.size:,} values are raised, {found.least}"
+      )
 
 
 def outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray:

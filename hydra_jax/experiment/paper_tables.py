@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import json
+import logging
 import math
 from pathlib import Path
 import re
@@ -31,9 +32,10 @@ from hydra_jax.experiment.results import Outcome
 from hydra_jax.formats import digits, number
 from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.progress import say
 from hydra_jax.report import figures, tables
 from hydra_jax.report.tables import ARROWS, MISSING, ROUGH_NOTE, Column, Table, error_note, latency
+
+logger = logging.getLogger(__name__)
 
 ENSEMBLE = 'ensemble'
 
@@ -206,7 +208,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
     except UserError as e:
       raise UserError(f"run '{run_name}' of {command}: {e}") from e
   for i, (run_name, config) in enumerate(definition.runs.items()):
-    say(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
+    logger.info(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
     if replicas is not None:
       config.replicas = replicas
     outcomes[run_name] = runs.run(config, workdir / config.name, data_dir)
@@ -450,8 +452,8 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   for table in shown:
     tables.show(table)
   for line in unfound(found):
-    say(line)
-  say(f'everything is in {out}: table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
+    logger.warning(line)
+  logger.info(f'everything is in {out}: table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
 
 
 def unfound(found: Results) -> Iterator[str]:

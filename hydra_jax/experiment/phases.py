@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods.base import Phase
 from hydra_jax.methods.registry import METHODS
-from hydra_jax.progress import bar, say
+from hydra_jax.progress import bar
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
 from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
+
+logger = logging.getLogger(__name__)
 
 ROLES = ('teacher', 'student')
 WORSE = 'look at its learning rate, its epochs and the data'
@@ -122,7 +125,7 @@ def train_phase(
   saved = checkpoints.latest(saver.folder, state)
   if saved is not None:
     state = saved
-    say(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
+    logger.info(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
   losses: list[float] = []
 
   def report(step: int, loss: float) -> None:
@@ -143,7 +146,9 @@ def train_phase(
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
   if saved is None and losses[-1] >= losses[0]:
-    say(f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}')
+    logger.warning(
+      f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}'
+    )
   return state
 
 

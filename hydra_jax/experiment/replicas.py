@@ -1,6 +1,7 @@
 """Repetitions of an experiment, and which of them are trained together, as one program."""
 
 from collections.abc import Callable, Iterator
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from hydra_jax.data import Data, Split, load
 from hydra_jax.devices import processes
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.maths.tasks import TASKS, Scores, Task
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 # What replicas that are trained together may hold, of examples and predictions.
 SMALL = 256 * 2**20
@@ -63,7 +65,7 @@ def part(
   def take() -> str:
     if folder.exists():
       store.verify(folder)
-      say(f'{what}: reused from {folder.name}')
+      logger.info(f'{what}: reused from {folder.name}')
       return 'taken'
     return '' if together else write() or ''
 

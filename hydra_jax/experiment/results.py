@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import json
+import logging
 from pathlib import Path
 import platform
 import shutil
@@ -18,8 +19,10 @@ from hydra_jax.experiment import provenance
 from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores
-from hydra_jax.progress import bar, say
+from hydra_jax.progress import bar
 from hydra_jax.report import figures, tables
+
+logger = logging.getLogger(__name__)
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
@@ -173,8 +176,8 @@ def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping
   figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
   tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))
   for note in notes.values():
-    say(note)
-  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+    logger.warning(note)
+  logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
 
 
 def device() -> str:

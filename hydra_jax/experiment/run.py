@@ -5,6 +5,7 @@ is there and makes the rest. So it makes no difference whether it was interrupte
 """
 
 from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 import jax
@@ -22,7 +23,8 @@ from hydra_jax.experiment.replicas import Replica, Trained, grouped
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
 from hydra_jax.experiment.workdir import check_workdir, record, record_models
 from hydra_jax.methods.registry import METHODS
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -87,7 +89,7 @@ def carry_out(
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
-      say(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
+      logger.info(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
     for replica, models in zip(group, train_all(group, planned), strict=True):
       for name, trained in models.items():
         if trained.place is not None:
@@ -119,7 +121,7 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
       continue
     if (rule := method.recipe.settings.get('grouping', 'one_each')) != 'one_each':
       heads = method.recipe.settings.heads
-      say(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
+      logger.info(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
     models[method.name] = train_method(group, method, teachers)
   return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
 
