@@ -78,7 +78,9 @@ def test_rows():
   sets = {
     name: Evaluation(name, kind, split, None) for name, kind in (('test', 'test'), ('far', 'ood'), ('plane', 'plane'))
   }
-  data = Data('classification', split(), C, None, sets, '', None)
+  data = Data(
+    task='classification', train=split(), outputs=C, scaling=None, evaluations=sets, fingerprint='', others=None
+  )
   ensemble = {name: scores_of(LOGITS + i) for i, name in enumerate(sets)}
   halved = {
     w: {s: v / 2 if s == 'uncertainty_epistemic' else v for s, v in found.items()} for w, found in ensemble.items()

@@ -14,7 +14,7 @@ MAY_IMPORT = {
   'store': ('errors',),
   'text': ('errors',),
   'user_files': ('errors',),
-  'formats': ('maths',),
+  'formats': (),
   'progress': ('formats',),
   'devices': ('errors', 'store'),
   'data': ('errors', 'progress', 'store'),

@@ -42,7 +42,7 @@ def outcome(run, test_to_train=0.0):
   timings = [{'split': 'cost', 'method': 'hydra', 'replica': 0, 'metric': 'latency_ms', 'value': 12345.0, 'n': 500}]
   examples = {'hydra': {'nll': np.float32([1, 2, 3, 5])}, 'kd': {'nll': np.float32([2, 2, 4, 6])}}
   tests = [(f'test set {i * (test_to_train > 0)}', examples) for i in range(3)]
-  return Outcome('classification', rows, timings, tests, test_to_train)
+  return Outcome(task='classification', rows=rows, timings=timings, tests=tests, test_to_train=test_to_train)
 
 
 def results(runs=('one', 'two'), test_to_train=0.0, **changes):
@@ -254,12 +254,12 @@ def test_published_numbers_are_those_of_the_paper():
   from experiments import published
 
   found = published.uci() | published.cifar('cifar10', 'cifar10') | published.cifar('cifar100', 'cifar100')
-  assert found['concrete', 'test', 'dlf', 'nll'] == (3.1584, 0.0463, 10)
-  assert found['kin8nm', 'test', 'hydra_train', 'nll'] == (-0.9434, 0.0307, 10)
+  assert found['concrete', 'test', 'dlf', 'nll'] == Published(3.1584, 0.0463, 10)
+  assert found['kin8nm', 'test', 'hydra_train', 'nll'] == Published(-0.9434, 0.0307, 10)
   assert found['power-plant', 'test', 'ensemble', 'rmse'].value == 4.2197
-  assert found['wine-quality-red', 'test', 'hydra_train', 'coverage_95'] == (0.9594, 0.0053, 10)
+  assert found['wine-quality-red', 'test', 'hydra_train', 'coverage_95'] == Published(0.9594, 0.0053, 10)
   assert found['cifar10', 'svhn_cropped', 'dlf', 'auroc_uncertainty_epistemic'].value == 0.9359
-  assert found['cifar100', 'test', 'hydra_train', 'ece'] == (0.127, 0.0037, 5)
+  assert found['cifar100', 'test', 'hydra_train', 'ece'] == Published(0.127, 0.0037, 5)
 
 
 @pytest.mark.parametrize(

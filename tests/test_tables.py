@@ -121,6 +121,8 @@ def test_replicas_overlap_where_their_test_splits_differ():
   """Test examples for each training example; 0 where replicas are other seeds, with the same test split."""
   split = type('Split', (), {'x': np.zeros((10, 2)), 'examples': 90})
   test = Evaluation('test', 'test', lambda: split, lambda: '')
-  data = Data('regression', split, 1, None, {'test': test}, '', None)
+  data = Data(
+    task='regression', train=split, outputs=1, scaling=None, evaluations={'test': test}, fingerprint='', others=None
+  )
   assert overlap(data, [('a', {}), ('b', {})]) == pytest.approx(1 / 9)
   assert overlap(data, [('a', {}), ('a', {})]) == 0 and overlap(data, [('a', {})]) == 0

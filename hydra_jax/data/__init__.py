@@ -6,6 +6,7 @@ vary little around a large one would lose what they vary by.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 import functools
 import hashlib
 import logging
@@ -33,7 +34,8 @@ ROUNDING = 1e-12
 ROWS_AT_ONCE = 2**16
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
   """Examples `x [N, …]` as stored and labels `y`, `[N]` int32 or `[N, D]` float64, in the units of the targets.
 
   To train on, a `photos.Stream` may stand in its place: it has all that is below x and y.
@@ -60,7 +62,7 @@ class Split(NamedTuple):
   @property
   def fingerprint(self) -> str:
     """Hash of all there is."""
-    return fingerprint(*self)
+    return fingerprint(self.x, self.y)
 
   def arrays(self, scaling: 'Scaling') -> dict[str, np.ndarray]:
     """Inputs and targets as they go to the device."""
@@ -82,7 +84,8 @@ IMAGENET = Scaling(
 )
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
   """A set to evaluate on.
 
   Attributes:
@@ -103,7 +106,8 @@ class Evaluation(NamedTuple):
   family: str = ''
 
 
-class Data(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Data:
   """All the data of one replica.
 
   Attributes:
@@ -127,7 +131,8 @@ class Data(NamedTuple):
   classes: tuple[str, ...] = ()
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True)
+class Form:
   """What is wanted of a set, besides its name and split."""
 
   data_dir: str
@@ -135,7 +140,8 @@ class Form(NamedTuple):
   image_size: int
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
   """A row of `SOURCES`.
 
   Attributes:
@@ -154,7 +160,7 @@ class Source(NamedTuple):
   shape: Callable[[Form], tuple[int, ...]]
   stream: Callable[[str, Form], photos.Stream] | None = None
   scaling: Scaling = IMAGENET
-  outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
+  outside: Mapping[str, Callable[[Split], np.ndarray]] = field(default_factory=dict)
   names: tuple[str, ...] = ()
   note: str = ''
 
@@ -373,7 +379,8 @@ def outside_sets(config) -> dict[str, object]:
   return {**UNLABELLED, **_source(config).outside, **SOURCES}
 
 
-class About(NamedTuple):
+@dataclass(frozen=True)
+class About:
   """What is known of a data set without its files: the task, the shape of an input, and the number of outputs."""
 
   task: str
@@ -504,7 +511,7 @@ def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
   x = np.concatenate([data.train.x, *map(data.others, names)])
   y = np.concatenate([data.train.y, _no_labels(len(x) - len(data.train.y), data.train.y, data.scaling)])
   train = Split(x, y)
-  return data._replace(train=train, fingerprint=train.fingerprint)
+  return replace(data, train=train, fingerprint=train.fingerprint)
 
 
 def _no_labels(examples: int, like: np.ndarray, scaling: Scaling) -> np.ndarray:

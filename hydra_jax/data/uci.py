@@ -5,12 +5,12 @@ Files are those of Gal and Ghahramani's repository, pinned to one commit. They a
 arrays must have the known checksum.
 """
 
+from dataclasses import dataclass
 import hashlib
 import io
 import logging
 from pathlib import Path
 import re
-from typing import NamedTuple
 import urllib.error
 import urllib.request
 
@@ -28,7 +28,8 @@ SOURCE = (
 )
 
 
-class Set(NamedTuple):
+@dataclass(frozen=True)
+class Set:
   """Number of standard splits and of features, and the SHA-256 of features, target, train and test indices."""
 
   splits: int

@@ -1,8 +1,9 @@
 """What a prediction costs: parameters, FLOPs, and time measured here."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, jaxpr_as_fun
@@ -80,7 +81,8 @@ def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
         yield each.jaxpr if isinstance(each, ClosedJaxpr) else each
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True)
+class Latency:
   """Milliseconds of a call: the median over turns, and the quartiles."""
 
   median: float

@@ -1,8 +1,8 @@
 """The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True)
+class Model:
   """A trained network with what it needs to read stored inputs, and to have its outputs read.
 
   `read(outputs)` gives the distribution that `Task.scores` takes.
@@ -126,7 +127,7 @@ def beside(models: Sequence[Model]) -> Model:
   heads = tuple(range(sum(len(model.network.heads) for model in models)))
   network = Network(init, apply, heads, 0)
   params, states = (tuple(getattr(model, name) for model in models) for name in ('params', 'model_state'))
-  return models[0]._replace(network=network, params=params, model_state=states)
+  return replace(models[0], network=network, params=params, model_state=states)
 
 
 def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:

@@ -9,12 +9,12 @@ Probabilities below `MIN_PROBABILITY`, and logits of −inf, are raised to that 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import functools
 import hashlib
 import itertools
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,8 @@ AXES = ('members', 'examples', 'classes or targets')
 SYNONYMS = ('var', 'variances', 'sd', 'stddev', 'sigma', 'scale', 'logvar', 'log_variance', 'log_var')
 
 
-class Outputs(NamedTuple):
+@dataclass(frozen=True)
+class Outputs:
   """Network outputs `[M, N, …]`, and how many values were raised to the least that they may be."""
 
   values: np.ndarray
@@ -40,7 +41,8 @@ class Outputs(NamedTuple):
   least: str = ''
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True)
+class Kind:
   """A row of `KINDS`: arrays that belong together, and `outputs(scaling, *arrays)` as a network gives them."""
 
   arrays: tuple[str, ...]
@@ -48,7 +50,8 @@ class Kind(NamedTuple):
   outputs: Callable[..., Outputs]
 
 
-class Given(NamedTuple):
+@dataclass(frozen=True)
+class Given:
   """Predictions of a file: arrays by name, what they are, and a hash of the file."""
 
   path: str

@@ -7,6 +7,7 @@ other tables, so what is there already is not trained again.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 import functools
 import io
 import itertools
@@ -17,7 +18,7 @@ from pathlib import Path
 import re
 import shutil
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -42,7 +43,8 @@ ENSEMBLE = 'ensemble'
 Key = tuple[str, str, str, str]  # run, split, method, metric
 
 
-class Section(NamedTuple):
+@dataclass(frozen=True)
+class Section:
   """A table of scores: methods are rows, and each column is a metric of one run.
 
   Attributes:
@@ -58,7 +60,8 @@ class Section(NamedTuple):
   note: str = ''
 
 
-class Definition(NamedTuple):
+@dataclass(frozen=True)
+class Definition:
   """What `hydra-jax table` makes.
 
   Attributes:
@@ -78,17 +81,19 @@ class Definition(NamedTuple):
   title: str
   runs: Mapping[str, ConfigDict]
   sections: Sequence[Section]
-  labels: Mapping[str, str] = {}
-  published: Mapping[Key, Published] = {}
+  _: KW_ONLY
+  labels: Mapping[str, str] = field(default_factory=dict)
+  published: Mapping[Key, Published] = field(default_factory=dict)
   source: str = ''
-  rivals: Mapping[str, str] = {}
+  rivals: Mapping[str, str] = field(default_factory=dict)
   against: str = 'hydra'
   tested: Sequence[str] = ('nll',)
   kept: Sequence[str] = ()
-  drawings: Mapping[str, Callable[['Results'], Figure]] = {}
+  drawings: Mapping[str, Callable[['Results'], Figure]] = field(default_factory=dict)
 
 
-class Results(NamedTuple):
+@dataclass(frozen=True)
+class Results:
   """All that the runs of a table have found.
 
   Attributes:
@@ -229,7 +234,7 @@ def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
 def scores(section: Section, found: Results) -> Table:
   """A section as a table."""
   only = next(iter(found.definition.runs))
-  columns = [column._replace(run=column.run or only) for column in section.columns]
+  columns = [replace(column, run=column.run or only) for column in section.columns]
   methods = section.methods or found.methods(only)
   body = []
   for method in methods:
@@ -249,7 +254,7 @@ def _score(found: Results, column: Column, method: str) -> str:
   ]
   if not estimates[0]:
     return MISSING
-  shown = number(estimates[0])
+  shown = number(estimates[0].mean, estimates[0].error)
   means = [each.mean for each in estimates if each]
   return latency(shown, *means) if column.metric == 'latency_ms' and len(means) == 3 else shown
 
@@ -263,7 +268,8 @@ def kept(found: Results) -> Iterator[Table]:
     yield scores(Section(title, columns, found.methods(run_name)), found)
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
   """A number of a paper beside one of ours.
 
   Attributes:
@@ -297,20 +303,21 @@ def comparisons(found: Results) -> list[Comparison]:
 def against_published(found: Results) -> Table | None:
   """Our numbers beside those of papers, and how far each student is from its own teachers."""
   body, definition, compared = [], found.definition, comparisons(found)
-  for (run_name, split, rival, metric), method, ours, theirs, said in compared:
+  for each in compared:
+    (run_name, split, rival, metric), method, theirs = each.key, each.method, each.theirs
     cells = [
       run_name,
       metric + f', {split}' * (split != 'test'),
-      number(ours) if ours else MISSING,
-      number(theirs),
-      said,
+      number(each.ours.mean, each.ours.error) if each.ours else MISSING,
+      number(theirs.value, theirs.error),
+      each.verdict,
       MISSING,
       MISSING,
     ]
     base = definition.published.get((run_name, split, ENSEMBLE, metric))
     if base and method != ENSEMBLE:
       gap = found.difference(run_name, split, metric, method, ENSEMBLE)
-      cells[-2:] = [number(Estimate(*gap[:2])) if gap else MISSING, digits(theirs.value - base.value)]
+      cells[-2:] = [number(gap.mean, gap.error) if gap else MISSING, digits(theirs.value - base.value)]
     label = found.label(method) + f' beside {found.label(rival)}' * (method != rival)
     body.append((label, [(cell, '') for cell in cells]))
   if not body:
@@ -380,7 +387,7 @@ def _over_examples(outcome: Outcome, metric: str, method: str, other: str) -> Di
 def _difference(found: Difference | None, p: float) -> tuple[str, str]:
   if found is None:
     return MISSING, ''
-  return number(Estimate(*found[:2])), '' if math.isnan(p) else f'p = {digits(p, 2)}'
+  return number(found.mean, found.error), '' if math.isnan(p) else f'p = {digits(p, 2)}'
 
 
 def all_tables(found: Results) -> list[Table]:
@@ -396,7 +403,7 @@ def records(found: Results) -> list[dict[str, Any]]:
   for key in dict.fromkeys((*found.values, *published)):
     ours, theirs = found.estimate(*key), published.get(key)
     record: dict[str, Any] = dict(zip(FIELDS, key))
-    record |= ours._asdict() if ours else {'mean': None, 'error': None, 'n': 0}
+    record |= asdict(ours) if ours else {'mean': None, 'error': None, 'n': 0}
     if theirs:
       record |= {'published': theirs.value, 'published_error': theirs.error, 'verdict': verdicts[key]}
     made.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})

@@ -1,6 +1,7 @@
 """Training one method through its phases, each of which is kept as an artifact."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 import functools
 import logging
 from pathlib import Path
@@ -37,7 +38,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   """Trains the ensemble or one student, or takes what is trained already; a row for each replica."""
   own, settings = group, planned.recipe.settings
   if others := settings.get('unlabelled', ()):
-    group = [replica._replace(data=with_unlabelled(replica.data, others)) for replica in group]
+    group = [replace(replica, data=with_unlabelled(replica.data, others)) for replica in group]
     if not augments_inputs(group[0].data, settings):
       teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
@@ -61,7 +62,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   for i, (replica, original) in enumerate(zip(group, own, strict=True)):
     params, model_state = artifacts.of_replica(trees, i)
     model = Model(network, params, model_state, replica.data.scaling, read)
-    rows.append(evaluable(original, model, f'{keys[-1]}-{i}')._replace(place=(folder.name, i)))
+    rows.append(replace(evaluable(original, model, f'{keys[-1]}-{i}'), place=(folder.name, i)))
   return rows
 
 

@@ -1,12 +1,13 @@
 """What comes out of a run: scores of every example, rows of results, the table and the figures."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 import json
 import logging
 from pathlib import Path
 import platform
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,8 +122,8 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
     found = cost.latencies(_models(models), replica.data.task, *batch)
     rows = [
       {'split': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
-      for m, latency in found.items()
-      for metric, value in zip(('latency_ms', 'latency_ms_low', 'latency_ms_high'), latency, strict=True)
+      for m, each in found.items()
+      for metric, value in (('latency_ms', each.median), ('latency_ms_low', each.low), ('latency_ms_high', each.high))
     ]
     (new / 'timings.json').write_text(json.dumps(rows))
 
@@ -131,15 +132,17 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
   return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 
-class Shown(NamedTuple):
-  """What figures show: the data of one replica, scores of every method, and heads against members."""
+@dataclass(frozen=True)
+class FigureInputs:
+  """What figures are drawn from: the data of one replica, scores of every method, and heads against members."""
 
   data: Data
   scores: AllScores
   matrices: dict[str, dict[str, np.ndarray]]
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
   """What a run has found.
 
   Attributes:
@@ -166,15 +169,19 @@ def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
   return len(data.evaluations['test'].load().x) / data.train.examples if several else 0.0
 
 
-def report(workdir: Path, rows, timings, shown: Shown, bins: int, notes: Mapping[str, str], test_to_train) -> None:
+def report(
+  workdir: Path, rows, timings, inputs: FigureInputs, bins: int, notes: Mapping[str, str], test_to_train
+) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, TASKS[shown.data.task], outside_of(shown.data), test_to_train)
+  table = tables.comparison(rows + timings, TASKS[inputs.data.task], outside_of(inputs.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
-  figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
-  tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))
+  folder, data = workdir / 'figures', inputs.data
+  figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train)
+  note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
+  tables.show(replace(table, note=note))
   for note in notes.values():
     logger.warning(note)
   logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')

@@ -53,7 +53,9 @@ def run(
   data = load(config.data, data_dir, 0)
   configs.settle(config, data.task)
   configs.validate(config, data.task, data.train.example.ndim)
-  first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
+  first = Replica(
+    config=config, parts=workdir / 'parts', index=0, data=data, profile=workdir / 'profile' if profile else None
+  )
   check_teachers(first)
   planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
   agreement.on_data(config, data)
@@ -103,12 +105,12 @@ def carry_out(
         here = {name: trained for name, trained in models.items() if trained.model is not None}
         rows += results.sizes(replica, here)
         timings = results.measured(replica, here, measure)
-        shown = results.Shown(replica.data, scores, matrices)
+        inputs = results.FigureInputs(replica.data, scores, matrices)
         notes |= results.weak(replica.data, scores)
   ratio = results.overlap(data, tests)
   processes.on_main(lambda: record_models(workdir, places))
-  processes.on_main(lambda: results.report(workdir, rows, timings, shown, config.evaluation.ece_bins, notes, ratio))
-  return results.Outcome(data.task, rows, timings, tests, ratio)
+  processes.on_main(lambda: results.report(workdir, rows, timings, inputs, config.evaluation.ece_bins, notes, ratio))
+  return results.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)
 
 
 def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> list[dict[str, Trained]]:
@@ -130,8 +132,8 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
   """For each replica what students learn from, and its row of the table."""
   config = group[0].config
   if config.teacher.predictions:
-    teachers, ensembles = zip(*map(teacher_in_file, group), strict=True)
-    return list(teachers), list(ensembles)
+    rows = [teacher_in_file(replica) for replica in group]
+    return [teacher for teacher, _ in rows], [ensemble for _, ensemble in rows]
   if config.teacher.checkpoints:
     ensembles = [load_ensemble(replica) for replica in group]
   else:

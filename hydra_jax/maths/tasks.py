@@ -4,6 +4,7 @@ Everything downstream (training, evaluation, tables, figures) reads a task and n
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from hydra_jax.maths.uncertainty import Uncertainty
 Scores = Mapping[str, np.ndarray]
 
 
-class Predictive(NamedTuple):
+@dataclass(frozen=True)
+class Predictive:
   """How outputs become a predictive distribution.
 
   Attributes:
@@ -29,7 +31,8 @@ class Predictive(NamedTuple):
   read: Callable
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Task:
   """A kind of prediction.
 
   Attributes:

@@ -5,6 +5,7 @@ name. It returns a list of stages. What goes wrong in it is told in one line, wi
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import functools
 import hashlib
 import importlib
@@ -12,7 +13,7 @@ import inspect
 from pathlib import Path
 import sys
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 
@@ -22,7 +23,8 @@ from hydra_jax.nets.stages import Stage, from_linen
 from hydra_jax.user_files import one_line
 
 
-class Origin(NamedTuple):
+@dataclass(frozen=True)
+class Origin:
   """What a name stands for: a function, the files of its source, and their digest."""
 
   make: Callable[..., Any]

@@ -1,9 +1,9 @@
 """Tables, made from result rows alone, and how they are written: Markdown, LaTeX, and on the screen."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 import itertools
 import textwrap
-from typing import NamedTuple
 
 import numpy as np
 from rich import box
@@ -22,7 +22,8 @@ BETWEEN = 2  # characters between columns, as rich has them in this box, which a
 ARROWS = {'low': ' ↓', 'high': ' ↑', '': ''}
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
   """One column: where its rows are, and how it is shown.
 
   Attributes:
@@ -46,7 +47,8 @@ def detection(outside: str, by: str) -> Column:
   return Column(outside, f'auroc_{by}', f'{outside} AUROC {uncertainty.WORDS[by]}', 'high')
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
   """What is shown.
 
   Attributes:
@@ -62,6 +64,7 @@ class Table(NamedTuple):
   body: list[tuple[str, list[tuple[str, str]]]]
   title: str = ''
   note: str = ''
+  _: KW_ONLY
   first: str = 'method'
   groups: Sequence[str] = ()
   repeated: int = 0
@@ -126,7 +129,8 @@ def error_note(over_splits: bool) -> str:
 def _cell(values, base, column: Column, test_to_train: float) -> tuple[str, str]:
   if not values:
     return MISSING, ''
-  shown, mean = number(found := estimate(values, test_to_train)), found.mean
+  found = estimate(values, test_to_train)
+  shown, mean = number(found.mean, found.error), found.mean
   against = float(np.mean(base)) if base else 0.0
   if not against:
     return shown, ''
