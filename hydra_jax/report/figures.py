@@ -26,6 +26,7 @@ EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
 DASHES = ('-', '--', ':')
 SIZE = 3.0  # inches, of one panel
+LEGEND = 1.8  # inches, of the names of the methods beside it
 STYLE: dict[Any, Any] = {
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -132,8 +133,7 @@ def reliability(scores: AllScores, bins: int) -> Figure:
 
 def calibration(scores: AllScores) -> Figure:
   """Share of test targets below each quantile of the predictive mixture; of several targets, of all together."""
-  figure, axes = panels(1)
-  ax = axes[0][0]
+  figure, [[ax]] = panels(1, size=(SIZE + LEGEND, SIZE))
   levels = np.linspace(0, 1, 101)
   for name, line in _lines(scores).items():
     test = scores[name]['test']
@@ -142,7 +142,7 @@ def calibration(scores: AllScores) -> Figure:
     ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
   ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
-  ax.legend(frameon=False)
+  figure.legend(frameon=False, loc='outside right upper')
   return figure
 
 
