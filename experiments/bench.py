@@ -14,6 +14,7 @@ PyTorch: pip install -e ".[bench]".
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 import json
 import math
@@ -24,7 +25,7 @@ import re
 import subprocess
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,8 @@ Seconds = dict[str, list[float]]  # of one call of each contender, in each round
 Rates = dict[str, float]  # work in a second of each contender, in one round
 
 
-class Contender(NamedTuple):
+@dataclass(frozen=True)
+class Contender:
   """One way to do the work. `run()` returns when `work`, a number of `unit`, is done."""
 
   name: str
@@ -55,7 +57,8 @@ class Contender(NamedTuple):
   unit: str
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
   """A number to report, from the rates of one round, with a bound if it has a target."""
 
   name: str
@@ -64,7 +67,8 @@ class Line(NamedTuple):
   at_most: float | None = None
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
   """What is measured together; `draw(seconds, file)` is given the timings."""
 
   contenders: Sequence[Contender]
@@ -72,7 +76,8 @@ class Row(NamedTuple):
   draw: Callable[[Seconds, Path], None] | None = None
 
 
-class Training(NamedTuple):
+@dataclass(frozen=True)
+class Training:
   """A compiled program of training with what it is called with."""
 
   program: Callable

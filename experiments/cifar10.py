@@ -14,7 +14,7 @@ from hydra_jax.config import update_training
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
-from hydra_jax.report.tables import Column
+from hydra_jax.report.tables import detection
 
 STUDENTS = ('single', 'kd', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
@@ -43,7 +43,7 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
   shown.add_hydra_train(config)
   columns = shown.columns(config.data.ood[0])
-  columns[7:7] = [Column(where, 'auroc_model', f'{where} AUROC model', 'high') for where in config.data.ood[1:]]
+  columns[7:7] = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
   return Definition(
     title=f'{name.upper().replace("CIFAR", "CIFAR-")}' + ', small' * quick,
     runs={name: config},

@@ -35,14 +35,17 @@ def get_tables(quick: bool) -> dict[str, Definition]:
 
 def pareto(found: Results, outside: str) -> Figure:
   """Quality against cost; lines join the methods that none is better than at no higher cost."""
-  quality = (('test', 'nll', 'NLL', 1), (outside, 'auroc_total', f'AUROC by total uncertainty,\n{outside}', -1))
+  quality = (
+    ('test', 'nll', 'NLL', 1),
+    (outside, 'auroc_uncertainty_total', f'AUROC by total uncertainty,\n{outside}', -1),
+  )
   methods = found.methods('mnist')
   figure, axes = figures.panels(len(COSTS), 2, (4, 3.5))
-  for line, (data, metric, heading, sign) in zip(axes, quality):
+  for line, (split, metric, heading, sign) in zip(axes, quality):
     for ax, (cost, what) in zip(line, COSTS.items()):
       front = []
       for i, method in enumerate(methods):
-        value, price = found.estimate('mnist', data, method, metric), found.estimate('mnist', 'cost', method, cost)
+        value, price = found.estimate('mnist', split, method, metric), found.estimate('mnist', 'cost', method, cost)
         if value and price:
           colour = figures.COLOURS[i % len(figures.COLOURS)]
           marker = 'os^'[i // len(figures.COLOURS)]

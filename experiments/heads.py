@@ -16,9 +16,9 @@ HEADS = (1, 2, 5, 10, 20, 50)
 CUTS = {-1: 'dense layer', -2: 'hidden and dense layer', -3: 'whole network'}
 SHOWN = {
   'nll': 'NLL',
-  'model': 'model uncertainty',
+  'uncertainty_epistemic': 'model uncertainty',
   'rank_correlation': 'rank correlation with the ensemble',
-  'auroc_model': 'AUROC by model uncertainty',
+  'auroc_uncertainty_epistemic': 'AUROC by model uncertainty',
 }
 
 
@@ -55,13 +55,13 @@ def curves(found: Results, counts: list[int], outside: str) -> Figure:
   """Scores against the number of heads; dashed, the ensemble."""
   figure, [axes] = figures.panels(len(SHOWN), size=(3.2, 3))
   for ax, (metric, heading) in zip(axes, SHOWN.items()):
-    for data, colour in (('test', '#1f78b4'), (outside, '#e08214')):
-      points = {n: found.estimate('mnist', data, f'heads_{n}', metric) for n in counts}
+    for split, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+      points = {n: found.estimate('mnist', split, f'heads_{n}', metric) for n in counts}
       points = {n: point for n, point in points.items() if point}
       if points:
         means, errors = zip(*((point.mean, point.error) for point in points.values()), strict=True)
-        ax.errorbar(list(points), means, errors, fmt='o-', ms=3, lw=1.3, color=colour, label=data)
-      if base := found.estimate('mnist', data, 'ensemble', metric):
+        ax.errorbar(list(points), means, errors, fmt='o-', ms=3, lw=1.3, color=colour, label=split)
+      if base := found.estimate('mnist', split, 'ensemble', metric):
         ax.axhline(base.mean, color=colour, lw=1, ls='--')
     ax.set(xlabel='heads', ylabel=heading, xscale='log', xticks=counts, xticklabels=counts)
     ax.minorticks_off()

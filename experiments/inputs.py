@@ -75,7 +75,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     Column('test', 'accuracy', 'accuracy', 'high'),
     Column('test', 'nll', 'NLL', 'low'),
     Column('test', 'rank_correlation', 'rank corr.', 'high'),
-    Column('test', 'model_ratio', 'model unc. ÷ ensemble'),
+    Column('test', 'uncertainty_epistemic_ratio', 'model unc. ÷ ensemble'),
   ]
   table = Definition(
     title='What to distil on, by validation data',
@@ -83,8 +83,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     sections=[
       Section('On validation data', scores),
       Section('Rank correlation of model uncertainty with the ensemble', of('rank_correlation', '')),
-      Section('Model uncertainty ÷ ensemble', of('model_ratio', '')),
-      Section('AUROC by model uncertainty ÷ ensemble', of('auroc_model_share', '')),
+      Section('Model uncertainty ÷ ensemble', of('uncertainty_epistemic_ratio', '')),
+      Section('AUROC by model uncertainty ÷ ensemble', of('auroc_uncertainty_epistemic_ratio', '')),
     ],
     labels={name: label for name, (label, _) in STUDENTS.items()},
     against='train',

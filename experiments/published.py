@@ -76,36 +76,36 @@ CIFAR: Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[float, ...]]]] =
       ('test', 'accuracy'): (0.9424,),
       ('test', 'nll'): (0.1539,),
       ('test', 'ece'): (0.009,),
-      ('svhn_cropped', 'auroc_model'): (0.9403,),
-      ('cifar100', 'auroc_model'): (0.8604,),
+      ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.9403,),
+      ('cifar100', 'auroc_uncertainty_epistemic'): (0.8604,),
     },
     'hydra_train': {
       ('test', 'accuracy'): (0.9316, 0.0006),
       ('test', 'nll'): (0.2660, 0.0063),
       ('test', 'ece'): (0.0415, 0.0001),
-      ('svhn_cropped', 'auroc_model'): (0.7178, 0.0107),
-      ('cifar100', 'auroc_model'): (0.6644, 0.0083),
+      ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.7178, 0.0107),
+      ('cifar100', 'auroc_uncertainty_epistemic'): (0.6644, 0.0083),
     },
     'latent_batch_ensemble': {
       ('test', 'accuracy'): (0.9325, 0.0026),
       ('test', 'nll'): (0.2480, 0.0053),
       ('test', 'ece'): (0.0411, 0.0010),
-      ('svhn_cropped', 'auroc_model'): (0.8329,),
-      ('cifar100', 'auroc_model'): (0.8107,),
+      ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.8329,),
+      ('cifar100', 'auroc_uncertainty_epistemic'): (0.8107,),
     },
     'proxy_endd': {
       ('test', 'accuracy'): (0.9092, 0.0028),
       ('test', 'nll'): (0.2861, 0.0027),
       ('test', 'ece'): (0.0208, 0.0019),
-      ('svhn_cropped', 'auroc_model'): (0.8427,),
-      ('cifar100', 'auroc_model'): (0.8427,),
+      ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.8427,),
+      ('cifar100', 'auroc_uncertainty_epistemic'): (0.8427,),
     },
     'dlf': {
       ('test', 'accuracy'): (0.9340, 0.0014),
       ('test', 'nll'): (0.2246, 0.0023),
       ('test', 'ece'): (0.0279, 0.0020),
-      ('svhn_cropped', 'auroc_model'): (0.9359,),
-      ('cifar100', 'auroc_model'): (0.8357,),
+      ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.9359,),
+      ('cifar100', 'auroc_uncertainty_epistemic'): (0.8357,),
     },
   },
   'cifar100': {
@@ -153,9 +153,9 @@ def uci() -> dict[tuple[str, str, str, str], Published]:
 
 
 def cifar(name: str, run: str) -> dict[tuple[str, str, str, str], Published]:
-  """By (run, data, method, metric)."""
+  """By (run, split, method, metric)."""
   return {
-    (run, data, method, metric): _number(numbers, SEEDS)
+    (run, split, method, metric): _number(numbers, SEEDS)
     for method, cells in CIFAR[name].items()
-    for (data, metric), numbers in cells.items()
+    for (split, metric), numbers in cells.items()
   }

@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from hydra_jax.config import resolve, variant
-from hydra_jax.report.tables import Column
+from hydra_jax.maths.uncertainty import RANKINGS
+from hydra_jax.report.tables import Column, detection
 
 LABELS = {
   'ensemble': 'teachers',
@@ -40,11 +41,11 @@ def columns(outside: str) -> list[Column]:
     ('nll', 'NLL', 'low'),
     ('brier', 'Brier', 'low'),
     ('ece', 'ECE', 'low'),
-    ('model', 'model unc.', ''),
+    ('uncertainty_epistemic', 'model unc.', ''),
   ]
   return [
     *(Column('test', metric, heading, better) for metric, heading, better in scores),
-    *(Column(outside, f'auroc_{by}', f'{outside} AUROC {by}', 'high') for by in ('total', 'model')),
+    *(detection(outside, by) for by in RANKINGS),
     Column('cost', 'parameters', 'parameters', 'low'),
     Column('cost', 'flops', 'FLOPs', 'low'),
     Column('cost', 'latency_ms', 'ms a batch', 'low'),

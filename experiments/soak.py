@@ -18,6 +18,7 @@ import argparse
 import collections
 from collections.abc import Iterator
 import contextlib
+from dataclasses import dataclass
 import itertools
 import json
 import os
@@ -30,7 +31,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
 
 CONFIG = ['--config=configs/digits.py:epochs=150', '--config.checkpoint_seconds=0.2']
 CONFIG += [f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra')]
@@ -44,7 +44,8 @@ LIMIT_BYTES = 20_000
 PATIENCE = 600
 
 
-class Disk(NamedTuple):
+@dataclass(frozen=True)
+class Disk:
   """A folder to work in, and whether it is a separate file system that can be filled."""
 
   folder: Path

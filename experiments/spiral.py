@@ -27,8 +27,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     Column('test', 'nll', 'NLL', 'low'),
     Column('test', 'brier', 'Brier', 'low'),
     Column('test', 'ece', 'ECE', 'low'),
-    Column('test', 'model', 'model unc., test'),
-    Column('far', 'model', 'far away'),
+    Column('test', 'uncertainty_epistemic', 'model unc., test'),
+    Column('far', 'uncertainty_epistemic', 'far away'),
     Column('far', 'rank_correlation', 'rank corr. far away', 'high'),
     Column('cost', 'parameters', 'parameters', 'low'),
   ]

@@ -102,12 +102,14 @@ def quickly(config: ConfigDict) -> ConfigDict:
 def sections(sets: Sequence[str], students: Sequence[str]) -> list[Section]:
   """A table for each metric, whose columns are sets."""
   rows = ('ensemble', *students)
-  of = lambda data, metric, better='': [Column(data, metric, name, better, run=name) for name in sets]
+  of = lambda split, metric, better='': [Column(split, metric, name, better, run=name) for name in sets]
   return [
     *(Section(title, of('test', metric, better), rows) for metric, (title, better) in METRICS.items()),
-    Section('Model uncertainty ÷ that of the teachers', of('test', 'model_ratio'), rows),
+    Section('Model uncertainty ÷ that of the teachers', of('test', 'uncertainty_epistemic_ratio'), rows),
     Section('Rank correlation of model uncertainty with that of the teachers', of('test', 'rank_correlation'), rows),
-    Section('AUROC by model uncertainty, test inputs with noise', of('jitter:1', 'auroc_model', 'high'), rows),
+    Section(
+      'AUROC by model uncertainty, test inputs with noise', of('jitter:1', 'auroc_uncertainty_epistemic', 'high'), rows
+    ),
     Section('Parameters', of('cost', 'parameters', 'low'), rows),
   ]
 

@@ -1,7 +1,7 @@
 """The command line: `hydra-jax run`, `hydra-jax table`, `hydra-jax check` and `hydra-jax prepare`."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import errno
 import logging
@@ -12,12 +12,13 @@ import re
 import sys
 import tempfile
 import traceback
-from typing import Any
 import warnings
 
 from hydra_jax.devices import preemption
 from hydra_jax.devices.preemption import LOST, PREEMPTED
 from hydra_jax.errors import UserError
+
+logger = logging.getLogger('hydra_jax')  # `__name__` is another one under `python -m hydra_jax.cli`
 
 DISK = {
   errno.ENOSPC: 'the disk is full: free some space',
@@ -74,21 +75,19 @@ def parser() -> argparse.ArgumentParser:
   return p
 
 
-def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | None = None):
+def read_config(file: str, overrides: list[str]):
   """Reads `FILE[:ARGUMENT]`, applies `--config.key=value` overrides, and checks every value by itself.
 
   Args:
     file: A Python file with a function `get_config()`, and what that takes.
     overrides: Such as `--config.seed=3`; of those for one key the last counts.
-    say: Is told in one line what was assumed (default: prints it).
 
   Raises:
     UserError: Anything is wrong with the file or a value.
   """
-  from hydra_jax import progress, user_files
+  from hydra_jax import user_files
   from hydra_jax.experiment import config as configs
 
-  say = say or progress.say
   place, colon, argument = file.partition(':')
   what = f"config file '{place}'"
   if not place:
@@ -104,10 +103,10 @@ def read_config(file: str, overrides: list[str], say: Callable[[str], Any] | Non
     configs.check_values(config)
   except UserError as e:
     raise UserError(f'{what}: {e}') from e
-  configs.set_values(config, _overrides(overrides), say)
+  configs.set_values(config, _overrides(overrides))
   configs.check_values(config)
   for line in configs.doubtful(config):
-    say(line)
+    logger.warning(line)
   return config
 
 
@@ -209,7 +208,6 @@ def set_up() -> None:
   from absl import logging as absl_logging
   import jax
 
-  from hydra_jax import progress
   from hydra_jax.data import sources
 
   absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the traceback of what it then raises
@@ -225,7 +223,7 @@ def set_up() -> None:
         tempfile.TemporaryFile(dir=programs).close()
       jax.config.update('jax_compilation_cache_dir', str(programs))
     except UserError as e:
-      progress.say(f'{e}; goes on without, and compiles every program again')
+      logger.warning(f'{e}; goes on without, and compiles every program again')
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
@@ -249,24 +247,25 @@ def join(options) -> None:
     try:
       processes.join(options.lost_after)
     except UserError as e:
-      progress.say(f'{e}; goes on as one process')
+      logger.warning(f'{e}; goes on as one process')
   progress.console.quiet = not processes.is_main()
 
 
 def run(options, overrides: list[str]) -> None:
-  notes: list[str] = []
-  config = read_config(options.config, overrides, notes.append)
+  from hydra_jax import progress
+
+  with progress.held_back() as records:  # only process 0 prints them, and which that is shows later
+    config = read_config(options.config, overrides)
   place = default_workdir(config) if options.workdir is None else local_folder(options.workdir, '--workdir')
   workdir, data_dir = writable(place, '--workdir'), _data_dir(options)
-  from hydra_jax import progress
   from hydra_jax.experiment import agreement, run as runs
 
   set_up()
   preemption.begin()
   join(options)
   agreement.on_command('run', {'profile': options.profile, 'measure': options.measure})
-  for note in notes:
-    progress.say(note)
+  for record in records:
+    progress.handler.emit(record)
   runs.run(config, workdir, data_dir, options.profile, options.measure)
 
 
@@ -328,7 +327,9 @@ def main(arguments: list[str] | None = None) -> int:
   try:
     preemption.listen()
     options, overrides = parser().parse_known_args(arguments)
-    with shown(options.debug):
+    from hydra_jax import progress
+
+    with shown(options.debug), progress.lines_on_console():
       {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

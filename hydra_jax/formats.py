@@ -3,8 +3,6 @@
 from decimal import Decimal
 import math
 
-from hydra_jax.maths.statistics import Estimate, Published
-
 SIGNIFICANT = 4
 # Where an error is this much smaller than its mean, it is printed apart from it.
 MOST_SIGNIFICANT = 7
@@ -25,13 +23,12 @@ def digits(value: float, significant: int = SIGNIFICANT) -> str:
   return _fixed(value, max(0, significant - 1 - _place(value, significant) + exponent), exponent) + unit
 
 
-def number(found: Estimate | Published) -> str:
-  """A mean ± its standard error, if it has one.
+def number(mean: float, error: float = math.nan) -> str:
+  """A mean ± its standard error, or the mean alone where the error is NaN.
 
   The error has two significant digits, and the mean ends at the same decimal: `0.00091 ± 0.00002`, `12.35k ± 0.46k`.
   An error of 0, and one of less than a millionth of the mean, is printed by itself.
   """
-  mean, error = found[:2]
   if math.isnan(error):
     return digits(mean)
   place, size = _place(error, 2) - 1, max(abs(mean), error)

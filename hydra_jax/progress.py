@@ -1,7 +1,13 @@
-"""Telling the user: progress bars on a terminal, plain lines elsewhere."""
+"""Telling the user: progress bars on a terminal, plain lines elsewhere.
+
+The package logs to `logging.getLogger('hydra_jax')`: INFO for what was done or assumed, WARNING for what may be wrong.
+Nothing is set up on import. The command line shows both on the console. Elsewhere Python's rules hold: warnings are
+shown, and `logging.basicConfig(level=logging.INFO)` shows the rest.
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -11,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hydra_jax.formats import digits
 
+logger = logging.getLogger(__name__)
+
 SECONDS_BETWEEN_LINES = 10.0
 
 # Where output goes to a file, there is no terminal to fit, unless the user says how wide it is.
@@ -18,9 +26,51 @@ FITS = sys.stdout.isatty() or 'COLUMNS' in os.environ
 console = Console(width=None if FITS else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-def say(message: str) -> None:
-  """Prints one line, above any progress bar."""
-  console.print(message, markup=False)
+class ConsoleHandler(logging.Handler):
+  """Prints each record as a line on the console, above any progress bar.
+
+  Attributes:
+    held: Records that are kept back, see `held_back`; None where they are printed at once.
+  """
+
+  held: list[logging.LogRecord] | None = None
+
+  def emit(self, record: logging.LogRecord) -> None:
+    """Errors of printing, such as a full disk, go to the caller."""
+    if self.held is None:
+      console.print(self.format(record), markup=False)
+    else:
+      self.held.append(record)
+
+
+handler = ConsoleHandler()
+
+
+@contextlib.contextmanager
+def lines_on_console() -> Iterator[None]:
+  """Inside, what the package logs is shown on the console, and nowhere else."""
+  package = logging.getLogger('hydra_jax')
+  level, propagates = package.level, package.propagate
+  package.addHandler(handler)
+  package.setLevel(logging.INFO)
+  package.propagate = False
+  try:
+    yield
+  finally:
+    package.removeHandler(handler)
+    package.setLevel(level)
+    package.propagate = propagates
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[list[logging.LogRecord]]:
+  """Inside, records are collected and not printed; `handler.emit` prints them later."""
+  records: list[logging.LogRecord] = []
+  handler.held = records
+  try:
+    yield records
+  finally:
+    handler.held = None
 
 
 @contextlib.contextmanager
@@ -57,6 +107,6 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
       spoke = time.monotonic()
       left = (spoke - started) * (total - done) / max(done - first, 1)
       ending = f'done in {spoke - started:.1f} s' if done >= total else f'{left:.0f} s left'
-      say(f'{label}: {done}/{total} {text}, {ending}')
+      logger.info(f'{label}: {done}/{total} {text}, {ending}')
 
   yield advance

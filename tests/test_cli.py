@@ -146,11 +146,12 @@ def test_a_home_directory_is_found_behind_an_equals_sign(monkeypatch, tmp_path):
   assert cli.local_folder('~/runs', '--workdir') == tmp_path / 'runs'
 
 
-def test_overrides_say_what_they_assume(capsys):
+def test_overrides_say_what_they_assume(caplog):
+  caplog.set_level('INFO', 'hydra_jax')
   given = ['--config.seed=1', '--config.seed', '2', '--config.students=hydra', '--config.data.train=a=b']
   config = cli.read_config(str(ROOT / 'configs' / 'digits.py'), given)
   assert (config.seed, config.students, config.data.train) == (2, ('hydra',), 'a=b')
-  said = capsys.readouterr().out
+  said = caplog.text
   assert 'config.seed is given more than once: the last value counts, 2' in said
   assert "config.students=hydra is taken as ('hydra',)" in said
 

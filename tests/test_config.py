@@ -137,9 +137,10 @@ def test_bad_sub_arguments(argument, word):
   assert '\n' not in str(error.value)
 
 
-def test_what_is_assumed_is_said(capsys):
+def test_what_is_assumed_is_said(caplog):
+  caplog.set_level('INFO', 'hydra_jax')
   get('digits', "students=('hydra'),seed=1,seed=2")
-  said = capsys.readouterr().out
+  said = caplog.text
   assert "config.students=('hydra') is taken as ('hydra',)" in said
   assert 'config.seed is given more than once: the last value counts, 2' in said
 

@@ -1,5 +1,7 @@
 """What a prediction costs does not depend on how it is computed."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,6 @@ def test_a_constant_does_not_change_the_count():
 
 def test_latencies_have_a_spread():
   x = np.ones((B, D), np.float32)
-  model = model_of(mlp(C, (11,)), x, 0, 'vmap')._replace(read=TASKS['classification'].predictives['members'].read)
+  model = replace(model_of(mlp(C, (11,)), x, 0, 'vmap'), read=TASKS['classification'].predictives['members'].read)
   found = cost.latencies({'one': model}, 'classification', x, np.zeros(B, np.int32))['one']
   assert 0 < found.low <= found.median <= found.high

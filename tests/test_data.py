@@ -159,12 +159,12 @@ def test_constant_features_are_told_by_their_size(column, same):
   np.testing.assert_allclose(scale, [1 if same else column.astype(float).std()], rtol=1e-6)
 
 
-def test_a_class_that_only_the_test_split_has_is_said(capsys):
+def test_a_class_that_only_the_test_split_has_is_said(caplog):
   split = lambda *y: Split(np.zeros((len(y), 1)), np.array(y))
-  datasets._say_unseen(split(0, 1, 0), split(1, 2, 4, 2), 5, 'y_test')
-  assert capsys.readouterr().out == 'y_test: no training example is of the classes 2, 4\n'
-  datasets._say_unseen(split(0, 1, 2), split(2, 1), 5, 'y_test')
-  assert capsys.readouterr().out == ''
+  datasets._warn_unseen(split(0, 1, 0), split(1, 2, 4, 2), 5, 'y_test')
+  assert caplog.messages == ['y_test: no training example is of the classes 2, 4']
+  datasets._warn_unseen(split(0, 1, 2), split(2, 1), 5, 'y_test')
+  assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_uci_is_downloaded_and_checked(tmp_path, monkeypatch):
 
 
 @needs_uci('energy')
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, caplog):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
   monkeypatch.setattr(sources, 'prepared', lambda name, data_dir: tmp_path)
@@ -304,7 +304,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
   arrays = uci.load_all('energy', DATA_DIR)
   monkeypatch.setattr(uci, 'download', lambda name: arrays)
   assert uci.load_all('energy', str(tmp_path)) is arrays
-  assert 'XDG_CACHE_HOME to a folder that can be written; goes on without' in capsys.readouterr().out
+  assert 'XDG_CACHE_HOME to a folder that can be written; goes on without' in caplog.text
   monkeypatch.delenv('XDG_CACHE_HOME')
   monkeypatch.setattr(sources.Path, 'home', lambda: (_ for _ in ()).throw(RuntimeError))
   with pytest.raises(UserError, match='no home directory for the cache: set XDG_CACHE_HOME'):

@@ -78,37 +78,47 @@ def test_rows():
   sets = {
     name: Evaluation(name, kind, split, None) for name, kind in (('test', 'test'), ('far', 'ood'), ('plane', 'plane'))
   }
-  data = Data('classification', split(), C, None, sets, '', None)
+  data = Data(
+    task='classification', train=split(), outputs=C, scaling=None, evaluations=sets, fingerprint='', others=None
+  )
   ensemble = {name: scores_of(LOGITS + i) for i, name in enumerate(sets)}
-  halved = {w: {s: v / 2 if s == 'model' else v for s, v in found.items()} for w, found in ensemble.items()}
+  halved = {
+    w: {s: v / 2 if s == 'uncertainty_epistemic' else v for s, v in found.items()} for w, found in ensemble.items()
+  }
   one = {name: scores_of(LOGITS[:1]) for name in sets}
   detection = [
-    {'data': 'far', 'method': m, 'replica': 5, 'metric': 'auroc_model', 'value': v}
+    {'split': 'far', 'method': m, 'replica': 5, 'metric': 'auroc_uncertainty_epistemic', 'value': v}
     for m, v in (('ensemble', 0.8), ('same', 0.8), ('halved', 0.6), ('one', 0.5))
   ]
   scores = {'ensemble': ensemble, 'same': ensemble, 'halved': halved, 'one': one}
   matrices = {'same': {'test': 1.0 - np.eye(M)}}
   rows = diversity.rows(scores, detection, data, 5, matrices)
-  found = {(r['data'], r['method'], r['metric']): r['value'] for r in rows}
-  assert {r['replica'] for r in rows} == {5} and 'plane' not in {r['data'] for r in rows}
+  found = {(r['split'], r['method'], r['metric']): r['value'] for r in rows}
+  assert {r['replica'] for r in rows} == {5} and 'plane' not in {r['split'] for r in rows}
   for where in ('test', 'far'):
     for method, ratio in (('same', 1), ('halved', 0.5)):
       assert found[where, method, 'rank_correlation'] == pytest.approx(1)
-      assert found[where, method, 'model_ratio'] == pytest.approx(ratio)
+      assert found[where, method, 'uncertainty_epistemic_ratio'] == pytest.approx(ratio)
       assert found[where, method, 'disagreement_ratio'] == pytest.approx(1)
-    assert found[where, 'one', 'model_ratio'] == found[where, 'one', 'disagreement_ratio'] == 0
+    assert found[where, 'one', 'uncertainty_epistemic_ratio'] == found[where, 'one', 'disagreement_ratio'] == 0
     assert (where, 'one', 'rank_correlation') not in found
-    for by in ('total', 'model'):
+    for by in uncertainty.RANKINGS:
       assert found[where, 'same', f'rejection_area_{by}'] == found[where, 'ensemble', f'rejection_area_{by}']
     # One network is ranked by its total uncertainty: there is no other.
-    assert (where, 'one', 'rejection_area_model') not in found
-  right, order = one['test']['correct'], np.argsort(one['test']['total'])
+    assert (where, 'one', 'rejection_area_uncertainty_epistemic') not in found
+  right, order = one['test']['correct'], np.argsort(one['test']['uncertainty_total'])
   by_hand = np.mean(np.cumsum(right[order]) / np.arange(1, N + 1))
-  assert found['test', 'one', 'rejection_area_total'] == pytest.approx(by_hand)
+  assert found['test', 'one', 'rejection_area_uncertainty_total'] == pytest.approx(by_hand)
   # Inputs without labels are mixed with the test set, as wrong.
-  both = np.argsort(np.concatenate([one['test']['total'], one['far']['total']]))
+  both = np.argsort(np.concatenate([one['test']['uncertainty_total'], one['far']['uncertainty_total']]))
   mixed = np.mean(np.cumsum(np.concatenate([right, np.zeros(N)])[both]) / np.arange(1, 2 * N + 1))
-  assert found['far', 'one', 'rejection_area_total'] == pytest.approx(mixed, abs=0.02)  # every input is there twice
-  assert found['far', 'halved', 'auroc_model_share'] == pytest.approx(0.75)
-  assert ('far', 'one', 'auroc_model_share') not in found and ('test', 'same', 'auroc_model_share') not in found
+  assert found['far', 'one', 'rejection_area_uncertainty_total'] == pytest.approx(
+    mixed, abs=0.02
+  )  # every input is there twice
+  assert found['far', 'halved', 'auroc_uncertainty_epistemic_ratio'] == pytest.approx(0.75)
+  assert ('far', 'one', 'auroc_uncertainty_epistemic_ratio') not in found and (
+    'test',
+    'same',
+    'auroc_uncertainty_epistemic_ratio',
+  ) not in found
   assert found['test', 'same', 'own_head'] == 1

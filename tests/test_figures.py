@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from hydra_jax.maths.uncertainty import RANKINGS, WORDS
 from hydra_jax.report import figures
 
 
@@ -20,7 +21,7 @@ def scores_of(seed, members):
   model = model if members > 1 else np.zeros_like(model)
   correct = (random.uniform(size=200) > data).astype(np.float32)
   confidence = random.uniform(0.5, 1, 200).astype(np.float32)
-  return {'total': data + model, 'data': data, 'model': model, 'correct': correct, 'confidence': confidence}
+  return {**dict(zip(WORDS, (data + model, data, model))), 'correct': correct, 'confidence': confidence}
 
 
 SCORES = {
@@ -35,8 +36,8 @@ def test_every_method_is_rejected_by_an_uncertainty_that_it_has():
   (total, mixed), (model, _) = np.reshape(figure.axes, (2, 2))
   of = lambda ax: {line.get_label(): line.get_ydata() for line in ax.lines}
   assert set(of(total)) == set(of(mixed)) == set(SCORES) and set(of(model)) == {'ensemble', 'hydra'}
-  for by, ax in (('total', total), ('model', model)):
-    assert ax.get_xlabel() == f'share kept, by {by} uncertainty'
+  for by, ax in zip(RANKINGS, (total, model)):
+    assert ax.get_xlabel() == f'share kept, by {WORDS[by]} uncertainty'
     for name, curve in of(ax).items():
       test = SCORES[name]['test']
       half = test['correct'][np.argsort(test[by])][:100]
@@ -107,7 +108,7 @@ def test_what_is_infinite_or_tiny_does_not_stop_the_drawing(tmp_path, value, whe
   """After a long training nothing is lost because one uncertainty has overflown, or all are nearly 0."""
   scores = {name: {w: {k: v.copy() for k, v in s.items()} for w, s in SCORES[name].items()} for name in SCORES}
   for found in scores['hydra'].values():
-    found['model'][where] = found['total'][where] = value
+    found['uncertainty_epistemic'][where] = found['uncertainty_total'][where] = value
   both = figures._uncertain(scores)
   assert ('hydra' in both) == (where == 3 or value in (1e38, 1e-40))
   drawn = [figures.histograms] + [figures.agreement] * (len(both) > 1)

@@ -216,8 +216,12 @@ def test_whole_numbers_beside_a_target_are_targets(tmp_path):
   assert found.task == 'regression' and found.evaluations['test'].load().y.dtype == np.float64
 
 
-def test_test_inputs_unlike_training_inputs_are_told(tmp_path, capsys):
-  said = lambda: [line for line in capsys.readouterr().out.splitlines() if "'y' holds" not in line]
+def test_test_inputs_unlike_training_inputs_are_told(tmp_path, caplog):
+  def said():
+    lines = [*caplog.messages]
+    caplog.clear()
+    return lines
+
   load(saved(tmp_path, arrays()))
   assert said() == []
   load(saved(tmp_path, arrays(x=X / 255)))
@@ -233,14 +237,15 @@ def test_test_inputs_unlike_training_inputs_are_told(tmp_path, capsys):
   assert 'if they come first, transpose(0, 2, 3, 1)' in said()[0]
 
 
-def test_what_is_taken_is_said_and_names_are_kept(tmp_path, capsys):
+def test_what_is_taken_is_said_and_names_are_kept(tmp_path, caplog):
+  caplog.set_level('INFO', 'hydra_jax')
   names = np.array(['ant', 'bee', 'cat'])
   y = np.arange(N) % C
   found = load(saved(tmp_path, arrays(y=names[y], y_test=names[y[:E]])))
   assert found.classes == ('ant', 'bee', 'cat') and found.outputs == C
   np.testing.assert_array_equal(found.train.y, y)
-  said = capsys.readouterr().out
-  assert said.count('\n') == 1 and "'y' holds 3 names, ant, bee, cat, 20 examples a class" in said
+  (said,) = caplog.messages
+  assert "'y' holds 3 names, ant, bee, cat, 20 examples a class" in said
   assert load(saved(tmp_path, arrays())).classes == ()
   assert load(saved(tmp_path, arrays()), task='regression').task == 'regression'
 

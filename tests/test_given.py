@@ -196,21 +196,21 @@ def check(tmp_path, file='data.npz', of='data.npz', **arrays):
   return data
 
 
-def test_what_is_assumed_is_said(tmp_path, capsys):
+def test_what_is_assumed_is_said(tmp_path, caplog):
+  caplog.set_level('INFO', 'hydra_jax')
   check(tmp_path, probabilities=P, probabilities_far=CERTAIN)
-  said = capsys.readouterr().out.splitlines()[1:]
-  assert said == [
+  assert caplog.messages[1:] == [
     f"{tmp_path}/data.npz, set 'far': 240 of 360 values are raised, probabilities to 1.2e-07",
   ]
   check(tmp_path, 'members.npy', logits=P)
-  assert 'members.npy is taken for probabilities: every row sums to 1' in capsys.readouterr().out
+  assert 'members.npy is taken for probabilities: every row sums to 1' in caplog.messages[-1]
   check(tmp_path, 'members.npy', logits=LOGITS)
-  assert 'members.npy is taken for logits: not every row sums to 1' in capsys.readouterr().out
+  assert 'members.npy is taken for logits: not every row sums to 1' in caplog.messages[-1]
   check(tmp_path, y=Y % 2, y_test=Y[:E] % 2, logits=LOGITS[..., :1])
-  assert 'one column is taken for class 1 against class 0' in capsys.readouterr().out
+  assert 'one column is taken for class 1 against class 0' in caplog.messages[-1]
   y = X[:, 0]
   check(tmp_path, y=y, y_test=y[:E], mean=MEAN[..., 0], variance=np.full((M, N), 1e-9))
-  assert '120 of 240 values are raised, variances to 2e-06 of that of the targets' in capsys.readouterr().out
+  assert '120 of 240 values are raised, variances to 2e-06 of that of the targets' in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_regression_needs_no_flag_more(tmp_path, capsys):
   assert cli.main(command) == 0
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['student']['hydra']['temperature'] == 1.0
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'results.jsonl').read_text().splitlines()]
-  found = {(r['data'], r['method'], r['metric']): r['value'] for r in rows}
+  found = {(r['split'], r['method'], r['metric']): r['value'] for r in rows}
   rmse = np.sqrt(np.mean(np.square(1e9 + 3 * mean.mean(axis=0) - y)[:E]))
   density = scipy.stats.norm.pdf(y[:E], 1e9 + 3 * mean[:, :E], 3 * sd[:, :E]).mean(axis=0)
   assert found['test', 'ensemble', 'rmse'] == pytest.approx(rmse, rel=1e-4)

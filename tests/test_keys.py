@@ -62,7 +62,7 @@ def config_of() -> ConfigDict:
 
 def keys(config: ConfigDict) -> dict[str, str]:
   """Keys of all that a config would save, by 'method/part'."""
-  group = [Replica(config, Path(), i, load(config.data, '', i)) for i in range(config.replicas)]
+  group = [Replica(config=config, parts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)]
   data, found = group[0].data, {}
 
   def add(name, student, taught_by=()):

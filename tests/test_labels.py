@@ -10,6 +10,10 @@ N = 300
 GENRE = np.array(['bee', 'ant', 'cat'])
 
 
+def kind(found):
+  return found.task, found.outputs
+
+
 def meaning(y, task='auto', columns=None):
   return labels.meaning(labels.flat(y, 'y'), task, 'y', columns)
 
@@ -28,7 +32,7 @@ def numbers(count, examples=N):
 def test_whole_numbers_with_enough_examples_are_classes(dtype):
   y = numbers(10).astype(dtype)
   found = meaning(y)
-  assert found[:2] == ('classification', 10) and found.names == ()
+  assert kind(found) == ('classification', 10) and found.names == ()
   assert '10 whole numbers, 0 to 9, 30 examples each: classification' in found.note
   assert '--config.data.task=regression if they are quantities' in found.note and '\n' not in found.note
   np.testing.assert_array_equal(read(y, y[:7]), y[:7].astype(int))
@@ -56,7 +60,7 @@ def test_prices_are_quantities():
   prices = np.random.default_rng(0).integers(50_000, 900_000, N)
   for y in (prices, prices.astype(float), prices.astype(np.float32)):
     found = meaning(y)
-    assert found[:2] == ('regression', 1) and '1 example each: regression' in found.note
+    assert kind(found) == ('regression', 1) and '1 example each: regression' in found.note
     assert found.note.endswith('set --config.data.task=classification if they are classes')
     np.testing.assert_array_equal(read(y, y), prices[:, None])
     assert read(y, y).dtype == np.float64
@@ -64,8 +68,8 @@ def test_prices_are_quantities():
 
 def test_numbers_with_fractions_are_quantities():
   y = np.random.default_rng(0).normal(size=N)
-  assert meaning(y)[:2] == ('regression', 1) and meaning(y.reshape(100, 3))[:2] == ('regression', 3)
-  assert meaning(y.astype(np.longdouble))[:2] == meaning(y.astype(np.float16))[:2] == ('regression', 1)
+  assert kind(meaning(y)) == ('regression', 1) and kind(meaning(y.reshape(100, 3))) == ('regression', 3)
+  assert kind(meaning(y.astype(np.longdouble))) == kind(meaning(y.astype(np.float16))) == ('regression', 1)
   # Of which some may be whole in another split.
   np.testing.assert_array_equal(read(y, np.array([3, 4])), [[3.0], [4.0]])
   np.testing.assert_array_equal(read(y, np.array([True, False])), [[1.0], [0.0]])
@@ -111,11 +115,11 @@ def test_names_are_kept(y, names, expected):
 
 
 def test_the_user_decides():
-  assert meaning(numbers(3), 'regression')[:2] == ('regression', 1)
-  assert meaning(numbers(3).astype(float), 'classification')[:2] == ('classification', 3)
+  assert kind(meaning(numbers(3), 'regression')) == ('regression', 1)
+  assert kind(meaning(numbers(3).astype(float), 'classification')) == ('classification', 3)
   assert meaning(numbers(3).astype(float) + 1, 'classification').names == ('1', '2', '3')
   assert meaning(numbers(3) - 1, 'classification').names == ('-1', '0', '1')
-  assert meaning(np.eye(3)[numbers(3)], 'regression')[:2] == ('regression', 3)
+  assert kind(meaning(np.eye(3)[numbers(3)], 'regression')) == ('regression', 3)
   np.testing.assert_array_equal(read(numbers(3), numbers(3).astype(float), 'classification'), numbers(3))
 
 
@@ -161,7 +165,7 @@ def test_labels_of_other_splits_that_do_not_fit(y, other, words):
 
 
 def test_predictions_say_how_many_classes_there_are():
-  assert meaning(numbers(3), columns=7)[:2] == ('classification', 7)
+  assert kind(meaning(numbers(3), columns=7)) == ('classification', 7)
   np.testing.assert_array_equal(read(numbers(3), np.array([6]), columns=7), [6])  # a class that only members know
   assert meaning(numbers(2), columns=1).outputs == 2  # one column stands for two classes
   found = meaning(GENRE[numbers(3)], columns=3)

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import logging
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 import hydra_jax
-from hydra_jax import UserError, data as datasets
+from hydra_jax import UserError, cli, data as datasets
 from hydra_jax.data import toy
 from hydra_jax.evaluation import arrays
 from hydra_jax.experiment.config import default_config
@@ -179,13 +180,13 @@ def test_what_a_run_has_trained_is_loaded(tiny_run):
   workdir, _ = tiny_run
   x, y = toy.digits('test')
   rows = [json.loads(line) for line in (workdir / 'results.jsonl').read_text().splitlines()]
-  scores = {(r['method'], r['metric']): r['value'] for r in rows if r['data'] == 'test'}
+  scores = {(r['method'], r['metric']): r['value'] for r in rows if r['split'] == 'test'}
   for method in ('ensemble', 'single', 'kd', 'hydra'):
     predictor = hydra_jax.load(workdir, method)
     found = predictor.predict(x)
     assert predictor.shape == (8, 8, 1) and predictor.task == 'classification' and found.mean.shape == (len(y), 10)
     assert np.mean(found.mean.argmax(-1) == y) == pytest.approx(scores[method, 'accuracy'])
-    assert np.mean(found.epistemic) == pytest.approx(scores[method, 'model'], rel=1e-4, abs=1e-7)
+    assert np.mean(found.epistemic) == pytest.approx(scores[method, 'uncertainty_epistemic'], rel=1e-4, abs=1e-7)
     np.testing.assert_allclose(found.members.mean(axis=0), found.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(predictor.predict(x[:7], batch_size=3).mean, found.mean[:7], rtol=1e-4, atol=1e-6)
   data = datasets.load(default_config().data, '', 0)
@@ -198,3 +199,47 @@ def test_what_a_run_has_trained_is_loaded(tiny_run):
     hydra_jax.load(workdir / 'parts', 'hydra')
   with pytest.raises(UserError, match='inputs of shape'):
     predictor.predict(x[:, :4])
+
+
+LOGGED = """
+import logging, sys
+import hydra_jax, hydra_jax.config
+from hydra_jax.data import load
+for name in hydra_jax.__all__:
+  getattr(hydra_jax, name)
+package = logging.getLogger('hydra_jax')
+assert not logging.getLogger().handlers and not package.handlers and package.propagate and package.level == 0
+if sys.argv[2:]:
+  logging.basicConfig(level=logging.INFO, format='%(levelname)s:%(name)s:%(message)s')
+config = hydra_jax.config.default_config().data
+config.name, config.ood = sys.argv[1], ()
+load(config, '', 0)
+"""
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_warnings_are_shown_by_default_and_all_lines_if_logging_is_set_up(asked, tmp_path):
+  """As in a notebook. Importing the package sets nothing up."""
+  x, file = np.random.default_rng(0).normal(size=(6, 2)), tmp_path / 'mine.npz'
+  y, seven = [0, 1] * 3, np.full(6, 7.0)
+  np.savez(file, x=np.c_[x, seven], y=y, x_test=np.c_[x, seven + 1], y_test=y)
+  python = [sys.executable, '-c', LOGGED, str(file), *['asked'] * asked]
+  done = subprocess.run(python, capture_output=True, text=True, cwd=ROOT, check=False)
+  assert done.returncode == 0 and done.stdout == '', done.stderr
+  warning = f"{file}: 'x_test': feature 2 is 7 in every training example, and varies here"
+  if not asked:
+    assert done.stderr.splitlines() == [warning]
+  else:
+    assert (
+      f'WARNING:hydra_jax.data:{warning}' in done.stderr and f"INFO:hydra_jax.data:{file}: 'y' holds" in done.stderr
+    )
+
+
+def test_a_command_shows_lines_on_the_console_and_leaves_logging_as_it_was(capsys, monkeypatch):
+  package = logging.getLogger('hydra_jax')
+  monkeypatch.setattr(
+    cli, 'check', lambda *_: (package.info('50% of [red]'), package.warning('odd'), package.debug('x'))
+  )
+  assert cli.main(['check', '--config=x.py']) == 0
+  assert capsys.readouterr() == ('50% of [red]\nodd\n', '')
+  assert not package.handlers and package.propagate and package.level == logging.NOTSET

@@ -83,7 +83,9 @@ def test_every_method_learns(name, task, random):
   scores = TASKS[task].in_units(TASKS[task].scores(read(out), data['y'][:B]), np.ones(C))
   for score, values in scores.items():
     assert values.shape == (B,) and np.all(np.isfinite(values)), score
-  np.testing.assert_allclose(scores['total'], scores['data'] + scores['model'], rtol=1e-5)
+  np.testing.assert_allclose(
+    scores['uncertainty_total'], scores['uncertainty_aleatoric'] + scores['uncertainty_epistemic'], rtol=1e-5
+  )
 
 
 def test_one_head_for_each_member_is_the_equation(random):

@@ -152,9 +152,9 @@ def test_impossible_labels_and_impossible_classes():
   np.testing.assert_allclose(scores['nll'], [np.log(2), np.inf], rtol=1e-6)
   np.testing.assert_allclose(scores['brier'], [0.5, 2], rtol=1e-6)
   np.testing.assert_allclose(scores['confidence'], [0.5, 1], rtol=1e-6)
-  np.testing.assert_allclose(scores['total'], [np.log(2), 0], rtol=1e-6)
+  np.testing.assert_allclose(scores['uncertainty_total'], [np.log(2), 0], rtol=1e-6)
   of_one = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-  np.testing.assert_allclose(scores['model'], [np.log(2) - of_one, 0], rtol=1e-5)
+  np.testing.assert_allclose(scores['uncertainty_epistemic'], [np.log(2) - of_one, 0], rtol=1e-5)
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def test_a_checkpoint_continues_on_other_devices(where, tmp_path, alone):
   chex.assert_trees_all_close(found, alone('hydra')[0], rtol=2e-3, atol=2e-4)
 
 
-def test_a_damaged_checkpoint_is_left_out(tmp_path, capsys):
+def test_a_damaged_checkpoint_is_left_out(tmp_path, caplog):
   saver = checkpoints.Saver(tmp_path, 3)
   for step in (1, 2, 3):
     saver.save(step, {'a': jnp.full((50, 50), step)})
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path, capsys):
   (tmp_path / '2' / 'MANIFEST.json').write_text('{')
   found = checkpoints.latest(tmp_path, {'a': jnp.zeros((50, 50), jnp.int32)})
   assert np.all(found['a'] == 1) and checkpoints.steps(tmp_path) == [1]
-  assert capsys.readouterr().out.count('is damaged: left out') == 2
+  assert caplog.text.count('is damaged: left out') == 2
 
 
 def test_asked_to_stop_it_saves_where_it_stops(alone):

@@ -17,10 +17,11 @@ from hydra_jax.data import toy
 from hydra_jax.evaluation import evaluate
 from hydra_jax.experiment import artifacts, run as runs
 from hydra_jax.experiment.config import default_config
+from hydra_jax.maths.uncertainty import WORDS
 
 pytestmark = pytest.mark.slow
 
-KEYS = ['data', 'method', 'replica', 'metric', 'value', 'n']
+KEYS = ['split', 'method', 'replica', 'metric', 'value', 'n']
 
 
 def rows(workdir):
@@ -28,7 +29,7 @@ def rows(workdir):
 
 
 def value(workdir, data, method, metric):
-  (found,) = [r['value'] for r in rows(workdir) if (r['data'], r['method'], r['metric']) == (data, method, metric)]
+  (found,) = [r['value'] for r in rows(workdir) if (r['split'], r['method'], r['metric']) == (data, method, metric)]
   return found
 
 
@@ -38,7 +39,7 @@ def test_what_a_run_writes(tiny_run):
   for method in ('ensemble', 'single', 'kd', 'hydra'):
     assert 0.5 < value(workdir, 'test', method, 'accuracy') <= 1
     assert method in printed and f'| {method} |' in (workdir / 'table.md').read_text()
-    assert 0 <= value(workdir, 'letters', method, 'auroc_total') <= 1
+    assert 0 <= value(workdir, 'letters', method, 'auroc_uncertainty_total') <= 1
   assert json.loads((workdir / 'config.json').read_text())['teacher']['members'] == 3
   assert {'python', 'jax', 'hydra_jax', 'device'} <= set(json.loads((workdir / 'versions.json').read_text()))
   for name in ('reliability', 'model_uncertainty', 'agreement', 'shifts'):
@@ -50,10 +51,10 @@ def test_uncertainty_is_where_it_belongs(tiny_run):
   workdir, _ = tiny_run
   for where in ('test', 'letters', 'noise', 'rotate:30'):
     for method in ('single', 'kd'):
-      assert value(workdir, where, method, 'model') == 0.0
+      assert value(workdir, where, method, 'uncertainty_epistemic') == 0.0
     for method in ('ensemble', 'hydra'):
-      assert value(workdir, where, method, 'model') > 0
-    three = [value(workdir, where, 'ensemble', p) for p in ('total', 'data', 'model')]
+      assert value(workdir, where, method, 'uncertainty_epistemic') > 0
+    three = [value(workdir, where, 'ensemble', p) for p in WORDS]
     assert three[0] == pytest.approx(three[1] + three[2], rel=1e-5)
 
 
@@ -147,11 +148,11 @@ def test_predictions_of_another_framework(tiny_run, tmp_path):
   done = hydra_jax('run', '--config=configs/external.py', config, *same, f'--workdir={tmp_path / "run"}')
   assert done.returncode == 0, done.stdout + done.stderr
   for method in ('ensemble', 'kd', 'hydra'):
-    for metric in ('accuracy', 'nll', 'model'):
+    for metric in ('accuracy', 'nll', 'uncertainty_epistemic'):
       expected, found = (value(w, 'test', method, metric) for w in (own, tmp_path / 'run'))
       assert found == pytest.approx(expected, rel=2e-2, abs=2e-3), (method, metric)
-  assert value(tmp_path / 'run', 'letters', 'ensemble', 'auroc_model') > 0.5
-  assert 'noise' not in {r['data'] for r in rows(tmp_path / 'run') if r['method'] == 'ensemble'}
+  assert value(tmp_path / 'run', 'letters', 'ensemble', 'auroc_uncertainty_epistemic') > 0.5
+  assert 'noise' not in {r['split'] for r in rows(tmp_path / 'run') if r['method'] == 'ensemble'}
   (line,) = [t for t in (tmp_path / 'run' / 'table.md').read_text().splitlines() if t.startswith('| ensemble')]
   assert '–' in line and (tmp_path / 'run' / 'figures' / 'agreement.png').exists()
   done = hydra_jax(
@@ -214,7 +215,7 @@ def test_imagenet_runs_on_a_miniature(miniatures, tmp_path):
   small += ["--config.students=('hydra',)", '--config.student.hydra.batch_size=10']
   small += ['--config.student.hydra.hinton_epochs=0']
   found = finishes(tmp_path / 'run', f'{config}:members=2,epochs=1', *small, data_dir=miniatures)
-  assert {r['n'] for r in found if r['data'] == 'test'} == {9}
+  assert {r['n'] for r in found if r['split'] == 'test'} == {9}
   assert not list(tmp_path.glob('run/parts/predictions-*'))
 
 
@@ -223,7 +224,7 @@ def test_uci_runs_over_its_splits(tmp_path):
   """Three splits at once are three splits alone; and each split finds its own teacher in a run of all."""
   config, few = 'configs/uci.py:energy,members=3,epochs=1,replicas=3', "--config.students=('single','hydra')"
   together = finishes(tmp_path / 'run', config, few)
-  rmse = [r['value'] for r in together if r['metric'] == 'rmse' and r['data'] == 'test']
+  rmse = [r['value'] for r in together if r['metric'] == 'rmse' and r['split'] == 'test']
   assert len(rmse) == 9 and all(1 < v < 30 for v in rmse)
   assert ' ± ' in (tmp_path / 'run' / 'table.md').read_text()
   assert len(list(tmp_path.glob('run/parts/labels-*'))) == 2
@@ -231,7 +232,7 @@ def test_uci_runs_over_its_splits(tmp_path):
   alone = finishes(tmp_path / 'alone', config, few, '--config.execution.replicas_together=1')
   assert len(list(tmp_path.glob('alone/parts/labels-*'))) == 6
   ours, theirs = ([{k: r[k] for k in KEYS if k != 'value'} for r in found] for found in (together, alone))
-  by = lambda r: (r['replica'], r['method'], r['data'], r['metric'])
+  by = lambda r: (r['replica'], r['method'], r['split'], r['metric'])
   assert sorted(ours, key=by) == sorted(theirs, key=by)
   for mine, yours in zip(sorted(together, key=by), sorted(alone, key=by)):
     np.testing.assert_allclose(mine['value'], yours['value'], rtol=2e-3, atol=2e-3, err_msg=str(mine))
@@ -239,7 +240,7 @@ def test_uci_runs_over_its_splits(tmp_path):
   again = f"--config.teacher.checkpoints=('{tmp_path / 'run'}',)"
   found = finishes(tmp_path / 'again', config, "--config.students=('single',)", again)
   of_ensemble = lambda rows: {
-    (r['replica'], r['data'], r['metric']): r['value'] for r in rows if r['method'] == 'ensemble'
+    (r['replica'], r['split'], r['metric']): r['value'] for r in rows if r['method'] == 'ensemble'
   }
   ensembles = of_ensemble(together)
   for key, found_value in of_ensemble(found).items():

@@ -215,8 +215,8 @@ def test_dirichlet_uncertainty_is_that_of_float64(seed, shift):
   total = scipy.stats.entropy(p, axis=-1)
   data = -np.sum(p * (digamma(alpha + 1) - digamma(alpha_0 + 1)), axis=-1)
   np.testing.assert_allclose(found.total, total, atol=3e-6)
-  np.testing.assert_allclose(found.data, data, atol=3e-6)
-  np.testing.assert_allclose(found.model, total - data, rtol=2e-5, atol=2e-7)
+  np.testing.assert_allclose(found.aleatoric, data, atol=3e-6)
+  np.testing.assert_allclose(found.epistemic, total - data, rtol=2e-5, atol=2e-7)
 
 
 def test_dirichlet_uncertainty_is_that_of_samples():
@@ -231,17 +231,17 @@ def test_dirichlet_uncertainty_is_that_of_samples():
 @many
 def test_dirichlet_uncertainty_is_bounded(seed, scale):
   found = dirichlet_uncertainty(normal(seed, B, C, scale=scale))
-  np.testing.assert_array_equal(found.total, found.data + found.model)
+  np.testing.assert_array_equal(found.total, found.aleatoric + found.epistemic)
   assert np.all(np.stack(found) >= 0) and np.all(np.stack(found) <= np.log(C) + 1e-5)
 
 
 def test_model_uncertainty_vanishes_with_precision():
   log_p = jax.nn.log_softmax(normal(0, B, C))
   for log_precision in (10, 20, 35):
-    model = dirichlet_uncertainty(log_p + log_precision).model
+    model = dirichlet_uncertainty(log_p + log_precision).epistemic
     np.testing.assert_allclose(model, (C - 1) / 2 * np.exp(-log_precision), rtol=1e-2)
   nothing_known = dirichlet_uncertainty(log_p - 30)
-  np.testing.assert_allclose(nothing_known.model, nothing_known.total, rtol=1e-5)
+  np.testing.assert_allclose(nothing_known.epistemic, nothing_known.total, rtol=1e-5)
 
 
 # Normal-Wishart.
@@ -324,10 +324,10 @@ def test_mixture_has_the_uncertainty_of_the_normal_wishart(seed, count):
   found = uncertainty.regression(mean, var)
   _, _, student = as_scipy(prior)
   data = prior.var * prior.dof / (prior.dof - 2)
-  np.testing.assert_allclose(jnp.mean(mean, axis=0), prior.mean, atol=1e-3 * np.sqrt(np.max(found.model)))
+  np.testing.assert_allclose(jnp.mean(mean, axis=0), prior.mean, atol=1e-3 * np.sqrt(np.max(found.epistemic)))
   np.testing.assert_allclose(found.total, student.var(), rtol=1e-3)
-  np.testing.assert_allclose(found.data, data, rtol=1e-3)
-  np.testing.assert_allclose(found.model, data / prior.kappa, rtol=1e-3)
+  np.testing.assert_allclose(found.aleatoric, data, rtol=1e-3)
+  np.testing.assert_allclose(found.epistemic, data / prior.kappa, rtol=1e-3)
 
 
 def outputs_of(mean, var, kappa, dof):

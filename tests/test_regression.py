@@ -12,6 +12,7 @@ from hydra_jax.evaluation import evaluate
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
+from hydra_jax.maths.uncertainty import WORDS
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import mlp
 
@@ -59,9 +60,9 @@ def test_scores_of_one_target_in_any_unit(shift, scale):
     'nll': -np.log(density.mean(axis=0)),
     'crps': crps(mean[..., 0], var[..., 0], y[..., 0]),
     'pit': cdf,
-    'data': var.mean(axis=0)[:, 0],
-    'model': mean.var(axis=0)[:, 0],
-    'total': (var.mean(axis=0) + mean.var(axis=0))[:, 0],
+    'uncertainty_aleatoric': var.mean(axis=0)[:, 0],
+    'uncertainty_epistemic': mean.var(axis=0)[:, 0],
+    'uncertainty_total': (var.mean(axis=0) + mean.var(axis=0))[:, 0],
   }
   for name, values in expected.items():
     assert found[name].shape == (N,) and found[name].dtype == np.float64
@@ -87,8 +88,12 @@ def test_several_targets_are_scored_one_by_one_and_together():
   joint = scipy.stats.norm.logpdf(y, mean, np.sqrt(var)).sum(axis=-1)
   np.testing.assert_allclose(found['nll'], np.log(M) - scipy.special.logsumexp(joint, axis=0), rtol=1e-4, atol=1e-4)
   # Variances, which rank examples, count each target in units of what it varies by.
-  np.testing.assert_allclose(found['model'], np.mean(mean.var(axis=0) / y.var(axis=0), axis=-1), rtol=1e-4)
-  np.testing.assert_allclose(found['total'], found['data'] + found['model'], rtol=1e-6)
+  np.testing.assert_allclose(
+    found['uncertainty_epistemic'], np.mean(mean.var(axis=0) / y.var(axis=0), axis=-1), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    found['uncertainty_total'], found['uncertainty_aleatoric'] + found['uncertainty_epistemic'], rtol=1e-6
+  )
   np.testing.assert_allclose(
     found['squared_error'], np.mean(np.square(mean.mean(axis=0) - y) / y.var(axis=0), axis=-1), rtol=1e-3, atol=1e-6
   )
@@ -140,7 +145,7 @@ def test_units_change_nothing_but_the_unit_of_the_scores(tmp_path, units):
     for d in (plain, found)
   )
   unit = units.get('y_unit', 1.0)
-  powers = dict(squared_error=2, crps=1, total=2, data=2, model=2, pit=0, covered=0)
+  powers = {'squared_error': 2, 'crps': 1, **dict.fromkeys(WORDS, 2), 'pit': 0, 'covered': 0}
   for where in ('test', 'jitter:0.5'):
     for name, power in powers.items():
       np.testing.assert_allclose(
@@ -148,10 +153,10 @@ def test_units_change_nothing_but_the_unit_of_the_scores(tmp_path, units):
       )
     np.testing.assert_allclose(others[where]['nll'].mean(), scores[where]['nll'].mean() + np.log(unit), rtol=1e-3)
   rows = [
-    {(r['data'], r['metric']): r['value'] for r in evaluate.rows(s, d, REGRESSION, 'ensemble', 0, 15)}
+    {(r['split'], r['metric']): r['value'] for r in evaluate.rows(s, d, REGRESSION, 'ensemble', 0, 15)}
     for s, d in ((scores, plain), (others, found))
   ]
   assert all(np.isfinite(list(row.values())).all() for row in rows)
-  for by in ('auroc_model', 'fpr95_total', 'aupr_total'):
+  for by in ('auroc_uncertainty_epistemic', 'fpr95_uncertainty_total', 'aupr_uncertainty_total'):
     np.testing.assert_allclose(rows[1]['far', by], rows[0]['far', by], atol=0.02)
   np.testing.assert_allclose(rows[1]['test', 'rmse'], unit * rows[0]['test', 'rmse'], rtol=1e-5)

@@ -32,17 +32,17 @@ NLL = {
 
 def outcome(run, test_to_train=0.0):
   rows = [
-    {'data': 'test', 'method': m, 'replica': r, 'metric': 'nll', 'value': v, 'n': 4}
+    {'split': 'test', 'method': m, 'replica': r, 'metric': 'nll', 'value': v, 'n': 4}
     for (where, m), values in NLL.items()
     for r, v in enumerate(values)
     if where == run
   ]
-  rows += [{'data': 'test', 'method': 'hydra', 'replica': 0, 'metric': 'model', 'value': 0.5, 'n': 4}]
-  rows += [{'data': 'test', 'method': 'hydra', 'replica': 0, 'metric': 'rank_correlation', 'value': 0.75, 'n': 4}]
-  timings = [{'data': 'cost', 'method': 'hydra', 'replica': 0, 'metric': 'latency_ms', 'value': 12345.0, 'n': 500}]
+  rows += [{'split': 'test', 'method': 'hydra', 'replica': 0, 'metric': 'uncertainty_epistemic', 'value': 0.5, 'n': 4}]
+  rows += [{'split': 'test', 'method': 'hydra', 'replica': 0, 'metric': 'rank_correlation', 'value': 0.75, 'n': 4}]
+  timings = [{'split': 'cost', 'method': 'hydra', 'replica': 0, 'metric': 'latency_ms', 'value': 12345.0, 'n': 500}]
   examples = {'hydra': {'nll': np.float32([1, 2, 3, 5])}, 'kd': {'nll': np.float32([2, 2, 4, 6])}}
   tests = [(f'test set {i * (test_to_train > 0)}', examples) for i in range(3)]
-  return Outcome('classification', rows, timings, tests, test_to_train)
+  return Outcome(task='classification', rows=rows, timings=timings, tests=tests, test_to_train=test_to_train)
 
 
 def results(runs=('one', 'two'), test_to_train=0.0, **changes):
@@ -153,7 +153,7 @@ def test_splits_that_overlap_have_the_corrected_error():
 def test_what_is_kept_is_shown_of_every_method():
   """Also of those without heads, which have the area by total uncertainty."""
   found = results()
-  found.values['one', 'test', 'kd', 'rejection_area_total'] = {0: 0.875}
+  found.values['one', 'test', 'kd', 'rejection_area_uncertainty_total'] = {0: 0.875}
   one, _ = paper_tables.kept(found)
   assert one.headings[-2:] == ['rejection area, by total unc.', 'rejection area, by model unc.']
   assert cells(one)['Hydra_1'][0] == '0.7500' and cells(one)['kd'][-2:] == ['0.8750', '–']
@@ -205,13 +205,15 @@ def test_the_values_of_single_replicas_are_written_in_full(tmp_path):
   found.definition.runs['one'] = configs.default_config()
   paper_tables.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 1.0)
   lines = csv_of(tmp_path / 'table' / 'replicas.csv')
-  assert list(lines[0]) == ['run', 'data', 'method', 'metric', 'replica', 'value']
+  assert list(lines[0]) == ['run', 'split', 'method', 'metric', 'replica', 'value']
   order = [tuple(line.values())[:4] + (int(line['replica']),) for line in lines]
   assert order == sorted(order)
   values = {}
   for line in lines:
-    values.setdefault((line['run'], line['data'], line['method'], line['metric']), []).append(float(line['value']))
-  assert values == {k: list(v.values()) for k, v in found.values.items() if k[3] not in ('nobody asks', 'model')}
+    values.setdefault((line['run'], line['split'], line['method'], line['metric']), []).append(float(line['value']))
+  assert values == {
+    k: list(v.values()) for k, v in found.values.items() if k[3] not in ('nobody asks', 'uncertainty_epistemic')
+  }
   assert values['one', 'test', 'kd', 'nll'][1] == 1 / 3
 
 
@@ -239,7 +241,7 @@ def test_definitions(monkeypatch, name, quick):
       for column in section.columns:
         assert column.run in ('', *definition.runs)
         config = definition.runs[column.run or next(iter(definition.runs))]
-        assert column.data in ('test', 'cost', *config.data.ood, *config.data.shifts), column
+        assert column.split in ('test', 'cost', *config.data.ood, *config.data.shifts), column
     assert definition.against in students
     runs = {run for run, *_ in definition.published}
     assert runs <= set(definition.runs) or not runs & set(definition.runs)
@@ -252,12 +254,12 @@ def test_published_numbers_are_those_of_the_paper():
   from experiments import published
 
   found = published.uci() | published.cifar('cifar10', 'cifar10') | published.cifar('cifar100', 'cifar100')
-  assert found['concrete', 'test', 'dlf', 'nll'] == (3.1584, 0.0463, 10)
-  assert found['kin8nm', 'test', 'hydra_train', 'nll'] == (-0.9434, 0.0307, 10)
+  assert found['concrete', 'test', 'dlf', 'nll'] == Published(3.1584, 0.0463, 10)
+  assert found['kin8nm', 'test', 'hydra_train', 'nll'] == Published(-0.9434, 0.0307, 10)
   assert found['power-plant', 'test', 'ensemble', 'rmse'].value == 4.2197
-  assert found['wine-quality-red', 'test', 'hydra_train', 'coverage_95'] == (0.9594, 0.0053, 10)
-  assert found['cifar10', 'svhn_cropped', 'dlf', 'auroc_model'].value == 0.9359
-  assert found['cifar100', 'test', 'hydra_train', 'ece'] == (0.127, 0.0037, 5)
+  assert found['wine-quality-red', 'test', 'hydra_train', 'coverage_95'] == Published(0.9594, 0.0053, 10)
+  assert found['cifar10', 'svhn_cropped', 'dlf', 'auroc_uncertainty_epistemic'].value == 0.9359
+  assert found['cifar100', 'test', 'hydra_train', 'ece'] == Published(0.127, 0.0037, 5)
 
 
 @pytest.mark.parametrize(
@@ -355,8 +357,8 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
   out = tmp_path / 'table-spiral-quick'
   saved = csv_of(out / 'table.csv')
   assert {row['method'] for row in saved} == {'ensemble', 'kd', 'endd', 'hydra_train', 'hydra', 'dlf'}
-  assert all(row['n'] == '2' for row in saved if row['data'] == 'test')
-  (kd,) = [r['mean'] for r in saved if (r['data'], r['method'], r['metric']) == ('far', 'kd', 'model')]
+  assert all(row['n'] == '2' for row in saved if row['split'] == 'test')
+  (kd,) = [r['mean'] for r in saved if (r['split'], r['method'], r['metric']) == ('far', 'kd', 'uncertainty_epistemic')]
   assert float(kd) == 0 and (out / 'figures' / 'plane.png').stat().st_size > 10000
   tables_of = lambda: (out / 'table.md').read_text().split('\n', 3)[3]
   before = tables_of()
@@ -388,7 +390,7 @@ def test_quick_tables(monkeypatch, tmp_path, names):
       out = tmp_path / '-'.join(filter(None, ('table', name, which, 'quick')))
       rows = csv_of(out / 'table.csv')
       for run, config in definition.runs.items():
-        of_run = [row for row in rows if row['run'] == run and row['data'] == 'test' and int(row['n'])]
+        of_run = [row for row in rows if row['run'] == run and row['split'] == 'test' and int(row['n'])]
         assert {row['method'] for row in of_run} == {'ensemble', *config.students}
         assert {int(row['n']) for row in of_run} == {config.replicas}
         assert all(math.isfinite(float(row['mean'])) for row in of_run)

@@ -43,6 +43,18 @@ def test_a_method_that_has_learnt_nothing_is_named_and_latencies_are_measured_ag
   assert "holds a run with data.name='digits', not 'spiral'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('about', [{}, {'format': 2}, {'format': 99}])
+def test_a_work_directory_of_another_format_is_refused(about, tmp_path, capsys):
+  """Its results have other names, or nothing says which."""
+  (tmp_path / 'versions.json').write_text(json.dumps(about))
+  (tmp_path / 'config.json').write_text(json.dumps({'name': 'digits', 'data': {'name': 'digits'}}))
+  (tmp_path / 'results.jsonl').write_text('{"data": "test", "metric": "model"}\n')
+  assert cli.main(['run', '--config=configs/digits.py', f'--workdir={tmp_path}']) == 2
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and 'in another format: choose another --workdir, or delete that folder' in said
+  assert (tmp_path / 'results.jsonl').read_text() == '{"data": "test", "metric": "model"}\n'
+
+
 def test_skill_is_0_of_a_constant_and_1_of_a_perfect_prediction():
   random = np.random.default_rng(0)
   labels = random.choice(3, size=500, p=[0.5, 0.3, 0.2])

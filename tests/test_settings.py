@@ -25,6 +25,7 @@ from hydra_jax.devices.layout import MODES
 from hydra_jax.experiment import plan
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths.tasks import TASKS
+from hydra_jax.maths.uncertainty import RANKINGS, WORDS
 from hydra_jax.methods.distillation import GROUPINGS
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.mapping import MAPPINGS
@@ -219,10 +220,10 @@ def run(tmp_path, monkeypatch, files):
 
 
 def results(workdir) -> dict[tuple, float]:
-  """Values of `results.jsonl` by replica, data, method and metric; all are finite."""
+  """Values of `results.jsonl` by replica, split, method and metric; all are finite."""
   rows = [json.loads(line) for line in (workdir / 'results.jsonl').read_text().splitlines()]
   assert all(math.isfinite(row['value']) for row in rows)
-  found = {(row['replica'], row['data'], row['method'], row['metric']): row['value'] for row in rows}
+  found = {(row['replica'], row['split'], row['method'], row['metric']): row['value'] for row in rows}
   assert len(found) == len(rows)
   return found
 
@@ -242,8 +243,8 @@ def test_every_layout_gives_the_same(run, monkeypatch):
 
 
 # Metrics that a set has at least, by its kind.
-UNCERTAINTY = {'total', 'data', 'model'}
-DETECTION = {f'{measure}_{by}' for measure in ('auroc', 'aupr', 'fpr95') for by in ('total', 'model')}
+UNCERTAINTY = set(WORDS)
+DETECTION = {f'{measure}_{by}' for measure in ('auroc', 'aupr', 'fpr95') for by in RANKINGS}
 LABELLED = {
   'classification': UNCERTAINTY | {'accuracy', 'nll', 'brier', 'ece', 'adaptive_ece'},
   'regression': UNCERTAINTY | {'rmse', 'nll', 'nll_gaussian', 'crps', 'coverage_95'},
@@ -264,7 +265,7 @@ def test_every_value_gives_results(name, run, monkeypatch):
   shown = {*config['data']['ood']} - {'plane'}
   assert {key[1] for key in found} == {'test', *config['data']['shifts'], *shown, 'cost'}
   for method in methods:
-    of = lambda where, method=method: {metric for _, data, m, metric in found if (data, m) == (where, method)}
+    of = lambda where, method=method: {metric for _, split, m, metric in found if (split, m) == (where, method)}
     assert LABELLED[task] <= of('test') and of('cost') == {'parameters', 'flops'}
     assert all(LABELLED[task] | DETECTION <= of(where) for where in config['data']['shifts'])
     assert all(UNCERTAINTY | DETECTION <= of(where) and 'nll' not in of(where) for where in shown)
@@ -272,7 +273,7 @@ def test_every_value_gives_results(name, run, monkeypatch):
       assert row.least <= found[0, 'test', method, 'accuracy'] <= 1, method
     else:
       assert found[0, 'test', method, 'rmse'] < row.least * np.load(config['data']['name'])['y_test'].std(), method
-    spread = found[0, 'test', method, 'model']
+    spread = found[0, 'test', method, 'uncertainty_epistemic']
     alone = method in ('single', 'kd') or config['teacher']['members'] == 1
     assert spread == 0 if alone else spread > 0, method
   timings = [json.loads(line) for line in (workdir / 'timings.jsonl').read_text().splitlines()]

@@ -1,5 +1,6 @@
 """Estimates, tests and corrections against scipy, brute force and simulations; verdicts by hand."""
 
+from dataclasses import replace
 import itertools
 import math
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hydra_jax.maths.statistics import Estimate, Published, estimate, holm, paired, verdict, welch
+from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
 
 OURS, THEIRS = np.random.default_rng(0).normal(size=(2, 7))
 NINTH = 1 / 9  # of splits of 90 and 10%
@@ -18,7 +19,7 @@ def test_standard_errors_are_scipys():
   assert found.n == 7
   np.testing.assert_allclose((found.mean, found.error), (OURS.mean(), scipy.stats.sem(OURS)))
   assert math.isnan(estimate([3.0]).error) and estimate([3.0]).mean == 3
-  assert estimate([2.0, 2.0])[:2] == (2, 0)
+  assert estimate([2.0, 2.0]) == Estimate(2, 0, 2)
   assert estimate([1.0, math.inf]).mean == math.inf and math.isnan(estimate([1.0, math.inf]).error)
 
 
@@ -38,8 +39,8 @@ def test_pairs_are_scipys(random):
 
 
 def test_pairs_that_do_not_differ():
-  assert paired(OURS, OURS) == (0, 0, 1, 7)
-  assert paired([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])[::2] == (1, 0)
+  assert paired(OURS, OURS) == Difference(0, 0, 1, 7)
+  assert paired([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) == Difference(1, 0, 0, 3)
   assert math.isnan(paired([1.0], [0.5]).p) and paired([1.0], [0.5]).mean == 0.5
 
 
@@ -72,7 +73,7 @@ def test_welch_is_scipys_on_the_values_behind_the_numbers():
   np.testing.assert_allclose(welch(estimate(OURS), published), expected)
   # Of unknown number they count as many as ours; over splits both errors are corrected.
   np.testing.assert_allclose(
-    welch(estimate(OURS), published._replace(n=0)), welch(estimate(OURS), published._replace(n=7))
+    welch(estimate(OURS), replace(published, n=0)), welch(estimate(OURS), replace(published, n=7))
   )
   ours, error = estimate(OURS, NINTH), published.error * math.sqrt(1 + 4 / 9)
   a, b = ours.error**2, error**2
@@ -92,7 +93,7 @@ def test_verdicts_of_true_agreements_over_three_replicas():
   """About 5% are called different; by 2 standard errors it would be some 18%."""
   random, tries = np.random.default_rng(5), 3000
   both = [[estimate(values) for values in random.normal(size=(2, 3))] for _ in range(tries)]
-  ps = [welch(ours, Published(*theirs)) for ours, theirs in both]
+  ps = [welch(ours, Published(theirs.mean, theirs.error, theirs.n)) for ours, theirs in both]
   assert np.mean(np.array(ps) < 0.05) < 0.06
   beyond = [abs(a.mean - b.mean) > 2 * math.hypot(a.error, b.error) for a, b in both]
   assert np.mean(beyond) > 0.1

@@ -9,6 +9,7 @@ from rich.console import Console
 from hydra_jax.data import Data, Evaluation
 from hydra_jax.experiment.results import overlap
 from hydra_jax.maths.tasks import TASKS
+from hydra_jax.maths.uncertainty import RANKINGS
 from hydra_jax.report import tables
 from hydra_jax.report.tables import Table
 
@@ -20,10 +21,10 @@ TASK = TASKS['classification']
 def rows(replicas):
   random = np.random.default_rng(0)
   keys = [('test', metric) for metric in TASK.headline]
-  keys += [(where, f'auroc_{by}') for where in OUTSIDE for by in ('total', 'model')]
+  keys += [(where, f'auroc_{by}') for where in OUTSIDE for by in RANKINGS]
   keys += [('cost', metric) for metric in ('parameters', 'flops', 'latency_ms')]
   return [
-    {'data': where, 'method': m, 'replica': r, 'metric': metric, 'value': random.uniform(0.1, 1), 'n': 500}
+    {'split': where, 'method': m, 'replica': r, 'metric': metric, 'value': random.uniform(0.1, 1), 'n': 500}
     for m in METHODS
     for where, metric in keys
     for r in range(replicas)
@@ -84,9 +85,13 @@ def test_brackets_are_printed_as_they_are():
 
 def test_cells_have_errors_and_ratios():
   values = {('ensemble', 'accuracy'): [0.9, 0.92], ('kd', 'accuracy'): [0.91, 0.95], ('kd', 'nll'): [1e-6, 2e-6]}
-  values |= {('ensemble', 'nll'): [1e-3, 1e-3], ('kd', 'model'): [0, 0], ('ensemble', 'model'): [1e20, 3e20]}
+  values |= {
+    ('ensemble', 'nll'): [1e-3, 1e-3],
+    ('kd', 'uncertainty_epistemic'): [0, 0],
+    ('ensemble', 'uncertainty_epistemic'): [1e20, 3e20],
+  }
   made = [
-    {'data': 'test', 'method': m, 'replica': r, 'metric': metric, 'value': v, 'n': 9}
+    {'split': 'test', 'method': m, 'replica': r, 'metric': metric, 'value': v, 'n': 9}
     for (m, metric), both in values.items()
     for r, v in enumerate(both)
   ]
@@ -94,14 +99,17 @@ def test_cells_have_errors_and_ratios():
     table = tables.comparison(made, TASK, (), ratio)
     cells = dict(zip(TASK.headline, dict(table.body)['kd']))
     assert cells['accuracy'] == (f'0.930 ± {errors[0]}', '1.022×')
-    assert cells['nll'] == (f'1.50e-6 ± {errors[1]}e-6', '0.00150×') and cells['model'] == ('0 ± 0', '0×')
+    assert cells['nll'] == (f'1.50e-6 ± {errors[1]}e-6', '0.00150×') and cells['uncertainty_epistemic'] == (
+      '0 ± 0',
+      '0×',
+    )
     assert ('Nadeau' in table.note) == bool(ratio)
   assert tables.comparison([row for row in made if row['replica'] == 0], TASK, ()).note == ''
 
 
 def test_differences_have_significant_digits():
   made = [
-    {'data': 'test', 'method': m, 'replica': 0, 'metric': 'nll', 'value': v, 'n': 9}
+    {'split': 'test', 'method': m, 'replica': 0, 'metric': 'nll', 'value': v, 'n': 9}
     for m, v in (('ensemble', -1.0), ('kd', -0.99998))
   ]
   table = tables.comparison(made, TASKS['regression'], ())
@@ -113,6 +121,8 @@ def test_replicas_overlap_where_their_test_splits_differ():
   """Test examples for each training example; 0 where replicas are other seeds, with the same test split."""
   split = type('Split', (), {'x': np.zeros((10, 2)), 'examples': 90})
   test = Evaluation('test', 'test', lambda: split, lambda: '')
-  data = Data('regression', split, 1, None, {'test': test}, '', None)
+  data = Data(
+    task='regression', train=split, outputs=1, scaling=None, evaluations={'test': test}, fingerprint='', others=None
+  )
   assert overlap(data, [('a', {}), ('b', {})]) == pytest.approx(1 / 9)
   assert overlap(data, [('a', {}), ('a', {})]) == 0 and overlap(data, [('a', {})]) == 0

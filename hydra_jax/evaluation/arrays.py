@@ -10,8 +10,6 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import in_batches
 from hydra_jax.maths.tasks import TASKS, categorical_members
 
-NAMES = {'total': 'uncertainty_total', 'data': 'uncertainty_aleatoric', 'model': 'uncertainty_epistemic'}
-
 
 def evaluate(outputs: Any, y: Any, bins: int = 15, batch_size: int = 500) -> dict[str, float]:
   """Scores the predictions of M members, or of the M heads of a student, against labels.
@@ -85,4 +83,4 @@ def _scores(task, read, members_first, y, y_scale, bins, batch_size) -> dict[str
   labels = y.astype(np.int32 if task == 'classification' else np.float32)
   found = rows.in_units(in_batches(score, batch_size, *examples_first, labels), y_scale)
   means = {name: float(np.mean(found[score], dtype=np.float64)) for name, score in rows.averages.items()}
-  return {NAMES.get(name, name): value for name, value in (means | rows.summary(found, bins)).items()}
+  return means | rows.summary(found, bins)

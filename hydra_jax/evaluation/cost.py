@@ -1,20 +1,22 @@
 """What a prediction costs: parameters, FLOPs, and time measured here."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, jaxpr_as_fun
 import numpy as np
 
 from hydra_jax.evaluation.evaluate import Model, outputs_of, scorer
+from hydra_jax.maths import uncertainty
 
 REPEATS = 15
 # Large models take fewer turns, though 3 at least.
 ENOUGH_SECONDS = 20.0
 # Scores that need the prediction and its uncertainty and little else.
-PREDICTED = ('correct', 'squared_error', 'total', 'data', 'model')
+PREDICTED = ('correct', 'squared_error', *uncertainty.WORDS)
 
 
 def parameters(model: Model) -> int:
@@ -79,7 +81,8 @@ def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
         yield each.jaxpr if isinstance(each, ClosedJaxpr) else each
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True)
+class Latency:
   """Milliseconds of a call: the median over turns, and the quartiles."""
 
   median: float

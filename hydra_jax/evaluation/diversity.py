@@ -9,20 +9,20 @@ from scipy.stats import spearmanr
 
 from hydra_jax.data import Data, outside_of
 from hydra_jax.evaluation import evaluate
+from hydra_jax.maths import uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores
 
 # Metrics of a student against its ensemble, by heading: what is close to 1 is kept.
 KEPT = {
   'rank_correlation': 'rank correlation',
-  'model_ratio': 'model unc. ÷ ensemble',
+  'uncertainty_epistemic_ratio': 'model unc. ÷ ensemble',
   'disagreement_ratio': 'disagreement ÷ ensemble',
-  'auroc_model_share': 'AUROC ÷ ensemble',
+  'auroc_uncertainty_epistemic_ratio': 'AUROC ÷ ensemble',
   'own_head': 'own head closest',
 }
 # Mean of the rejection curve by each kind of uncertainty, by heading; by model uncertainty only where there is any.
 REJECTION = {
-  'rejection_area_total': 'rejection area, by total unc.',
-  'rejection_area_model': 'rejection area, by model unc.',
+  f'rejection_area_{name}': f'rejection area, by {uncertainty.WORDS[name]} unc.' for name in uncertainty.RANKINGS
 }
 
 
@@ -57,7 +57,7 @@ def rejection(scores: Mapping[str, Scores], where: str, labelled: bool, outcome:
     where: The set.
     labelled: Whether it has labels.
     outcome: Name of the score whose mean is looked at.
-    by: `total` or `model`, the uncertainty that decides what is rejected.
+    by: Name of the uncertainty that decides what is rejected, one of `uncertainty.RANKINGS`.
 
   Returns:
     The curve, or None where the uncertainty is the same for all examples, as is the model uncertainty of one network.
@@ -108,29 +108,32 @@ def rows(
     matrices: `{method: {set: [H, M]}}`, see `divergences`.
   """
   outcome = TASKS[data.task].outcome
-  auroc = {(r['data'], r['method']): r['value'] for r in found if r['metric'] == 'auroc_model'}
+  auroc = {(r['split'], r['method']): r['value'] for r in found if r['metric'] == 'auroc_uncertainty_epistemic'}
   ensemble, made = scores.get('ensemble', {}), []
 
   def add(where, method, metric, value):
     if np.isfinite(value):
-      n = len(scores[method][where]['model'])
-      made.append({'data': where, 'method': method, 'replica': replica, 'metric': metric, 'value': value, 'n': n})
+      n = len(scores[method][where]['uncertainty_epistemic'])
+      made.append({'split': where, 'method': method, 'replica': replica, 'metric': metric, 'value': value, 'n': n})
 
   for method, where, kind in _pairs(scores, data):
     here, theirs = scores[method][where], ensemble.get(where)
     if kind != 'ood' or data.task == 'classification':
-      for by in ('total', 'model'):
+      for by in uncertainty.RANKINGS:
         curve = rejection(scores[method], where, kind != 'ood', outcome, by)
         if curve is not None:
           add(where, method, f'rejection_area_{by}', float(np.mean(curve)))
     if method == 'ensemble' or theirs is None:
       continue
-    add(where, method, 'rank_correlation', rank_correlation(here['model'], theirs['model']))
-    for name, score in (('model_ratio', 'model'), ('disagreement_ratio', 'disagreement')):
+    epistemic, of_ensemble = here['uncertainty_epistemic'], theirs['uncertainty_epistemic']
+    add(where, method, 'rank_correlation', rank_correlation(epistemic, of_ensemble))
+    for score in ('uncertainty_epistemic', 'disagreement'):
       if score in here and score in theirs and theirs[score].any():
-        add(where, method, name, float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64)))
-    if auroc.get((where, 'ensemble')) and not is_constant(here['model']):
-      add(where, method, 'auroc_model_share', auroc[where, method] / auroc[where, 'ensemble'])
+        ratio = float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64))
+        add(where, method, f'{score}_ratio', ratio)
+    if auroc.get((where, 'ensemble')) and not is_constant(epistemic):
+      ratio = auroc[where, method] / auroc[where, 'ensemble']
+      add(where, method, 'auroc_uncertainty_epistemic_ratio', ratio)
     if where in matrices.get(method, {}):
       add(where, method, 'own_head', own_head(matrices[method][where]))
   return made

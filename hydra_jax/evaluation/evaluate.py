@@ -1,8 +1,8 @@
 """The one evaluation: the same for an ensemble, a student, and whatever has members or heads."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,14 @@ import numpy as np
 
 from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
 from hydra_jax.devices import cpu
-from hydra_jax.maths import metrics
+from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True)
+class Model:
   """A trained network with what it needs to read stored inputs, and to have its outputs read.
 
   `read(outputs)` gives the distribution that `Task.scores` takes.
@@ -126,7 +127,7 @@ def beside(models: Sequence[Model]) -> Model:
   heads = tuple(range(sum(len(model.network.heads) for model in models)))
   network = Network(init, apply, heads, 0)
   params, states = (tuple(getattr(model, name) for model in models) for name in ('params', 'model_state'))
-  return models[0]._replace(network=network, params=params, model_state=states)
+  return replace(models[0], network=network, params=params, model_state=states)
 
 
 def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:
@@ -155,16 +156,16 @@ def score_all(
 
 
 # Metrics that need no labels.
-LABEL_FREE = ('total', 'data', 'model', 'disagreement')
+LABEL_FREE = (*uncertainty.WORDS, 'disagreement')
 
 
 def rows(scores: dict[str, Scores], data: Data, task: Task, method: str, replica: int, bins: int) -> list[dict]:
-  """Results as rows with the keys `data`, `method`, `replica`, `metric`, `value`, `n`."""
+  """Results as rows with the keys `split`, `method`, `replica`, `metric`, `value`, `n`."""
   found = []
   for name, evaluation in data.evaluations.items():
     if evaluation.kind == 'plane' or name not in scores:
       continue
-    here, n = scores[name], len(scores[name]['model'])
+    here, n = scores[name], len(scores[name]['uncertainty_epistemic'])
     labelled = evaluation.kind != 'ood'
     values = {
       metric: float(np.mean(here[score], dtype=np.float64))
@@ -176,10 +177,10 @@ def rows(scores: dict[str, Scores], data: Data, task: Task, method: str, replica
     if name != 'test':
       values |= {
         f'{metric}_{by}': value
-        for by in ('total', 'model')
+        for by in uncertainty.RANKINGS
         for metric, value in metrics.detection(scores['test'][by], here[by]).items()
       }
     found += [
-      {'data': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
+      {'split': name, 'method': method, 'replica': replica, 'metric': m, 'value': v, 'n': n} for m, v in values.items()
     ]
   return found

@@ -112,7 +112,7 @@ class Predictor:
 def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool) -> dict[str, Any]:
   logs = jnp.swapaxes(jax.nn.log_softmax(logits_MxBxC), 0, 1) if has_members else None
   members = {'members': None if logs is None else jnp.exp(logs), 'log_members': logs, 'member_variances': None}
-  return {'mean': jnp.exp(distribution.log_mean), **_named(distribution.parts), **members}
+  return {'mean': jnp.exp(distribution.log_mean), **distribution.uncertainty._asdict(), **members}
 
 
 def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, Any]:
@@ -120,8 +120,4 @@ def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, A
   mean, variance = mixture
   members = [jnp.swapaxes(each, 0, 1) if has_members else None for each in mixture]
   found = {'members': members[0], 'log_members': None, 'member_variances': members[1]}
-  return {'mean': jnp.mean(mean, axis=0), **_named(uncertainty.regression(mean, variance)), **found}
-
-
-def _named(found: uncertainty.Uncertainty) -> dict[str, jax.Array]:
-  return {'total': found.total, 'aleatoric': found.data, 'epistemic': found.model}
+  return {'mean': jnp.mean(mean, axis=0), **uncertainty.regression(mean, variance)._asdict(), **found}

@@ -5,6 +5,7 @@ the targets. `y` is as in the data: classes `[N]`, or targets `[N, D]`. The mean
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def extended(task: Task, kind: str, metrics: Sequence[str]) -> Task:
   found = names(metrics, kind)
   better = {short: getattr(user_files.find_function(metric, 'metric'), 'better', '') for metric, short in found.items()}
   averages = {**task.averages, **{short: short for short in better}}
-  return task._replace(averages=averages, headline={**task.headline, **{s: (s, high) for s, high in better.items()}})
+  return replace(task, averages=averages, headline={**task.headline, **{s: (s, high) for s, high in better.items()}})
 
 
 def sources(metrics: Sequence[str]) -> list[str]:

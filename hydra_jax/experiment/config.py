@@ -5,6 +5,7 @@ The schema is in `schema`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import inspect
+import logging
 import re
 from typing import Any
 
@@ -22,10 +23,11 @@ from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets import user_networks
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.zoo import NETWORKS
-from hydra_jax.progress import say
 from hydra_jax.settings import FILLED_TEXT, short
 from hydra_jax.training import augment
 from hydra_jax.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 def learns_from_members(config: ConfigDict, student: str) -> bool:
@@ -122,7 +124,9 @@ METHOD_NAME = re.compile(r'student\.([^.]+)\.method')
 Say = Callable[[str], Any]  # is told what was assumed, in one line
 
 
-def apply_argument(config: ConfigDict, argument: str | None, words: Iterable[str] = (), say: Say = say) -> ConfigDict:
+def apply_argument(
+  config: ConfigDict, argument: str | None, words: Iterable[str] = (), say: Say = logger.info
+) -> ConfigDict:
   """Applies `key=value,…`, what stands behind the colon in `--config=configs/mnist.py:members=5`.
 
   Commas in brackets or quotes belong to a value: `students=('kd','hydra'),members=3`. A key is the dotted name of a
@@ -165,7 +169,7 @@ def split_argument(argument: str | None) -> list[str]:
   return text.split(argument or '')
 
 
-def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = say) -> None:
+def set_values(config: ConfigDict, pairs: Iterable[tuple[str, str]], say: Say = logger.info) -> None:
   """Sets dotted keys from text, converted to the types they have.
 
   The method of a student and the name of a network are set first, in any order of the pairs, because they decide which

@@ -9,18 +9,20 @@ Probabilities below `MIN_PROBABILITY`, and logits of −inf, are raised to that 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import functools
 import hashlib
 import itertools
+import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from hydra_jax.data import LARGEST, Data, Scaling, files
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.maths import losses
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 # float32 tells probabilities apart no closer than this from 1; a smaller one would weigh more than it says.
 MIN_PROBABILITY = float(np.finfo(np.float32).eps)
@@ -30,7 +32,8 @@ AXES = ('members', 'examples', 'classes or targets')
 SYNONYMS = ('var', 'variances', 'sd', 'stddev', 'sigma', 'scale', 'logvar', 'log_variance', 'log_var')
 
 
-class Outputs(NamedTuple):
+@dataclass(frozen=True)
+class Outputs:
   """Network outputs `[M, N, …]`, and how many values were raised to the least that they may be."""
 
   values: np.ndarray
@@ -38,7 +41,8 @@ class Outputs(NamedTuple):
   least: str = ''
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True)
+class Kind:
   """A row of `KINDS`: arrays that belong together, and `outputs(scaling, *arrays)` as a network gives them."""
 
   arrays: tuple[str, ...]
@@ -46,7 +50,8 @@ class Kind(NamedTuple):
   outputs: Callable[..., Outputs]
 
 
-class Given(NamedTuple):
+@dataclass(frozen=True)
+class Given:
   """Predictions of a file: arrays by name, what they are, and a hash of the file."""
 
   path: str
@@ -201,15 +206,17 @@ def check(path: str, data: Data) -> None:
   given = read(path)
   if Path(path).suffix == '.npy':
     other = {'probabilities': 'every row sums to 1', 'logits': 'not every row sums to 1'}
-    say(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
+    logger.info(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
   if given.kind.task == data.task == 'classification' and _shape(given.arrays, given.kind.arrays[0])[-1] == 1:
-    say(f'{path}: one column is taken for class 1 against class 0')
+    logger.info(f'{path}: one column is taken for class 1 against class 0')
   sets = {'train': data.train.examples}
   sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(given, name)}
   for name, examples in sets.items():
     found = _outputs(given, name, examples, data.task, data.outputs, data.scaling)
     if found.raised:
-      say(f"{path}, set '{name}': {found.raised:,} of {found.values.size:,} values are raised, {found.least}")
+      logger.warning(
+        f"{path}, set '{name}': {found.raised:,} of {found.values.size:,} values are raised, {found.least}"
+      )
 
 
 def outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray:

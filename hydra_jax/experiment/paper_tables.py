@@ -7,16 +7,18 @@ other tables, so what is there already is not trained again.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 import functools
 import io
 import itertools
 import json
+import logging
 import math
 from pathlib import Path
 import re
 import shutil
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
@@ -31,16 +33,18 @@ from hydra_jax.experiment.results import Outcome
 from hydra_jax.formats import digits, number
 from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.progress import say
 from hydra_jax.report import figures, tables
 from hydra_jax.report.tables import ARROWS, MISSING, ROUGH_NOTE, Column, Table, error_note, latency
 
+logger = logging.getLogger(__name__)
+
 ENSEMBLE = 'ensemble'
 
-Key = tuple[str, str, str, str]  # run, data, method, metric
+Key = tuple[str, str, str, str]  # run, split, method, metric
 
 
-class Section(NamedTuple):
+@dataclass(frozen=True)
+class Section:
   """A table of scores: methods are rows, and each column is a metric of one run.
 
   Attributes:
@@ -56,7 +60,8 @@ class Section(NamedTuple):
   note: str = ''
 
 
-class Definition(NamedTuple):
+@dataclass(frozen=True)
+class Definition:
   """What `hydra-jax table` makes.
 
   Attributes:
@@ -64,7 +69,7 @@ class Definition(NamedTuple):
     runs: Configs by name.
     sections: Tables of scores.
     labels: How methods are called in tables, where not by the name of the student.
-    published: Numbers of papers by (run, data, method, metric), where `hydra-jax` means the same by a metric.
+    published: Numbers of papers by (run, split, method, metric), where `hydra-jax` means the same by a metric.
     source: Where they come from.
     rivals: Methods that are also compared with what is published of another one.
     against: The method that others are tested against.
@@ -76,23 +81,25 @@ class Definition(NamedTuple):
   title: str
   runs: Mapping[str, ConfigDict]
   sections: Sequence[Section]
-  labels: Mapping[str, str] = {}
-  published: Mapping[Key, Published] = {}
+  _: KW_ONLY
+  labels: Mapping[str, str] = field(default_factory=dict)
+  published: Mapping[Key, Published] = field(default_factory=dict)
   source: str = ''
-  rivals: Mapping[str, str] = {}
+  rivals: Mapping[str, str] = field(default_factory=dict)
   against: str = 'hydra'
   tested: Sequence[str] = ('nll',)
   kept: Sequence[str] = ()
-  drawings: Mapping[str, Callable[['Results'], Figure]] = {}
+  drawings: Mapping[str, Callable[['Results'], Figure]] = field(default_factory=dict)
 
 
-class Results(NamedTuple):
+@dataclass(frozen=True)
+class Results:
   """All that the runs of a table have found.
 
   Attributes:
     definition: Of the table.
     outcomes: Of every run.
-    values: By (run, data, method, metric), the value of each replica.
+    values: By (run, split, method, metric), the value of each replica.
   """
 
   definition: Definition
@@ -103,14 +110,14 @@ class Results(NamedTuple):
     """Methods of a run, in order."""
     return list(dict.fromkeys(method for where, _, method, _ in self.values if where == run))
 
-  def estimate(self, run: str, data: str, method: str, metric: str) -> Estimate | None:
+  def estimate(self, run: str, split: str, method: str, metric: str) -> Estimate | None:
     """Mean and standard error over replicas, corrected where they overlap, or None where there is no such number."""
-    found = self.values.get((run, data, method, metric))
+    found = self.values.get((run, split, method, metric))
     return estimate(list(found.values()), self.test_to_train(run)) if found else None
 
-  def difference(self, run: str, data: str, metric: str, method: str, other: str) -> Difference | None:
+  def difference(self, run: str, split: str, metric: str, method: str, other: str) -> Difference | None:
     """Of two methods, paired over the replicas that both have."""
-    ours, theirs = (self.values.get((run, data, name, metric), {}) for name in (method, other))
+    ours, theirs = (self.values.get((run, split, name, metric), {}) for name in (method, other))
     both = [replica for replica in ours if replica in theirs]
     return paired([ours[r] for r in both], [theirs[r] for r in both], self.test_to_train(run)) if both else None
 
@@ -171,7 +178,7 @@ def checked(found: Any, place: str | Path) -> dict[str, Definition]:
           look_up(definition.runs, column.run, f"run of column '{column.heading}' in {what}:")
     for key, theirs in definition.published.items():
       if not isinstance(key, tuple) or len(key) != 4 or not isinstance(theirs, Published):
-        raise UserError(f'{what}: published has {key!r}, where a Published by (run, data, method, metric) is needed')
+        raise UserError(f'{what}: published has {key!r}, where a Published by (run, split, method, metric) is needed')
     for drawing, draw in definition.drawings.items():
       if not callable(draw):
         raise UserError(f"{what}: drawing '{drawing}' is {_what(draw)}, where a function of Results is needed")
@@ -206,7 +213,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
     except UserError as e:
       raise UserError(f"run '{run_name}' of {command}: {e}") from e
   for i, (run_name, config) in enumerate(definition.runs.items()):
-    say(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
+    logger.info(f'=== {definition.title}: {run_name}, {i + 1} of {len(definition.runs)}')
     if replicas is not None:
       config.replicas = replicas
     outcomes[run_name] = runs.run(config, workdir / config.name, data_dir)
@@ -216,18 +223,18 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
 
 
 def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
-  """Values by (run, data, method, metric) and replica."""
+  """Values by (run, split, method, metric) and replica."""
   values: dict[Key, dict[int, float]] = {}
   for run_name, outcome in outcomes.items():
     for row in (*outcome.rows, *outcome.timings):
-      values.setdefault((run_name, row['data'], row['method'], row['metric']), {})[row['replica']] = row['value']
+      values.setdefault((run_name, row['split'], row['method'], row['metric']), {})[row['replica']] = row['value']
   return values
 
 
 def scores(section: Section, found: Results) -> Table:
   """A section as a table."""
   only = next(iter(found.definition.runs))
-  columns = [column._replace(run=column.run or only) for column in section.columns]
+  columns = [replace(column, run=column.run or only) for column in section.columns]
   methods = section.methods or found.methods(only)
   body = []
   for method in methods:
@@ -237,17 +244,17 @@ def scores(section: Section, found: Results) -> Table:
   headings = [c.heading + ARROWS.get(c.better, '') for c in columns]
   rough = any(cell.startswith('≈') for _, cells in body for cell, _ in cells)
   note = ' '.join(filter(None, (section.note, ROUGH_NOTE * rough)))
-  return Table(headings, body, section.title, note, groups=[c.data for c in columns])
+  return Table(headings, body, section.title, note, groups=[c.split for c in columns])
 
 
 def _score(found: Results, column: Column, method: str) -> str:
   """One cell of a section."""
   estimates = [
-    found.estimate(column.run, column.data, method, f'{column.metric}{which}') for which in ('', '_low', '_high')
+    found.estimate(column.run, column.split, method, f'{column.metric}{which}') for which in ('', '_low', '_high')
   ]
   if not estimates[0]:
     return MISSING
-  shown = number(estimates[0])
+  shown = number(estimates[0].mean, estimates[0].error)
   means = [each.mean for each in estimates if each]
   return latency(shown, *means) if column.metric == 'latency_ms' and len(means) == 3 else shown
 
@@ -255,17 +262,18 @@ def _score(found: Results, column: Column, method: str) -> str:
 def kept(found: Results) -> Iterator[Table]:
   """What each student has kept of the ensemble's diversity, a table for each evaluation set of each run."""
   several = len(found.definition.runs) > 1
-  for run_name, data in itertools.product(found.definition.runs, found.definition.kept):
-    columns = [Column(data, metric, heading, run=run_name) for metric, heading in {**KEPT, **REJECTION}.items()]
-    title = f'Diversity kept: {run_name}, {data}' if several else f'Diversity kept: {data}'
+  for run_name, split in itertools.product(found.definition.runs, found.definition.kept):
+    columns = [Column(split, metric, heading, run=run_name) for metric, heading in {**KEPT, **REJECTION}.items()]
+    title = f'Diversity kept: {run_name}, {split}' if several else f'Diversity kept: {split}'
     yield scores(Section(title, columns, found.methods(run_name)), found)
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
   """A number of a paper beside one of ours.
 
   Attributes:
-    key: Of the paper's, (run, data, method, metric).
+    key: Of the paper's, (run, split, method, metric).
     method: Of ours, which may be a rival.
     ours: What was measured, if it was.
     theirs: As printed.
@@ -295,20 +303,21 @@ def comparisons(found: Results) -> list[Comparison]:
 def against_published(found: Results) -> Table | None:
   """Our numbers beside those of papers, and how far each student is from its own teachers."""
   body, definition, compared = [], found.definition, comparisons(found)
-  for (run_name, data, rival, metric), method, ours, theirs, said in compared:
+  for each in compared:
+    (run_name, split, rival, metric), method, theirs = each.key, each.method, each.theirs
     cells = [
       run_name,
-      metric + f', {data}' * (data != 'test'),
-      number(ours) if ours else MISSING,
-      number(theirs),
-      said,
+      metric + f', {split}' * (split != 'test'),
+      number(each.ours.mean, each.ours.error) if each.ours else MISSING,
+      number(theirs.value, theirs.error),
+      each.verdict,
       MISSING,
       MISSING,
     ]
-    base = definition.published.get((run_name, data, ENSEMBLE, metric))
+    base = definition.published.get((run_name, split, ENSEMBLE, metric))
     if base and method != ENSEMBLE:
-      gap = found.difference(run_name, data, metric, method, ENSEMBLE)
-      cells[-2:] = [number(Estimate(*gap[:2])) if gap else MISSING, digits(theirs.value - base.value)]
+      gap = found.difference(run_name, split, metric, method, ENSEMBLE)
+      cells[-2:] = [number(gap.mean, gap.error) if gap else MISSING, digits(theirs.value - base.value)]
     label = found.label(method) + f' beside {found.label(rival)}' * (method != rival)
     body.append((label, [(cell, '') for cell in cells]))
   if not body:
@@ -328,12 +337,12 @@ def against_published(found: Results) -> Table | None:
   return Table(headings, body, 'Beside published numbers', ' '.join(filter(None, notes)), repeated=2)
 
 
-def _better(found: Results, run_name: str, data: str, method: str, metric: str) -> str:
+def _better(found: Results, run_name: str, split: str, method: str, metric: str) -> str:
   """As the column of a metric says, or low where it has none."""
   del method
   for section in found.definition.sections:
     for column in section.columns:
-      if (column.data, column.metric) == (data, metric) and column.run in ('', run_name):
+      if (column.split, column.metric) == (split, metric) and column.run in ('', run_name):
         return column.better or 'low'
   return 'low'
 
@@ -378,7 +387,7 @@ def _over_examples(outcome: Outcome, metric: str, method: str, other: str) -> Di
 def _difference(found: Difference | None, p: float) -> tuple[str, str]:
   if found is None:
     return MISSING, ''
-  return number(Estimate(*found[:2])), '' if math.isnan(p) else f'p = {digits(p, 2)}'
+  return number(found.mean, found.error), '' if math.isnan(p) else f'p = {digits(p, 2)}'
 
 
 def all_tables(found: Results) -> list[Table]:
@@ -394,7 +403,7 @@ def records(found: Results) -> list[dict[str, Any]]:
   for key in dict.fromkeys((*found.values, *published)):
     ours, theirs = found.estimate(*key), published.get(key)
     record: dict[str, Any] = dict(zip(FIELDS, key))
-    record |= ours._asdict() if ours else {'mean': None, 'error': None, 'n': 0}
+    record |= asdict(ours) if ours else {'mean': None, 'error': None, 'n': 0}
     if theirs:
       record |= {'published': theirs.value, 'published_error': theirs.error, 'verdict': verdicts[key]}
     made.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
@@ -405,11 +414,11 @@ def shown_values(found: Results) -> list[dict[str, Any]]:
   """The values of single replicas behind every mean and every test in the tables, one record each, sorted."""
   definition, keys = found.definition, set(found.definition.published)
   for run_name in definition.runs:
-    columns = [(c.data, c.metric) for s in definition.sections for c in s.columns if c.run in ('', run_name)]
-    columns += [(data, metric) for data in definition.kept for metric in (*KEPT, *REJECTION)]
+    columns = [(c.split, c.metric) for s in definition.sections for c in s.columns if c.run in ('', run_name)]
+    columns += [(split, metric) for split in definition.kept for metric in (*KEPT, *REJECTION)]
     columns += [('test', metric) for metric in definition.tested]
-    columns += [(data, metric) for run, data, _, metric in definition.published if run == run_name]
-    keys |= {(run_name, data, method, metric) for data, metric in columns for method in found.methods(run_name)}
+    columns += [(split, metric) for run, split, _, metric in definition.published if run == run_name]
+    keys |= {(run_name, split, method, metric) for split, metric in columns for method in found.methods(run_name)}
   return [
     dict(zip(FIELDS, key)) | {'replica': replica, 'value': float(value)}
     for key in sorted(keys & set(found.values))
@@ -417,7 +426,7 @@ def shown_values(found: Results) -> list[dict[str, Any]]:
   ]
 
 
-FIELDS = ('run', 'data', 'method', 'metric')
+FIELDS = ('run', 'split', 'method', 'metric')
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], *fields: str) -> str:
@@ -450,17 +459,17 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   for table in shown:
     tables.show(table)
   for line in unfound(found):
-    say(line)
-  say(f'everything is in {out}: table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
+    logger.warning(line)
+  logger.info(f'everything is in {out}: table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
 
 
 def unfound(found: Results) -> Iterator[str]:
   """A line for each column that no method has a number for, and where there is nothing to test against."""
-  there = {(run_name, data, metric) for run_name, data, _, metric in found.values}
+  there = {(run_name, split, metric) for run_name, split, _, metric in found.values}
   only = next(iter(found.definition.runs))
   for column in (c for section in found.definition.sections for c in section.columns):
-    if (column.run or only, column.data, column.metric) not in there:
-      yield f"column '{column.heading}' is empty: no method has {column.metric} on {column.data}"
+    if (column.run or only, column.split, column.metric) not in there:
+      yield f"column '{column.heading}' is empty: no method has {column.metric} on {column.split}"
   if found.definition.tested and found.definition.against not in found.methods(only):
     yield f"there are no tests of differences: '{found.definition.against}' is not among the methods"
 

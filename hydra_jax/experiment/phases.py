@@ -1,8 +1,9 @@
 """Training one method through its phases, each of which is kept as an artifact."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
-from hydra_jax.progress import bar, say
+from hydra_jax.progress import bar
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
 from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
+
+logger = logging.getLogger(__name__)
 
 ROLES = ('teacher', 'student')
 WORSE = 'look at its learning rate, its epochs and the data'
@@ -35,7 +38,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   """Trains the ensemble or one student, or takes what is trained already; a row for each replica."""
   own, training = group, planned.recipe.settings.training
   if others := training.unlabelled:
-    group = [replica._replace(data=with_unlabelled(replica.data, others)) for replica in group]
+    group = [replace(replica, data=with_unlabelled(replica.data, others)) for replica in group]
     if not augments_inputs(group[0].data, training):
       teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
@@ -59,7 +62,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   for i, (replica, original) in enumerate(zip(group, own, strict=True)):
     params, model_state = artifacts.of_replica(trees, i)
     model = Model(network, params, model_state, replica.data.scaling, read)
-    rows.append(evaluable(original, model, f'{keys[-1]}-{i}')._replace(place=(folder.name, i)))
+    rows.append(replace(evaluable(original, model, f'{keys[-1]}-{i}'), place=(folder.name, i)))
   return rows
 
 
@@ -131,7 +134,7 @@ def train_phase(
   saved = checkpoints.latest(saver.folder, state)
   if saved is not None:
     state = saved
-    say(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
+    logger.info(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
   losses: list[float] = []
 
   def report(step: int, loss: float) -> None:
@@ -152,7 +155,9 @@ def train_phase(
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
   if saved is None and losses[-1] >= losses[0]:
-    say(f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}')
+    logger.warning(
+      f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}'
+    )
   return state
 
 

@@ -22,7 +22,7 @@ from hydra_jax.experiment import artifacts, config as configs
 from hydra_jax.experiment.teachers import count_members
 from hydra_jax.methods.base import Phase
 from hydra_jax.nets.cut import Network, belongs_to_heads
-from hydra_jax.progress import console, say
+from hydra_jax.progress import console
 from hydra_jax.training import optimizers
 from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import init_state
@@ -225,4 +225,6 @@ def show(config: ConfigDict, devices: int) -> None:
     mebibytes = f'{size.bytes_per_device / 2**20:,.2f}'
     summary.add_row(planned.label, mesh, f'{size.parameters:,}', f'{size.flops:,.0f}', mebibytes)
   console.print(summary)
-  say(f'fits {devices} devices; bytes are those of parameters, statistics and optimizer, without data and activations')
+  console.print(
+    f'fits {devices} devices; bytes are those of parameters, statistics and optimizer, without data and activations'
+  )

@@ -1,8 +1,9 @@
 """Repetitions of an experiment, and which of them are trained together, as one program."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+import logging
 from pathlib import Path
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -12,18 +13,20 @@ from hydra_jax.devices import processes
 from hydra_jax.evaluation import user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.maths.tasks import TASKS, Scores, Task
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 # What replicas that are trained together may hold, of examples and predictions.
 SMALL = 256 * 2**20
 
 
-class Replica(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Replica:
   """What the parts of one repetition have in common; traces of training go to `profile`, if that is a folder."""
 
   config: ConfigDict
   parts: Path
-  index: int  # type: ignore[assignment]  # hides `tuple.index`, which nobody calls
+  index: int
   data: Data
   profile: Path | None = None
 
@@ -33,7 +36,8 @@ class Replica(NamedTuple):
     return user_metrics.extended(TASKS[self.data.task], self.data.task, self.config.evaluation.metrics)
 
 
-class Trained(NamedTuple):
+@dataclass(frozen=True)
+class Trained:
   """A row of the table, to be evaluated.
 
   Attributes:
@@ -65,7 +69,7 @@ def part(
   def take() -> str:
     if folder.exists():
       store.verify(folder)
-      say(f'{what}: reused from {folder.name}')
+      logger.info(f'{what}: reused from {folder.name}')
       return 'taken'
     return '' if together else write() or ''
 
@@ -88,7 +92,7 @@ def grouped(first: Replica, data_dir: str, alone: bool) -> Iterator[list[Replica
   most = 1 if alone else config.execution.replicas_together or _small(first)
   group = [first]
   for index in range(1, config.replicas):
-    replica = first._replace(index=index, data=load(config.data, data_dir, index))
+    replica = replace(first, index=index, data=load(config.data, data_dir, index))
     if len(group) == most or not _alike(group[0].data, replica.data):
       yield group
       group = []

@@ -1,11 +1,13 @@
 """What comes out of a run: scores of every example, rows of results, the table and the figures."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 import json
+import logging
 from pathlib import Path
 import platform
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +20,10 @@ from hydra_jax.experiment import provenance
 from hydra_jax.experiment.replicas import Replica, Trained, part
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores, Task
-from hydra_jax.progress import bar, say
+from hydra_jax.progress import bar
 from hydra_jax.report import figures, tables
+
+logger = logging.getLogger(__name__)
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
@@ -108,7 +112,7 @@ def sizes(replica: Replica, models: dict[str, Trained]) -> list[dict]:
   rows = []
   for name, model in _models(models).items():
     for metric, value in (('parameters', cost.parameters(model)), ('flops', cost.flops(model, x))):
-      rows.append({'data': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
+      rows.append({'split': 'cost', 'method': name, 'replica': 0, 'metric': metric, 'value': value, 'n': 1})
   return rows
 
 
@@ -123,9 +127,9 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
     batch = [np.asarray(a)[:size] for a in test.arrays(replica.data.scaling).values()]
     found = cost.latencies(_models(models), replica.data.task, *batch)
     rows = [
-      {'data': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
-      for m, latency in found.items()
-      for metric, value in zip(('latency_ms', 'latency_ms_low', 'latency_ms_high'), latency, strict=True)
+      {'split': 'cost', 'method': m, 'replica': 0, 'metric': metric, 'value': value, 'n': len(batch[0])}
+      for m, each in found.items()
+      for metric, value in (('latency_ms', each.median), ('latency_ms_low', each.low), ('latency_ms_high', each.high))
     ]
     (new / 'timings.json').write_text(json.dumps(rows))
 
@@ -134,15 +138,17 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
   return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 
-class Shown(NamedTuple):
-  """What figures show: the data of one replica, scores of every method, and heads against members."""
+@dataclass(frozen=True)
+class FigureInputs:
+  """What figures are drawn from: the data of one replica, scores of every method, and heads against members."""
 
   data: Data
   scores: AllScores
   matrices: dict[str, dict[str, np.ndarray]]
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
   """What a run has found.
 
   Attributes:
@@ -170,19 +176,21 @@ def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
 
 
 def report(
-  workdir: Path, rows, timings, shown: Shown, task: Task, bins: int, notes: Mapping[str, str], test_to_train
+  workdir: Path, rows, timings, inputs: FigureInputs, task: Task, bins: int, notes: Mapping[str, str], test_to_train
 ) -> None:
   """Writes results, table and figures, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
-  table = tables.comparison(rows + timings, task, outside_of(shown.data), test_to_train)
+  table = tables.comparison(rows + timings, task, outside_of(inputs.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
-  figures.draw_all(workdir / 'figures', *shown, rows, bins, test_to_train)
-  tables.show(table._replace(note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip()))
+  folder, data = workdir / 'figures', inputs.data
+  figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train)
+  note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
+  tables.show(replace(table, note=note))
   for note in notes.values():
-    say(note)
-  say(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+    logger.warning(note)
+  logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
 
 
 def device() -> str:

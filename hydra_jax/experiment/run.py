@@ -5,6 +5,7 @@ is there and makes the rest. So it makes no difference whether it was interrupte
 """
 
 from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 import jax
@@ -22,7 +23,8 @@ from hydra_jax.experiment.replicas import Replica, Trained, grouped
 from hydra_jax.experiment.schema import method_of, resolve
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
 from hydra_jax.experiment.workdir import check_workdir, record, record_models
-from hydra_jax.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -51,7 +53,9 @@ def run(
   data = load(config.data, data_dir, 0)
   configs.settle(config, data.task)
   configs.validate(config, data.task, data.train.example.ndim)
-  first = Replica(config, workdir / 'parts', 0, data, workdir / 'profile' if profile else None)
+  first = Replica(
+    config=config, parts=workdir / 'parts', index=0, data=data, profile=workdir / 'profile' if profile else None
+  )
   check_teachers(first)
   user_metrics.check(config.evaluation.metrics, data)
   planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
@@ -88,7 +92,7 @@ def carry_out(
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
-      say(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
+      logger.info(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
     for replica, models in zip(group, train_all(group, planned), strict=True):
       for name, trained in models.items():
         if trained.place is not None:
@@ -102,14 +106,13 @@ def carry_out(
         here = {name: trained for name, trained in models.items() if trained.model is not None}
         rows += results.sizes(replica, here)
         timings = results.measured(replica, here, measure)
-        shown = results.Shown(replica.data, scores, matrices)
+        inputs = results.FigureInputs(replica.data, scores, matrices)
         notes |= results.weak(replica.data, scores)
   ratio = results.overlap(data, tests)
   processes.on_main(lambda: record_models(workdir, places))
-  processes.on_main(
-    lambda: results.report(workdir, rows, timings, shown, first.task, config.evaluation.ece_bins, notes, ratio)
-  )
-  return results.Outcome(data.task, rows, timings, tests, ratio)
+  bins, task = config.evaluation.ece_bins, first.task
+  processes.on_main(lambda: results.report(workdir, rows, timings, inputs, task, bins, notes, ratio))
+  return results.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)
 
 
 def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> list[dict[str, Trained]]:
@@ -122,7 +125,7 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
       continue
     if (rule := getattr(method.recipe.settings.own, 'grouping', 'one_each')) != 'one_each':
       heads = len(method.phases[-1].phase.network.heads)
-      say(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
+      logger.info(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
     models[method.name] = train_method(group, method, teachers)
   return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
 
@@ -131,8 +134,8 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
   """For each replica what students learn from, and its row of the table."""
   config = group[0].config
   if config.teacher.predictions:
-    teachers, ensembles = zip(*map(teacher_in_file, group), strict=True)
-    return list(teachers), list(ensembles)
+    rows = [teacher_in_file(replica) for replica in group]
+    return [teacher for teacher, _ in rows], [ensemble for _, ensemble in rows]
   if config.teacher.checkpoints:
     ensembles = [load_ensemble(replica) for replica in group]
   else:

@@ -78,16 +78,16 @@ def dirichlet_mean(log_alpha: jax.Array) -> jax.Array:
 def dirichlet_uncertainty(log_alpha_BxC: jax.Array) -> Uncertainty:
   """Entropy of the mean, mean entropy and mutual information of a Dirichlet, `[B]` each, in nats.
 
-  data = −Σ_c p_c [ψ(α_c + 1) − ψ(α_0 + 1)] with p_c = α_c / α_0 (Malinin, Gales 2018).
-  With g(x) = ψ(x + 1) − ln x, model = Σ_c p_c [g(α_c) − g(α_0)], and no term is negative as g falls: exact
-  where total − data would be rounding, about (C − 1) / 2α_0 for a high precision.
+  aleatoric = −Σ_c p_c [ψ(α_c + 1) − ψ(α_0 + 1)] with p_c = α_c / α_0 (Malinin, Gales 2018).
+  With g(x) = ψ(x + 1) − ln x, epistemic = Σ_c p_c [g(α_c) − g(α_0)], and no term is negative as g falls: exact
+  where total − aleatoric would be rounding, about (C − 1) / 2α_0 for a high precision.
   """
   log_alpha = _bounded(log_alpha_BxC)
   log_p = dirichlet_mean(log_alpha)
   terms = jnp.exp(log_p) * (_digamma_rest(log_alpha) - _digamma_rest(_log_sum(log_alpha)))
-  model = jnp.maximum(jnp.sum(terms, axis=-1), 0)
-  data = jnp.maximum(entropy(log_p) - model, 0)
-  return Uncertainty(data + model, data, model)
+  epistemic = jnp.maximum(jnp.sum(terms, axis=-1), 0)
+  aleatoric = jnp.maximum(entropy(log_p) - epistemic, 0)
+  return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
 
 
 def endd(

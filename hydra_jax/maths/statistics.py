@@ -7,8 +7,8 @@ take this ratio as `test_to_train`, which is 0 where replicas are independent.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 import math
-from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -18,7 +18,8 @@ LEVEL = 0.05
 Values = Sequence[float] | np.ndarray
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
   """Mean over n replicas, and its standard error: NaN where there is one replica."""
 
   mean: float
@@ -26,7 +27,8 @@ class Estimate(NamedTuple):
   n: int = 1
 
 
-class Published(NamedTuple):
+@dataclass(frozen=True)
+class Published:
   """A number of a paper, its standard error as printed (NaN: it has none), and the number of replicas (0: not said)."""
 
   value: float
@@ -34,7 +36,8 @@ class Published(NamedTuple):
   n: int = 0
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True)
+class Difference:
   """Mean of paired differences, its standard error, p of a two-sided t-test that it is 0, and the number of pairs."""
 
   mean: float
@@ -61,11 +64,14 @@ def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Differen
 
   Where all differences are the same, p is 1 if they are 0, else 0. Of one pair, p is NaN.
   """
-  mean, error, n = estimate(np.subtract(ours, theirs, dtype=np.float64), test_to_train)
-  if n < 2:
-    return Difference(mean, error, math.nan, n)
-  p = float(2 * scipy.stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-  return Difference(mean, error, p, n)
+  found = estimate(np.subtract(ours, theirs, dtype=np.float64), test_to_train)
+  if found.n < 2:
+    p = math.nan
+  elif found.error:
+    p = float(2 * scipy.stats.t.sf(abs(found.mean) / found.error, found.n - 1))
+  else:
+    p = float(found.mean == 0)
+  return Difference(found.mean, found.error, p, found.n)
 
 
 def welch(ours: Estimate, published: Published, test_to_train: float = 0.0) -> float:

@@ -4,6 +4,7 @@ Everything downstream (training, evaluation, tables, figures) reads a task and n
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import math
 from typing import NamedTuple
 
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
+from hydra_jax.maths.uncertainty import Uncertainty
 
 Scores = Mapping[str, np.ndarray]
 
 
-class Predictive(NamedTuple):
+@dataclass(frozen=True)
+class Predictive:
   """How outputs become a predictive distribution.
 
   Attributes:
@@ -28,7 +31,8 @@ class Predictive(NamedTuple):
   read: Callable
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Task:
   """A kind of prediction.
 
   Attributes:
@@ -75,7 +79,7 @@ class Categorical(NamedTuple):
   """
 
   log_mean: jax.Array
-  parts: uncertainty.Uncertainty
+  uncertainty: Uncertainty
   disagreement: jax.Array | None = None
 
 
@@ -99,7 +103,7 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
     'brier': metrics.brier(log_mean, labels),
     'correct': (jnp.argmax(log_mean, axis=-1) == labels).astype(jnp.float32),
     'confidence': jnp.exp(jnp.max(log_mean, axis=-1)),
-    **prediction.parts._asdict(),
+    **prediction.uncertainty.named(),
     **({} if prediction.disagreement is None else {'disagreement': prediction.disagreement}),
   }
 
@@ -135,12 +139,12 @@ def regression_scores(mixture: losses.Gaussian, y_BxD) -> dict[str, jax.Array]:
     'crps': metrics.crps(mean, var, y_BxD),
     'covered': (jnp.abs(pit - 0.5) <= 0.475).astype(jnp.float32),
     'pit': pit,
-    **uncertainty.regression(mean, var)._asdict(),
+    **uncertainty.regression(mean, var).named(),
   }
 
 
 # Power of the unit of the target in a score. A density has it in its logarithm.
-POWERS = {'squared_error': 2, 'crps': 1, 'covered': 0, 'pit': 0, 'total': 2, 'data': 2, 'model': 2}
+POWERS = {'squared_error': 2, 'crps': 1, 'covered': 0, 'pit': 0, **dict.fromkeys(uncertainty.WORDS, 2)}
 
 
 def regression_in_units(scores: Scores, y_scale: np.ndarray) -> Scores:
@@ -188,7 +192,7 @@ def _at_one(loss):
 
 # Gaussians that stand for a normal-Wishart in the evaluation of mixtures.
 PRIOR_MEMBERS = 64
-UNCERTAINTIES = {'total': 'total', 'data': 'data', 'model': 'model'}
+UNCERTAINTIES = {name: name for name in uncertainty.WORDS}
 
 TASKS = {
   'classification': Task(
@@ -213,9 +217,9 @@ TASKS = {
       'nll': ('NLL', 'low'),
       'brier': ('Brier', 'low'),
       'ece': ('ECE', 'low'),
-      'model': ('model unc.', ''),
+      'uncertainty_epistemic': ('model unc.', ''),
     },
-    under_shift=('accuracy', 'nll', 'ece', 'total', 'model'),
+    under_shift=('accuracy', 'nll', 'ece', *uncertainty.RANKINGS),
   ),
   'regression': Task(
     predictives={
@@ -240,8 +244,8 @@ TASKS = {
       'nll_gaussian': ('NLL (Gauss)', 'low', 'difference'),
       'crps': ('CRPS', 'low'),
       'coverage_95': ('cover. 95%', ''),
-      'model': ('model unc.', ''),
+      'uncertainty_epistemic': ('model unc.', ''),
     },
-    under_shift=('rmse', 'crps', 'model'),
+    under_shift=('rmse', 'crps', 'uncertainty_epistemic'),
   ),
 }

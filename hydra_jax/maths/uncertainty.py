@@ -1,7 +1,8 @@
-"""Total, data and model uncertainty of a set of members or heads.
+"""Total, aleatoric and epistemic uncertainty of a set of members or heads.
 
-total = data + model: what is uncertain about the next label, what of it every member agrees on
-(noise in the data, aleatoric), and what comes from their disagreement (epistemic).
+Total uncertainty is how uncertain the next label is. It is the sum of two parts. Aleatoric uncertainty is the noise of
+the data, on which all members agree. Epistemic uncertainty is the disagreement of the members. Tables and figures call
+them total, data and model uncertainty.
 """
 
 from typing import NamedTuple
@@ -11,13 +12,22 @@ import jax.numpy as jnp
 
 from hydra_jax.maths.losses import log_mean_exp, relative_entropy
 
+# What tables and figures call each uncertainty, by its name in scores and result rows.
+WORDS = {'uncertainty_total': 'total', 'uncertainty_aleatoric': 'data', 'uncertainty_epistemic': 'model'}
+# Those by which inputs are rejected, or taken for out-of-domain.
+RANKINGS = ('uncertainty_total', 'uncertainty_epistemic')
+
 
 class Uncertainty(NamedTuple):
   """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`."""
 
   total: jax.Array
-  data: jax.Array
-  model: jax.Array
+  aleatoric: jax.Array
+  epistemic: jax.Array
+
+  def named(self) -> dict[str, jax.Array]:
+    """By their names in scores, the keys of `WORDS`."""
+    return dict(zip(WORDS, self, strict=True))
 
 
 def entropy(log_p: jax.Array) -> jax.Array:
@@ -33,9 +43,9 @@ def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
   does not cancel where members agree: it is exactly 0 for one member or for identical ones.
   """
   log_mean = log_mean_exp(log_p_MxBxC)
-  model = jnp.maximum(jnp.mean(relative_entropy(log_p_MxBxC, log_mean[None]), axis=0), 0)
-  data = jnp.mean(entropy(log_p_MxBxC), axis=0)
-  return Uncertainty(data + model, data, model)
+  epistemic = jnp.maximum(jnp.mean(relative_entropy(log_p_MxBxC, log_mean[None]), axis=0), 0)
+  aleatoric = jnp.mean(entropy(log_p_MxBxC), axis=0)
+  return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
 
 
 def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:
@@ -48,5 +58,5 @@ def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:
 
 def regression(mean_MxBxD: jax.Array, var_MxBxD: jax.Array) -> Uncertainty:
   """Variance of the mixture, mean of the variances, variance of the means, of each target, `[B, D]`."""
-  data, model = jnp.mean(var_MxBxD, axis=0), jnp.var(mean_MxBxD, axis=0)
-  return Uncertainty(data + model, data, model)
+  aleatoric, epistemic = jnp.mean(var_MxBxD, axis=0), jnp.var(mean_MxBxD, axis=0)
+  return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)

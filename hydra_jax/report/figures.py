@@ -16,15 +16,17 @@ from hydra_jax import store
 from hydra_jax.data import Data, Evaluation, Split, outside_of
 from hydra_jax.evaluation import diversity
 from hydra_jax.formats import digits
-from hydra_jax.maths import metrics
+from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.statistics import estimate
 from hydra_jax.maths.tasks import TASKS, Scores
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
+EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
 DASHES = ('-', '--', ':')
 SIZE = 3.0  # inches, of one panel
+LEGEND = 1.8  # inches, of the names of the methods beside it
 STYLE: dict[Any, Any] = {
   'axes.spines.top': False,
   'axes.spines.right': False,
@@ -131,8 +133,7 @@ def reliability(scores: AllScores, bins: int) -> Figure:
 
 def calibration(scores: AllScores) -> Figure:
   """Share of test targets below each quantile of the predictive mixture; of several targets, of all together."""
-  figure, axes = panels(1)
-  ax = axes[0][0]
+  figure, [[ax]] = panels(1, size=(SIZE + LEGEND, SIZE))
   levels = np.linspace(0, 1, 101)
   for name, line in _lines(scores).items():
     test = scores[name]['test']
@@ -141,7 +142,7 @@ def calibration(scores: AllScores) -> Figure:
     ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
   ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
-  ax.legend(frameon=False)
+  figure.legend(frameon=False, loc='outside right upper')
   return figure
 
 
@@ -153,14 +154,14 @@ def _covering(scores: AllScores, sets: Sequence[str]) -> AllScores:
 def _uncertain(scores: AllScores) -> AllScores:
   """Methods that have model uncertainty at all, which can be drawn."""
   positive = lambda values: bool(np.any(np.isfinite(values) & (values > 0)))
-  return {name: found for name, found in scores.items() if positive(found['test']['model'])}
+  return {name: found for name, found in scores.items() if positive(found['test'][EPISTEMIC])}
 
 
 def histograms(scores: AllScores, outside: str) -> Figure:
   """Model uncertainty of test and out-of-domain inputs, one panel for each method."""
   names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
-  of = lambda name, where: np.asarray(scores[name][where]['model'], np.float64)
+  of = lambda name, where: np.asarray(scores[name][where][EPISTEMIC], np.float64)
   finite = lambda values: values[np.isfinite(values)]
   top = max(np.max(finite(of(name, where)), initial=0) for name in names for where in ('test', outside))
   edges = np.geomspace(1e-6 * top, top, 41)
@@ -188,7 +189,7 @@ def agreement(scores: AllScores, outside: str) -> Figure:
   for ax, name in zip(axes, students):
     title = [name]
     for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
-      ours, theirs = scores[name][where]['model'], scores['ensemble'][where]['model']
+      ours, theirs = scores[name][where][EPISTEMIC], scores['ensemble'][where][EPISTEMIC]
       ax.plot(pick(theirs), pick(ours), '.', ms=2.5, alpha=0.5, color=colour, label=where, rasterized=True)
       title.append(f'rank correlation, {where}: {digits(diversity.rank_correlation(ours, theirs), 2)}')
     top = max(ax.get_xlim()[1], ax.get_ylim()[1])
@@ -207,7 +208,7 @@ def rejection(scores: AllScores, outside: str) -> Figure:
   The upper panels rank every method by total uncertainty, the lower ones by model uncertainty, which single networks do
   not have.
   """
-  kinds = ('total', 'model') if _uncertain(scores) else ('total',)
+  kinds = uncertainty.RANKINGS if _uncertain(scores) else uncertainty.RANKINGS[:1]
   figure, axes = panels(2, len(kinds), sharey='col')
   kept = np.linspace(0.02, 1, 99)
   for row, by in zip(axes, kinds):
@@ -218,8 +219,8 @@ def rejection(scores: AllScores, outside: str) -> Figure:
           shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
           ax.plot(kept, shown, **line, lw=1.3, label=name)
       title = where if labelled else f'test and {where},\nwhich counts as wrong'
-      ax.set(title=title if by == 'total' else 'methods that have\nmodel uncertainty')
-      ax.set(xlabel=f'share kept, by {by} uncertainty', xlim=(0, 1))
+      ax.set(title=title if by == 'uncertainty_total' else 'methods that have\nmodel uncertainty')
+      ax.set(xlabel=f'share kept, by {uncertainty.WORDS[by]} uncertainty', xlim=(0, 1))
     row[0].set_ylabel('accuracy')
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
@@ -268,7 +269,7 @@ def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test
   values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
     if row['metric'] == measure:
-      values.setdefault((row['method'], row['data']), []).append(row['value'])
+      values.setdefault((row['method'], row['split']), []).append(row['value'])
   for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
     means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
     points = [estimate(each, test_to_train) for each in means_of]
@@ -278,7 +279,9 @@ def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test
 
 
 def _measure_name(measure: str) -> str:
-  return {'model': 'model uncertainty', 'total': 'total uncertainty', 'accuracy': measure}.get(measure, measure.upper())
+  if measure in uncertainty.WORDS:
+    return f'{uncertainty.WORDS[measure]} uncertainty'
+  return measure if measure == 'accuracy' else measure.upper()
 
 
 def shift_curves(
@@ -315,7 +318,7 @@ def plane_maps(scores: AllScores, data: Data) -> Figure:
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
   figure, axes = panels(len(scores), 3, (2.4, 2.4), sharex=True, sharey=True)
-  for line, part in zip(axes, ('total', 'data', 'model')):
+  for line, (part, word) in zip(axes, uncertainty.WORDS.items()):
     top = max(found['plane'][part].max() for found in scores.values()) or 1
     for ax, (name, found) in zip(line, scores.items()):
       values = found['plane'][part].reshape(side, side)
@@ -323,8 +326,8 @@ def plane_maps(scores: AllScores, data: Data) -> Figure:
       if isinstance(data.train, Split):
         ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0)
       ax.spines[:].set_visible(False)
-      if part == 'total':
+      if part == 'uncertainty_total':
         ax.set_title(name)
-    line[0].set_ylabel(f'{part} uncertainty')
+    line[0].set_ylabel(f'{word} uncertainty')
     figure.colorbar(image, ax=line, shrink=0.9, pad=0.01, label='nats')
   return figure

@@ -1,9 +1,9 @@
 """Tables, made from result rows alone, and how they are written: Markdown, LaTeX, and on the screen."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 import itertools
 import textwrap
-from typing import NamedTuple
 
 import numpy as np
 from rich import box
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hydra_jax.formats import digits, number, signed
+from hydra_jax.maths import uncertainty
 from hydra_jax.maths.statistics import estimate
 from hydra_jax.maths.tasks import Task
 from hydra_jax.progress import console
@@ -21,18 +22,19 @@ BETWEEN = 2  # characters between columns, as rich has them in this box, which a
 ARROWS = {'low': ' ↓', 'high': ' ↑', '': ''}
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
   """One column: where its rows are, and how it is shown.
 
   Attributes:
-    data, metric: Of the rows.
+    split, metric: Of the rows.
     heading: As shown.
     better: `low`, `high`, a number that values should be close to, or empty.
     relative: `ratio` to the ensemble's value, or `difference` where a value can be negative.
     run: Of several, the run whose rows they are.
   """
 
-  data: str
+  split: str
   metric: str
   heading: str
   better: str = ''
@@ -40,7 +42,13 @@ class Column(NamedTuple):
   run: str = ''
 
 
-class Table(NamedTuple):
+def detection(outside: str, by: str) -> Column:
+  """The AUROC of an out-of-domain set, by one of `uncertainty.RANKINGS`."""
+  return Column(outside, f'auroc_{by}', f'{outside} AUROC {uncertainty.WORDS[by]}', 'high')
+
+
+@dataclass(frozen=True)
+class Table:
   """What is shown.
 
   Attributes:
@@ -56,6 +64,7 @@ class Table(NamedTuple):
   body: list[tuple[str, list[tuple[str, str]]]]
   title: str = ''
   note: str = ''
+  _: KW_ONLY
   first: str = 'method'
   groups: Sequence[str] = ()
   repeated: int = 0
@@ -85,17 +94,17 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
   """
   columns = [Column('test', m, *shown) for m, shown in task.headline.items()]
   for name in outside:
-    columns += [Column(name, f'auroc_{by}', f'{name} AUROC {by}', 'high') for by in ('total', 'model')]
+    columns += [detection(name, by) for by in uncertainty.RANKINGS]
   columns += COSTS
   batch = next((row['n'] for row in rows if row['metric'] == 'latency_ms'), '')
   values: dict[tuple[str, str, str], list[float]] = {}
   for row in rows:
-    values.setdefault((row['method'], row['data'], row['metric']), []).append(row['value'])
+    values.setdefault((row['method'], row['split'], row['metric']), []).append(row['value'])
   methods = list(dict.fromkeys(row['method'] for row in rows))
   body, several = [], any(row['replica'] for row in rows)
   for method in methods:
     cells = [
-      _cell(values.get((method, c.data, c.metric)), values.get(('ensemble', c.data, c.metric)), c, test_to_train)
+      _cell(values.get((method, c.split, c.metric)), values.get(('ensemble', c.split, c.metric)), c, test_to_train)
       for c in columns
     ]
     measured = [values.get((method, 'cost', f'latency_ms{which}'), [0.0])[0] for which in ('', '_low', '_high')]
@@ -104,7 +113,7 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
   rough = any(cells[-1][0].startswith('≈') for _, cells in body)
   notes = [error_note(test_to_train > 0)] * several + [ROUGH_NOTE] * rough
   headings = [c.heading.replace('{batch}', str(batch)) + ARROWS[c.better] for c in columns]
-  return Table(headings, body, note=' '.join(notes), groups=[c.data for c in columns])
+  return Table(headings, body, note=' '.join(notes), groups=[c.split for c in columns])
 
 
 def error_note(over_splits: bool) -> str:
@@ -120,7 +129,8 @@ def error_note(over_splits: bool) -> str:
 def _cell(values, base, column: Column, test_to_train: float) -> tuple[str, str]:
   if not values:
     return MISSING, ''
-  shown, mean = number(found := estimate(values, test_to_train)), found.mean
+  found = estimate(values, test_to_train)
+  shown, mean = number(found.mean, found.error), found.mean
   against = float(np.mean(base)) if base else 0.0
   if not against:
     return shown, ''

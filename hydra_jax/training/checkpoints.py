@@ -5,6 +5,7 @@ they were saved from.
 """
 
 from collections.abc import Callable
+import logging
 from pathlib import Path
 import re
 import shutil
@@ -15,13 +16,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from hydra_jax import store
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError
 from hydra_jax.nets.stages import Tree
-from hydra_jax.progress import say
+
+# Orbax logs while it is imported, which gives the root logger a handler: `logging.basicConfig` would do nothing then.
+_handlers = logging.root.handlers[:]
+from orbax.checkpoint import v1 as ocp  # noqa: E402
+
+logging.root.handlers[:] = _handlers
+logger = logging.getLogger(__name__)
 
 
 def save(folder: Path, tree: Tree) -> None:
@@ -166,7 +172,7 @@ def _newest_whole(folder: Path) -> str:
       store.verify(folder / str(step))
       return str(step)
     except store.Damaged:
-      say(f'the checkpoint at step {step} in {folder} is damaged: left out')
+      logger.warning(f'the checkpoint at step {step} in {folder} is damaged: left out')
       shutil.rmtree(folder / str(step))
   return ''
 
