@@ -1,7 +1,9 @@
 """The package as a library: arrays in, numbers and predictors out."""
 
+import ast
 import doctest
 import json
+from pathlib import Path
 import subprocess
 import sys
 
@@ -24,6 +26,21 @@ def test_every_public_name_is_there():
   for name in hydra_jax.__all__:
     assert getattr(hydra_jax, name).__doc__, name
   assert set(hydra_jax.__all__) <= set(dir(hydra_jax))
+
+
+def test_type_checkers_see_the_names_that_are_there():
+  """What is imported for type checkers, what is found lazily, and what is public are the same names."""
+  tree = ast.parse(Path(hydra_jax.__file__).read_text())
+  (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+  typed = {alias.name: node.module for node in block.body for alias in node.names}
+  folders, modules = hydra_jax._FOLDERS, hydra_jax._MODULES
+  assert typed == {name: f'hydra_jax.{place}' for name, place in (folders | modules).items()}
+  assert sorted(typed) == sorted(hydra_jax.__all__)
+
+
+def test_public_names_shadow_no_library():
+  taken = sys.stdlib_module_names | {'jax', 'flax', 'optax', 'numpy', 'scipy', 'sklearn', 'nnx', 'linen', 'equinox'}
+  assert not taken & set(hydra_jax.__all__)
 
 
 def test_importing_it_sets_nothing():
