@@ -1,7 +1,6 @@
 """The package as a library: arrays in, numbers and predictors out."""
 
 import ast
-import doctest
 import json
 from pathlib import Path
 import subprocess
@@ -16,7 +15,6 @@ from sklearn import metrics as sklearn_metrics
 import hydra_jax
 from hydra_jax import UserError, data as datasets
 from hydra_jax.data import toy
-from hydra_jax.evaluation import arrays
 from hydra_jax.experiment.config import default_config
 
 M, N, C, D = 4, 50, 3, 2
@@ -48,11 +46,6 @@ def test_importing_it_sets_nothing():
   probe = 'import hydra_jax, sys; print([m for m in ("jax", "matplotlib", "flax") if m in sys.modules])'
   done = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True, cwd=ROOT, check=True)
   assert done.stdout.strip() == '[]'
-
-
-def test_examples_in_docstrings():
-  found = doctest.testmod(arrays, extraglobs={'np': np})
-  assert found.attempted and not found.failed
 
 
 def softmax(logits):

@@ -1,7 +1,7 @@
-"""Networks of the user's own: in a config, `name='my_networks.py:make'` or `name='package.module:make'`.
+"""Networks of the user: in a config, `name='my_networks.py:make'` or `name='package.module:make'`.
 
-The function takes the number of outputs and, as its other arguments, the keys that stand beside the
-name. It returns a list of stages. What goes wrong in it is told in one line, with the place.
+The function takes the number of outputs. Its other arguments are the keys beside the name. It returns a list of stages.
+An error in it becomes one line that names the place.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,13 @@ from hydra_jax.user_files import one_line
 
 
 class Origin(NamedTuple):
-  """What a name stands for: a function, the files of its source, and their digest."""
+  """What a name stands for.
+
+  Attributes:
+    make: The function.
+    files: Paths of its source files.
+    digest: SHA-256 of their content, in hex.
+  """
 
   make: Callable[..., Any]
   files: tuple[str, ...]
@@ -32,7 +38,11 @@ class Origin(NamedTuple):
 
 @functools.cache
 def find(name: str) -> Origin:
-  """Looks up a name, once: a run sees the source as it was when it began."""
+  """Looks up a name, once: a run sees the source as it was when the run began.
+
+  Raises:
+    UserError: There is no such file, module or function.
+  """
   place, _, function = name.rpartition(':')
   if place.endswith('.py'):
     if not Path(place).is_file():
@@ -50,7 +60,7 @@ def find(name: str) -> Origin:
 
 
 def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, bytes]:
-  """Sources by file: of a module, and of all that it names from others that are not installed either."""
+  """Sources by file: of a module, and of all modules that it names and that are not installed."""
   file = getattr(module, '__file__', None)
   if module is None or file is None or file in found or (found and _is_installed(module, file)):
     return found
@@ -67,7 +77,16 @@ def _is_installed(module: ModuleType, file: str) -> bool:
 
 
 def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]:
-  """The stages that the function of this name makes, whose errors are one line."""
+  """The stages that the function of this name makes. Errors of its stages become one line as well.
+
+  Args:
+    name: See the top of the module.
+    outputs: Number of outputs.
+    arguments: Keyword arguments of the function.
+
+  Raises:
+    UserError: The arguments do not fit, the function fails, or it returns something else.
+  """
   make = find(name).make
   try:
     takes = inspect.signature(make)
@@ -88,7 +107,7 @@ def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]
 
 
 def _checked(part: Any, what: str, outputs: int | None) -> Stage:
-  """One stage whose errors are one line; a Linen module is adapted. `outputs` is known of the last one."""
+  """A stage whose errors are one line. A Linen module is adapted. Only the last stage has a number of `outputs`."""
   stage = from_linen(part) if isinstance(part, nn.Module) else part
   if not isinstance(stage, Stage):
     raise UserError(
