@@ -2,7 +2,16 @@
 
 * `distil`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
-* `losses`, `metrics`, `uncertainty`: the mathematics, as pure functions of arrays.
+* `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`: modules of functions of arrays.
+
+docs/library.md shows them at work. A name is imported when it is first used. `import hydra_jax` itself imports neither
+JAX nor any other library, and sets nothing.
+
+Example:
+  >>> import hydra_jax
+  >>> network = hydra_jax.multi_head(hydra_jax.mlp(outputs=10), cut=-1, heads=5)
+  >>> network.cut, network.heads
+  (2, (0, 1, 2, 3, 4))
 """
 
 import importlib
@@ -10,29 +19,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from hydra_jax.errors import UserError
+  from hydra_jax.evaluation import diversity
   from hydra_jax.evaluation.arrays import evaluate
   from hydra_jax.evaluation.predictor import Prediction, Predictor
   from hydra_jax.experiment.distil import distil
   from hydra_jax.experiment.loading import load
-  from hydra_jax.maths import losses, metrics, uncertainty
+  from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
   from hydra_jax.methods.base import Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
-  from hydra_jax.nets.cut import Network, grow, multi_head
+  from hydra_jax.nets.batch_ensemble import batch_ensemble
+  from hydra_jax.nets.cut import Network, grow, multi_head, sampled
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
 
 __version__ = '0.1.0'
 
+# Public modules, by the folder that each is in.
+_FOLDERS = {'diversity': 'evaluation', **dict.fromkeys(('losses', 'metrics', 'prior_networks', 'uncertainty'), 'maths')}
+# Other public names, by the module that defines each.
 _MODULES = {
   'UserError': 'errors',
   'evaluate': 'evaluation.arrays',
   'distil': 'experiment.distil',
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'experiment.loading',
-  **dict.fromkeys(('losses', 'metrics', 'uncertainty'), 'maths'),
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
-  **dict.fromkeys(('Network', 'grow', 'multi_head'), 'nets.cut'),
+  'batch_ensemble': 'nets.batch_ensemble',
+  **dict.fromkeys(('Network', 'grow', 'multi_head', 'sampled'), 'nets.cut'),
   **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
   **dict.fromkeys(('lenet', 'resnet', 'resnet50', 'wide_resnet'), 'nets.zoo'),
 }
@@ -46,8 +60,10 @@ __all__ = [
   'Predictor',
   'Stage',
   'UserError',
+  'batch_ensemble',
   'chain',
   'distil',
+  'diversity',
   'evaluate',
   'from_equinox',
   'from_linen',
@@ -59,8 +75,10 @@ __all__ = [
   'metrics',
   'mlp',
   'multi_head',
+  'prior_networks',
   'resnet',
   'resnet50',
+  'sampled',
   'uncertainty',
   'wide_resnet',
 ]
@@ -68,10 +86,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
   """Imports JAX with the first name that needs it: the command line has to hear of SIGTERM before."""
-  if name not in _MODULES:
-    raise AttributeError(f"module 'hydra_jax' has no attribute '{name}'")
-  module = importlib.import_module(f'hydra_jax.{_MODULES[name]}')
-  return importlib.import_module(f'{module.__name__}.{name}') if _MODULES[name] == 'maths' else getattr(module, name)
+  if name in _FOLDERS:
+    return importlib.import_module(f'hydra_jax.{_FOLDERS[name]}.{name}')
+  if name in _MODULES:
+    return getattr(importlib.import_module(f'hydra_jax.{_MODULES[name]}'), name)
+  raise AttributeError(f"module 'hydra_jax' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ from decimal import Decimal
 import math
 
 SIGNIFICANT = 4
-# Where an error is this much smaller than its mean, it is printed apart from it.
+# Most significant digits of a mean that ends at the decimal of its error. With more, both are printed by themselves.
 MOST_SIGNIFICANT = 7
 UNITS = {9: 'G', 6: 'M', 4: 'k'}
 
@@ -12,8 +12,12 @@ UNITS = {9: 'G', 6: 'M', 4: 'k'}
 def digits(value: float, significant: int = SIGNIFICANT) -> str:
   """A number of any size, with the given number of significant digits.
 
-  Below 0.0001 and from 1e12 on it has a power of ten (`1.234e-7`), from 10,000 on a unit (`35.21k`, `1.234M`). Whole
-  numbers from 10 to 9,999 have no decimals. NaN and the infinities are `nan`, `inf` and `-inf`.
+  Numbers below 0.0001 and from 1e12 on have a power of ten, numbers from 10,000 on have a unit. Whole numbers from 10
+  to 9,999 have no decimals. NaN and the infinities are `nan`, `inf` and `-inf`.
+
+  Example:
+    >>> digits(35213.0), digits(0.97825), digits(250.0), digits(1.2341e-7)
+    ('35.21k', '0.9782', '250', '1.234e-7')
   """
   if not math.isfinite(value) or value == 0:
     return f'{value:.0f}'.replace('-0', '0')
@@ -26,8 +30,12 @@ def digits(value: float, significant: int = SIGNIFICANT) -> str:
 def number(mean: float, error: float = math.nan) -> str:
   """A mean ± its standard error, or the mean alone where the error is NaN.
 
-  The error has two significant digits, and the mean ends at the same decimal: `0.00091 ± 0.00002`, `12.35k ± 0.46k`.
-  An error of 0, and one of less than a millionth of the mean, is printed by itself.
+  The error has two significant digits, and the mean ends at the same decimal. Where the error is 0 or less than a
+  millionth of the mean, both are printed by themselves.
+
+  Example:
+    >>> number(Estimate(12345.6, 456.0, 5))
+    '12.35k ± 0.46k'
   """
   if math.isnan(error):
     return digits(mean)
@@ -40,7 +48,12 @@ def number(mean: float, error: float = math.nan) -> str:
 
 
 def signed(value: float, significant: int = SIGNIFICANT) -> str:
-  """As `digits`, with a sign: differences."""
+  """As `digits`, with a sign, for differences.
+
+  Example:
+    >>> signed(0.25)
+    '+0.2500'
+  """
   return '+' * (value > 0) + digits(value, significant)
 
 
@@ -50,7 +63,7 @@ def _place(value: float, significant: int) -> int:
 
 
 def _unit(value: float, significant: int) -> tuple[int, str]:
-  """The power of ten that a number is divided by, and what is written behind it instead."""
+  """The power of ten that a number is divided by, and the unit that is written after it."""
   place = _place(value, significant)
   if value and not -4 <= place < 12:
     return place, f'e{place}'

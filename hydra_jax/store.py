@@ -1,7 +1,7 @@
-"""Folders that are complete or absent, named by a hash of what their content depends on.
+"""A content-addressed cache: folders that are complete or absent, named by a hash of what their content depends on.
 
-What is saved may have been edited, damaged or made by somebody else. It is read as data: checksums first, bounded in
-size and depth, without following links, and nothing that it names is imported or called.
+Saved files may be edited, damaged or made by somebody else. They are read as data: checksums first, bounded in size and
+depth, without following links. No name in them is imported or called.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,11 +26,11 @@ from hydra_jax.errors import UserError
 
 LOCK = '.lock'
 MANIFEST = 'MANIFEST.json'
-# How names begin of what is being written. Long, so that nothing of the user's own is taken for a leftover.
+# Unfinished files and folders have this prefix. It is long, so that no file of the user is taken for a leftover.
 NEW = '.hydra_jax-new-'
-# Where in a work directory there may be leftovers.
+# Where leftovers can be in a work directory.
 WRITTEN_TO = ('.', 'parts', 'parts/*.progress', 'figures')
-# Part of every key, and written beside what is saved: raise it when the meaning of saved files changes.
+# Part of every key, and written with saved files. Raise it when the meaning of saved files changes.
 FORMAT = 3
 OTHER_FORMAT = 'was written by another version of hydra_jax, in another format'
 LONGEST_JSON = 64 * 2**20  # bytes
@@ -39,11 +39,16 @@ CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 class Damaged(UserError):
-  """What is saved is not what was written."""
+  """A saved file is not as it was written."""
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
-  """Twelve hex digits of the SHA-256 of some JSON-like values."""
+  """Twelve hex digits of the SHA-256 of JSON-like values. The order of keys does not count.
+
+  Example:
+    >>> key_of({'a': 1, 'b': (2, 3)}) == key_of({'b': [2, 3], 'a': 1})
+    True
+  """
   text = json.dumps({**parts, 'format': FORMAT}, sort_keys=True, default=_plain)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -56,8 +61,8 @@ def read_json(path: Path) -> Any:
   """Reads a JSON file that somebody may have edited.
 
   Raises:
-    Damaged: Where it is not plain JSON: too large or too deep, not UTF-8, a key twice, a number that is not finite.
-    OSError: Where it cannot be read.
+    Damaged: It is not plain JSON: too large or too deep, not UTF-8, a key twice, a number that is not finite.
+    OSError: It cannot be read.
   """
   try:
     if path.stat().st_size > LONGEST_JSON:
@@ -88,13 +93,27 @@ def _not_a_number(text: str) -> NoReturn:
 
 
 def one_line(e: object, most: int = 200) -> str:
-  """The first line of a message, without characters that cannot be shown."""
+  """The first line of a message, without characters that cannot be printed.
+
+  Args:
+    e: An error or a text.
+    most: Greatest number of characters.
+
+  Example:
+    >>> one_line(ValueError('no such file' + chr(10) + 'more'))
+    'no such file'
+  """
   first = (str(e).splitlines() or [type(e).__name__])[0]
   return ''.join(c if c.isprintable() else '?' for c in first[:most])
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-  """The arrays of an `.npz` file, or of an `.npy` file the one named ''; without unpickling, one line if damaged."""
+  """The arrays of an `.npz` file by name, or the array of an `.npy` file under the name ''. Nothing is unpickled.
+
+  Raises:
+    Damaged: The file has no arrays, or is damaged.
+    OSError: It cannot be read.
+  """
   try:
     with open(path, 'rb') as file:
       found = np.load(file, allow_pickle=False)
@@ -104,7 +123,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_mapped(path: Path) -> np.ndarray:
-  """The array of an `.npy` file, mapped into memory; without unpickling, one line if damaged."""
+  """The array of an `.npy` file, mapped into memory. Nothing is unpickled.
+
+  Raises:
+    Damaged: The file has no array, or is damaged.
+    OSError: It cannot be read.
+  """
   try:
     return np.load(path, mmap_mode='r', allow_pickle=False)
   except (ValueError, EOFError, MemoryError) as e:
@@ -112,7 +136,7 @@ def read_mapped(path: Path) -> np.ndarray:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-  """SHA-256 by relative name of every file below, but for the manifest. What is neither file nor folder has ''."""
+  """SHA-256 of all files below a folder, but for the manifest, by relative name. Links and devices have ''."""
   found = {}
   for place, folders, files in os.walk(folder):
     for path in (Path(place, name) for name in (*folders, *files)):
@@ -127,7 +151,11 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-  """Yields a new folder that becomes `folder`, at once and with a manifest, if the block succeeds."""
+  """A context that yields a new folder. If the block succeeds, it gets a manifest, and is renamed to `folder`.
+
+  Raises:
+    UserError: The work directory was removed during the run.
+  """
   if not check_held(folder):
     folder.parent.mkdir(parents=True, exist_ok=True)
   elif not folder.parent.is_dir():
@@ -141,7 +169,12 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def complete(new: Path, folder: Path) -> None:
-  """Makes a folder that is written `folder`, at once and with a manifest; returns when it is on the disk."""
+  """Writes the manifest of a folder and renames it. Returns when all is on the disk.
+
+  Args:
+    new: The folder.
+    folder: Its final name. If another process has made this folder meanwhile, that one is kept.
+  """
   check_held(folder)
   try:
     (new / MANIFEST).write_text(json.dumps(_digests(new), indent=1))
@@ -149,7 +182,7 @@ def complete(new: Path, folder: Path) -> None:
     _sync_below(new)
     os.rename(new, folder)
   except OSError as e:
-    # Another process may have made the same folder meanwhile: its content is the same.
+    # Another process may have made this folder meanwhile, with the same content.
     if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.exists():
       raise
     shutil.rmtree(new)
@@ -164,7 +197,7 @@ def _sync_below(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-  """Returns when a file, or the names in a folder, are on the disk."""
+  """Returns when a file, or the list of names in a folder, is on the disk."""
   descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
   try:
     os.fsync(descriptor)
@@ -176,14 +209,14 @@ def _sync(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-  """Writes a text file as a whole, or leaves the old one; returns when it is on the disk."""
+  """Writes a text file as a whole, or leaves the old file. Returns when it is on the disk."""
   with replacing(path) as new:
     new.write_text(text)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """Yields a path that takes the place of `path` if the block succeeds; returns when it is on the disk."""
+  """A context that yields a new path. If the block succeeds, the new file replaces `path`, and is on the disk."""
   check_held(path)
   new = path.with_name(f'{NEW}{path.name}')
   try:
@@ -196,14 +229,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def digest(folder: Path) -> str:
-  """Twelve hex digits that stand for the content of a folder made by `writing`."""
+  """Twelve hex digits of the SHA-256 of the manifest, and so of the content, of a folder made by `writing`."""
   return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
 def verify(folder: Path) -> None:
-  """Raises `Damaged` unless the files of a folder made by `writing` are those that were written, and no others.
+  """Checks that a folder made by `writing` has the files that were written, and no others.
 
-  Files that the system adds, whose names begin with a dot, do not count; links always do.
+  Added files whose names begin with a dot do not count: the system makes them. Links always count.
+
+  Raises:
+    Damaged: It has not.
   """
   try:
     expected = read_json(folder / MANIFEST)
@@ -224,21 +260,25 @@ def _damaged(folder: Path, why: str) -> Damaged:
 
 
 def mark(folder: Path) -> str:
-  """Makes an empty file of a name that nobody has heard of, and returns that name."""
+  """Makes an empty file with a new, random name, and returns the name."""
   descriptor, path = tempfile.mkstemp(prefix=NEW, dir=folder)
   os.close(descriptor)
   return Path(path).name
 
 
-# Work directories that this process holds: where they are, and the open lock.
+# Work directories that this process holds, and the file descriptors of their locks.
 _held: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """Holds a work directory for this process alone, and clears what a killed one left half-written.
+  """A context that holds a work directory for this process alone.
 
-  While it is held, whatever is written below fails in one line if the directory has been removed or renamed.
+  First, unfinished files of killed processes are removed. Functions of this module that write below the directory fail
+  if it was removed or renamed.
+
+  Raises:
+    UserError: Another process holds the directory, it cannot be locked, or it was removed or renamed.
   """
   lock = _open_lock(folder / LOCK)
   try:
@@ -263,7 +303,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-  """Opens a lock for writing, which keeps what is in it, and follows no link."""
+  """Opens a lock for writing. Its content is kept, and no link is followed."""
   try:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
   except OSError as e:
@@ -291,7 +331,7 @@ def check_held(path: Path) -> bool:
   """Whether `path` is in a work directory that this process holds.
 
   Raises:
-    UserError: Where it was, and the directory is no longer where it was.
+    UserError: It is, and the directory was removed, renamed or replaced.
   """
   for folder, lock in _held.items():
     if path.absolute().is_relative_to(folder):

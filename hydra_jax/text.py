@@ -1,4 +1,4 @@
-"""Values that are given as text, on the command line and behind the name of a config file."""
+"""Values that are given as text, on the command line and after the name of a config file."""
 
 import ast
 from collections.abc import Callable
@@ -17,6 +17,10 @@ def split(text: str) -> list[str]:
 
   Raises:
     UserError: A bracket or a quote is not closed.
+
+  Example:
+    >>> split('members=3,shifts=(1,2)')
+    ['members=3', 'shifts=(1,2)']
   """
   parts, closing, quote = [''], [], ''
   for letter in text:
@@ -40,10 +44,24 @@ def split(text: str) -> list[str]:
 def parse(text: str, old: Any, key: str, say: Callable[[str], Any]) -> Any:
   """The value of a text, of the type of the old value.
 
-  A whole number is fine for a number, and not the other way round. A tuple of names can do without quotes and brackets.
+  A whole number can stand for a number, but not a number for a whole number. A tuple of names needs no quotes and no
+  brackets.
+
+  Args:
+    text: The text.
+    old: The value that is replaced.
+    key: Its name, for messages.
+    say: Called with a line, where a tuple is given without brackets.
 
   Raises:
     UserError: The text is no such value.
+
+  Example:
+    >>> parse('3', 0.5, 'rate', print)
+    3.0
+    >>> parse('kd,hydra', (), 'students', print)
+    students=kd,hydra is taken as ('kd', 'hydra')
+    ('kd', 'hydra')
   """
   text = text.strip()
   if isinstance(old, str):
@@ -67,9 +85,24 @@ def parse(text: str, old: Any, key: str, say: Callable[[str], Any]) -> Any:
 
 
 def parse_literal(text: str, old: Any, key: str, say: Callable[[str], Any]) -> Any:
-  """The value of a text for an argument of a network, which may be of another type than the old one.
+  """The value of a text for an argument of a network. Its type may differ from that of the old value.
 
-  Texts remain texts, a single value for a tuple becomes one, and all else is read as Python, or is a text.
+  If the old value is a text, the new value is a text. If the old value is a tuple, a single value becomes a tuple. All
+  other values are read as Python, or are a text.
+
+  Args:
+    text: The text.
+    old: The value that is replaced.
+    key: Its name, for messages.
+    say: See `parse`.
+
+  Raises:
+    UserError: The old value is a tuple, and the text is none.
+
+  Example:
+    >>> parse_literal('None', 100, 'width', print)
+    >>> parse_literal('(4, 8)', 100, 'width', print)
+    (4, 8)
   """
   text = text.strip()
   if isinstance(old, str):
@@ -92,7 +125,7 @@ def _unquoted(text: str) -> str:
 
 
 def _literal(text: str) -> Any:
-  """What a text is in Python, or None."""
+  """The value of a text as a Python literal, or None."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -1,8 +1,6 @@
-"""Python files that the user wrote: configs, tables, networks, methods, data and metrics.
+"""Python files of the user: configs, tables, networks, methods, data and metrics.
 
-What goes wrong in one is told in one line.
-
-The line names the file and the line of the user's code in which the error happened.
+An error in such a file becomes one line. It names the file and the line of the user's code in which the error happened.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from typing import Any
 
 from hydra_jax.errors import UserError, closest, nearest, without_place
 
-# Code in these folders is not the user's.
+# Code in these folders is not code of the user.
 LIBRARIES = {Path(__file__).resolve().parent} | {
   Path(folder).resolve()
   for kind in ('stdlib', 'platstdlib', 'purelib', 'platlib')
@@ -33,7 +31,7 @@ LIBRARIES = {Path(__file__).resolve().parent} | {
 def load(place: str, what: str) -> ModuleType:
   """Runs a Python file and returns it as a module.
 
-  It is read without a compiled copy: Python would take that for the newest if the file is edited within a second.
+  No compiled copy is used. Python would take an old copy of a file that was edited within a second.
 
   Args:
     place: Its path, which has to end in `.py`.
@@ -60,10 +58,16 @@ def load(place: str, what: str) -> ModuleType:
 
 
 def call(module: ModuleType, name: str, what: str, *arguments: Any) -> Any:
-  """Calls a function of a user's module; its errors are one line.
+  """Calls a function of a module of the user.
+
+  Args:
+    module: The module.
+    name: Of the function.
+    what: Begins the error message.
+    *arguments: Of the function.
 
   Raises:
-    UserError: There is no such function, or it raises an error.
+    UserError: There is no such function, the arguments do not fit, or the function raises an error.
   """
   function: Callable | None = getattr(module, name, None)
   if not callable(function):
@@ -159,14 +163,21 @@ def _is_installed(module: ModuleType, file: str) -> bool:
 
 @contextlib.contextmanager
 def one_line(what: str) -> Iterator[None]:
-  """Turns any error into a `UserError` that names the last line of the user's code on the way to it."""
+  """A context that turns errors into a `UserError` with the last line of the user's code in their traceback.
+
+  Args:
+    what: Begins the error message.
+
+  Raises:
+    UserError: The block raises an error.
+  """
   try:
     yield
   except UserError as e:
     if e.has_place or not _place(e):
       raise
     raise without_place(UserError(f'{e}{_place(e)}')) from e
-  except (Exception, SystemExit) as e:  # a config that exits would end the command without a word
+  except (Exception, SystemExit) as e:  # a config that exits would end the command without a message
     message = e.msg if isinstance(e, SyntaxError) else str(e)
     # ConfigDict lists all its keys when one is wrong.
     short = re.sub(r'Other fields present: .*?(?=Did you mean|$)', '', ' '.join(message.split()))
@@ -174,7 +185,7 @@ def one_line(what: str) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-  """The last line of the user's code on the way to an error, in parentheses, or ''."""
+  """The last line of the user's code in the traceback of an error, in parentheses, or ''."""
   if isinstance(error, SyntaxError) and error.filename and error.lineno:
     return f' ({error.filename}, line {error.lineno})'
   frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]

@@ -1,8 +1,9 @@
 """The package as a library: arrays in, numbers and predictors out."""
 
-import doctest
+import ast
 import json
 import logging
+from pathlib import Path
 import subprocess
 import sys
 
@@ -15,7 +16,6 @@ from sklearn import metrics as sklearn_metrics
 import hydra_jax
 from hydra_jax import UserError, cli, data as datasets
 from hydra_jax.data import toy
-from hydra_jax.evaluation import arrays
 from hydra_jax.experiment.config import default_config
 
 M, N, C, D = 4, 50, 3, 2
@@ -27,16 +27,26 @@ def test_every_public_name_is_there():
   assert set(hydra_jax.__all__) <= set(dir(hydra_jax))
 
 
+def test_type_checkers_see_the_names_that_are_there():
+  """What is imported for type checkers, what is found lazily, and what is public are the same names."""
+  tree = ast.parse(Path(hydra_jax.__file__).read_text())
+  (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+  typed = {alias.name: node.module for node in block.body for alias in node.names}
+  folders, modules = hydra_jax._FOLDERS, hydra_jax._MODULES
+  assert typed == {name: f'hydra_jax.{place}' for name, place in (folders | modules).items()}
+  assert sorted(typed) == sorted(hydra_jax.__all__)
+
+
+def test_public_names_shadow_no_library():
+  taken = sys.stdlib_module_names | {'jax', 'flax', 'optax', 'numpy', 'scipy', 'sklearn', 'nnx', 'linen', 'equinox'}
+  assert not taken & set(hydra_jax.__all__)
+
+
 def test_importing_it_sets_nothing():
   """Neither JAX nor a plotting backend is imported with it."""
   probe = 'import hydra_jax, sys; print([m for m in ("jax", "matplotlib", "flax") if m in sys.modules])'
   done = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True, cwd=ROOT, check=True)
   assert done.stdout.strip() == '[]'
-
-
-def test_examples_in_docstrings():
-  found = doctest.testmod(arrays, extraglobs={'np': np})
-  assert found.attempted and not found.failed
 
 
 def softmax(logits):

@@ -1,1 +1,1 @@
-"""Devices and processes: meshes, collectives, signals, and what XLA is told. Imports nothing that it spreads."""
+"""Devices and processes: meshes, collectives, signals, options of XLA. They know no network and no training."""

@@ -1,6 +1,7 @@
 """Collectives over the axes `data` and `head` that a step may be mapped over.
 
-On an axis that is not there, or has one device, each is nothing at all: a step need not know where it runs.
+An axis that is absent counts as an axis with one device. Over such an axis a collective returns its argument. So a step
+need not know where it runs.
 """
 
 from typing import Any
@@ -12,7 +13,12 @@ Tree = Any
 
 
 def size(axis: str) -> int:
-  """Number of devices along an axis that the code being traced is mapped over, or 1."""
+  """Number of devices along an axis that the code being traced is mapped over, or 1.
+
+  Example:
+    >>> size('data')
+    1
+  """
   try:
     return jax.lax.axis_size(axis)
   except NameError:
@@ -20,7 +26,7 @@ def size(axis: str) -> int:
 
 
 def mean_over(axis: str, tree: Tree) -> Tree:
-  """Mean over an axis; integers, which are the same everywhere, stay as they are."""
+  """Mean over an axis. Integers, which are the same on all devices, stay as they are."""
   if size(axis) == 1:
     return tree
   leaves, structure = jax.tree.flatten(tree)
@@ -35,34 +41,52 @@ def sum_over(axis: str, tree: Tree) -> Tree:
 
 
 def greatest(x: jax.Array) -> jax.Array:
-  """Greatest value on any device, element by element."""
+  """Maximum over all devices, element by element."""
   axes = tuple(axis for axis in ('data', 'head', 'copy') if size(axis) > 1)
   return jax.lax.pmax(x, axes) if axes else x
 
 
 def positions(axis: str, count: int) -> jax.Array:
-  """Where in the whole the `count` rows or heads of this device are, `[count]`."""
+  """Indices of the rows or heads of this device, among those of all devices.
+
+  Args:
+    axis: `data` for rows of a batch, `head` for heads.
+    count: Number of rows or heads on this device.
+
+  Returns:
+    `[count]` int32.
+
+  Example:
+    >>> positions('head', 3)
+    Array([0, 1, 2], dtype=int32)
+  """
   at = jnp.arange(count)
   return at if size(axis) == 1 else jax.lax.axis_index(axis) * count + at
 
 
 def example_keys(key: jax.Array, examples: int) -> jax.Array:
-  """A key for each example of a batch, `[B]`, the same however the batch is spread."""
+  """A key for each example of a batch, `[B]`. It depends on the index of the example, not on its device."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, positions('data', examples))
 
 
 def own_key(key: jax.Array) -> jax.Array:
-  """A key that differs from device to device along `data`, for noise drawn by a library for a whole batch."""
+  """A key that differs between devices along `data`, for libraries that draw noise for a whole batch."""
   return key if size('data') == 1 else jax.random.fold_in(key, jax.lax.axis_index('data'))
 
 
 def gathered(axis: str, x: jax.Array) -> jax.Array:
-  """The whole of what is spread over an axis, along axis 0."""
+  """Rebuilds an array that is spread over an axis along its axis 0, by an all-gather."""
   return x if size(axis) == 1 else jax.lax.all_gather(x, axis, tiled=True)
 
 
 def placed(axis: str, part: jax.Array, dim: int) -> jax.Array:
-  """The whole of an array spread along `dim`; by a sum, as only devices that need it all pay for `gathered`."""
+  """Rebuilds an array that is spread over an axis along `dim`, by one sum of shards that are padded by zeros.
+
+  Args:
+    axis: `data` or `head`.
+    part: The shard of this device.
+    dim: The axis of the array that is spread.
+  """
   devices, own = size(axis), part.shape[dim]
   if devices == 1:
     return part

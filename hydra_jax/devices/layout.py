@@ -1,8 +1,8 @@
 """Where arrays lie on many devices, and how a function is compiled for them.
 
 The same function runs on one device, under `jax.shard_map` over a mesh, and under `jax.pmap`. A layout knows axes and
-specs, and nothing of what it spreads. The axes of a mesh are `data` (batches), `head` (what lies above the cut) and
-`copy` (devices that do the same work).
+specs, and nothing about the arrays. The axes of a mesh are `data` (batches), `head` (heads) and `copy` (devices that do
+the same work).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Tree = Any
 
 
 class MeshShape(NamedTuple):
-  """Devices along each axis of a mesh; those along `copy` do the same."""
+  """Number of devices along each axis of a mesh. Devices along `copy` do the same work."""
 
   data: int = 1
   head: int = 1
@@ -34,10 +34,10 @@ EVERYWHERE = P(MeshShape._fields)  # another value on every device
 
 @dataclass(frozen=True)
 class Layout:
-  """One device. Subclasses spread the work over several.
+  """One device. Subclasses spread the work over several devices.
 
-  A program carries a state from call to call, which is donated, and reads inputs. `specs` say over which axes of the
-  mesh the axes of each array are spread, as those of `jax.shard_map`.
+  A program carries a state from call to call and reads inputs. The state is donated. Specs are those of
+  `jax.shard_map`: they name the axes of the mesh over which the axes of an array are spread.
   """
 
   @property
@@ -49,7 +49,11 @@ class Layout:
     """A carried state as a program takes it.
 
     All arrays are committed to the device. Otherwise the first call would get uncommitted arrays and the second call
-    committed ones, and JAX would compile twice.
+    committed arrays, and JAX would compile twice.
+
+    Args:
+      tree: The state, as arrays on the host or on any device.
+      specs: A tree of specs of the same structure.
     """
     del specs
     return jax.device_put(tree, jax.local_devices()[0])
@@ -63,7 +67,7 @@ class Layout:
     return jax.tree.map(jnp.asarray, tree)
 
   def spread(self, tree: Tree, specs: Tree) -> Tree:
-    """Arrays that are read only."""
+    """Inputs of a program, which are read only."""
     del specs
     return self.replicate(tree)
 
@@ -72,25 +76,34 @@ class Layout:
     return np.arange(batch_size)
 
   def own_rows(self, batch_size: int) -> np.ndarray:
-    """For each row of a batch its place on the device that holds it, `[B]`."""
+    """For each row of a batch its index on the device that holds it, `[B]` int32."""
     devices = self.shape.data
     return np.tile(np.arange(batch_size // devices, dtype=np.int32), devices)
 
   def join(self, tree: Tree, rows: np.ndarray, batch_size: int) -> Tree:
-    """One batch `[1, B, …]` from arrays `[1, len(rows), …]` of the `rows` that each process has read."""
+    """One batch from what each process has read.
+
+    Args:
+      tree: Arrays `[1, len(rows), …]` of this process.
+      rows: The rows of the batch that this process has read.
+      batch_size: Rows of the whole batch, B.
+
+    Returns:
+      Arrays `[1, B, …]`.
+    """
     del rows, batch_size
     return tree
 
   def index(self, index: np.ndarray) -> np.ndarray:
-    """Rows of batches `[R, K, B]`, the same in all processes, as a program takes them with the spec of axis 2, data."""
+    """Rows of batches `[R, K, B]` int32, equal in all processes, as a program takes them; their axis 2 is spread."""
     return index
 
   def vote(self, vote: np.ndarray) -> Any:
-    """What this process says, `[V]`, as a program takes it with the spec `EVERYWHERE`."""
+    """The vote of this process, `[V]` int32, as a program takes it with the spec `EVERYWHERE`."""
     return vote
 
   def compile(self, f: Callable, in_specs: tuple[Tree, Tree], out_specs: tuple[Tree, Tree], options: Mapping[str, str]):
-    """Compiles `f(carried, inputs) -> (carried, found)`; what is found must be the same on all devices.
+    """Compiles `f(carried, inputs) -> (carried, found)`, where `found` must be equal on all devices.
 
     Args:
       f: The function of one device.
@@ -107,7 +120,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class MeshLayout(Layout):
-  """Many devices under `jax.shard_map`."""
+  """Many devices under `jax.shard_map`.
+
+  Attributes:
+    mesh: Of the devices of all processes, with the axes of `MeshShape`.
+  """
 
   mesh: Mesh
 
@@ -130,7 +147,7 @@ class MeshLayout(Layout):
       return leaf
     if jax.process_count() == 1:
       return jax.device_put(leaf, sharding)
-    value = np.asarray(leaf)  # the same in all processes
+    value = np.asarray(leaf)  # equal in all processes
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
   def rows(self, batch_size: int) -> np.ndarray:
@@ -160,8 +177,8 @@ class MeshLayout(Layout):
 class PmapLayout(MeshLayout):
   """Many devices along `data` under `jax.pmap`.
 
-  A carried state has a copy for each device along a new first axis. An axis that is spread becomes two: devices of
-  this process, and what each of them has.
+  A carried state has a copy for each device along a new first axis. An axis that is spread becomes two axes: the
+  devices of this process, and the shard of each.
   """
 
   @property
@@ -201,7 +218,7 @@ class PmapLayout(MeshLayout):
 
 
 def _axis_of_devices(spec: P) -> int | None:
-  """The axis of an array that holds the devices, after it became two; None where every device reads all."""
+  """The axis of an array that holds the devices, after a spread axis became two; None where all devices read all."""
   spread = [axis for axis, names in enumerate(spec) if names is not None and 'data' in names]
   return spread[0] if spread else None
 
@@ -211,11 +228,15 @@ SINGLE_DEVICE = Layout()
 
 @functools.cache
 def make_layout(mode: str, shape: MeshShape) -> Layout:
-  """The layout on the devices of all processes, of which the mesh has as many.
+  """The layout on the devices of all processes.
 
   Args:
-    mode: One of `MODES`; makes no difference to one device.
-    shape: Of the mesh.
+    mode: One of `MODES`. On one device it makes no difference.
+    shape: Of the mesh. Its product is the number of devices.
+
+  Example:
+    >>> make_layout('shard_map', MeshShape(data=jax.device_count())).shape.data == jax.device_count()
+    True
   """
   if jax.device_count() == 1:
     return SINGLE_DEVICE

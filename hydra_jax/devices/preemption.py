@@ -1,18 +1,21 @@
-"""Being asked to stop: SIGTERM, which clouds send before they take a machine away."""
+"""Requests to stop: SIGTERM, which clouds send before they take a machine away.
+
+JAX has the same in `jax.distributed`, but needs its coordination service also for a single process.
+"""
 
 from collections.abc import Iterator
 import contextlib
 import os
 import signal
 
-# Exit codes beside 0 and 2: stopped on request, and another process was lost. After either the same command continues.
+# Exit codes besides 0 and 2: stopped on request, and another process was lost. After both the same command continues.
 PREEMPTED, LOST = 75, 76
 
 
 class Preempted(BaseException):
   """The process was asked to stop, and a state to continue from is saved.
 
-  As KeyboardInterrupt it is no `Exception`, so that nobody takes it for an error to recover from.
+  It is no `Exception`, as KeyboardInterrupt is none: handlers of errors must not catch it.
 
   Attributes:
     by_all: Whether all processes stop here.
@@ -32,16 +35,16 @@ def _on_signal(*_) -> None:
   if not _begun:
     os.write(2, b'hydra-jax: stopped before the work began: the same command continues\n')
     os._exit(PREEMPTED)
-  if not _deferring and not _raised:  # once: what the first one makes this process do is not to be disturbed
+  if not _deferring and not _raised:  # once: a second signal must not disturb the work of saving
     _raised = True
     raise Preempted('stopped between two phases')
 
 
 def listen() -> None:
-  """From now on SIGTERM, which clouds send before they take a machine away, is a request to stop.
+  """From now on SIGTERM is a request to stop.
 
-  Until `begin` the process then ends at once: there is nothing to save, and compiled code that is being imported may
-  make anything of an exception.
+  Until `begin` is called the request ends the process at once. There is nothing to save, and an exception inside the
+  import of compiled code has unknown effects.
   """
   global _asked, _raised, _begun
   _asked = _raised = _begun = False
@@ -49,13 +52,13 @@ def listen() -> None:
 
 
 def begin() -> None:
-  """From now on a request to stop raises `Preempted`, so that the work can be saved and tidied up."""
+  """From now on a request to stop raises `Preempted`, so that the work can be saved."""
   global _begun
   _begun = True
 
 
 def ignore() -> None:
-  """From now on a request to stop means nothing."""
+  """From now on a request to stop has no effect."""
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -66,7 +69,11 @@ def asked() -> bool:
 
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
-  """Inside, SIGTERM only sets a flag, and the code must poll `asked`. A request that was lost before is raised here."""
+  """A context in which SIGTERM only sets a flag, and the code must poll `asked`.
+
+  Raises:
+    Preempted: A request came earlier, and its exception was lost.
+  """
   global _deferring
   if _asked:
     raise Preempted('stopped between two phases')

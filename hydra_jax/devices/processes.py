@@ -1,7 +1,7 @@
-"""Many processes that act as one: how they find each other, what all agree on, who writes, and what ends them all.
+"""Many processes that act as one: how they find each other, agree, write, and end.
 
-They talk through the key-value store of JAX's coordination service, which process 0 runs. Each writes there that it
-is alive, and why it ends: so a process that is killed, stopped or done with an error ends the others too.
+Processes talk through the key-value store of JAX's coordination service, which process 0 runs. There each process
+writes that it is alive, and why it ends. So a process that is killed, stopped or fails ends the others too.
 """
 
 import atexit
@@ -29,24 +29,24 @@ from hydra_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# A process that has said nothing for so long is lost.
+# All times are in seconds. A process that is silent for this time is lost.
 LOST_AFTER = 45.0
-# JAX ends processes by SIGABRT, without a word that helps, and so has to be slower than we are.
+# JAX ends processes by SIGABRT, without a helpful message. So JAX has to be slower than we are.
 JAX_IS_SLOWER_BY = 60
 JOIN_SECONDS = 300
-# What listens where process 0 should, and does not answer like it for so long, is another program.
+# A program at the address of process 0 that does not answer like a coordinator for this time is another program.
 ANOTHER_PROGRAM_AFTER = 20.0
 NOBODY_THERE_AFTER = 30.0
-# Process 0, whose end is the end of the store, waits at most so long for the others to read why it ends.
+# The store ends with process 0. So process 0 waits at most this time for the others to read why it ends.
 FAREWELL_SECONDS = 5.0
-# A file that process 0 has written is seen by the others within this time.
+# The other processes see a file that process 0 has written within this time.
 SHARED_WITHIN = 10.0
 ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 HTTP2 = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def are_many() -> bool:
-  """Whether the environment is one where each host, or each GPU, runs its own process."""
+  """Whether the environment starts several processes: by our variables, by Slurm, or on slices of TPUs."""
   env = os.environ
   by_hand = COUNT in env and INDEX in env
   slurm = 'SLURM_STEP_NODELIST' in env and int(env.get('SLURM_NTASKS', 1)) > 1
@@ -55,7 +55,7 @@ def are_many() -> bool:
 
 
 def may_be_many() -> bool:
-  """Whether this is a host of TPUs, of which only JAX finds out whether there are others."""
+  """Whether this is a host of TPUs. Only JAX finds out whether there are other hosts."""
   return importlib.util.find_spec('libtpu') is not None and any(map(os.path.exists, ('/dev/accel0', '/dev/vfio')))
 
 
@@ -63,16 +63,16 @@ _joining = False
 
 
 def join(lost_after: float = LOST_AFTER) -> None:
-  """Joins the other processes; before JAX is used in any other way.
+  """Joins the other processes. It must be called before any other use of JAX.
 
-  Where JAX does not find out by itself, three variables say it: the address and port of process 0, the number of
-  processes, and which one this is.
+  Where JAX does not find the processes by itself, three variables are needed: the address and port of process 0, the
+  number of processes, and the index of this process.
 
   Args:
     lost_after: Seconds of silence after which a process counts as lost. The others then end.
 
   Raises:
-    UserError: Where they cannot join.
+    UserError: The variables are wrong, or the processes cannot join.
   """
   global _joining
   named = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
@@ -90,7 +90,7 @@ def join(lost_after: float = LOST_AFTER) -> None:
       raise UserError(f'{INDEX}={named[INDEX]} must be from 0 to {given["num_processes"] - 1}, less than {COUNT}')
     if given['process_id'] == 0 and _answers(named[ADDRESS]) is not None:
       raise UserError(f'{ADDRESS}={named[ADDRESS]}: another program listens on that port: choose another on all')
-  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM away from `listen`
+  jax.config.update('jax_enable_preemption_service', False)  # the service would replace our handler of SIGTERM
   seconds = int(lost_after) + JAX_IS_SLOWER_BY
   begin = lambda: jax.distributed.initialize(
     **given,
@@ -114,7 +114,10 @@ def join(lost_after: float = LOST_AFTER) -> None:
 
 
 def _interruptible(f: Callable[[], object], meanwhile: Callable[[], None]) -> None:
-  """Calls `f` in a thread: while it waits in C++, Python would not hear of signals."""
+  """Calls `f` in a thread, and `meanwhile` ten times a second.
+
+  Python handles no signals while its main thread is in C++.
+  """
   failed: list[BaseException] = []
 
   def call():
@@ -133,7 +136,10 @@ def _interruptible(f: Callable[[], object], meanwhile: Callable[[], None]) -> No
 
 
 def _looking_for_the_coordinator() -> Callable[[], None]:
-  """To be called while a process joins: says that process 0 does not answer, or raises where another program does."""
+  """A function to call while a process joins.
+
+  It prints a line if process 0 does not answer, and raises a `UserError` if another program answers.
+  """
   begun = asked = time.monotonic()
   wrong_since, said = None, False
 
@@ -161,7 +167,7 @@ def _looking_for_the_coordinator() -> Callable[[], None]:
 
 
 def _answers(address: str) -> bool | None:
-  """Whether what listens there talks as a coordinator does; None where nothing listens."""
+  """Whether the program at an address talks as a coordinator does; None where nothing listens."""
   host, _, port = address.rpartition(':')
   try:
     connection = socket.create_connection((host.strip('[]'), int(port)), 3)
@@ -169,7 +175,7 @@ def _answers(address: str) -> bool | None:
     return None
   with connection, contextlib.suppress(OSError):
     connection.sendall(HTTP2)
-    return connection.recv(9)[3:4] == bytes([4])  # gRPC begins by a frame of settings
+    return connection.recv(9)[3:4] == bytes([4])  # gRPC begins with a frame of settings
   return False
 
 
@@ -180,7 +186,7 @@ class Group:
   Attributes:
     client: Of the key-value store.
     index: Of this process, as the environment gives it.
-    count: Of all.
+    count: Number of processes.
   """
 
   client: Any
@@ -189,18 +195,18 @@ class Group:
 
 
 def _group() -> Group | None:
-  """The group that this process has joined, if it is one of several."""
+  """The group that this process has joined; None where it is the only process."""
   client, count = global_state.client, global_state.num_processes
   return Group(client, global_state.process_id, count) if client is not None and count > 1 else None
 
 
 def joined() -> bool:
-  """Whether this process is, or tries to become, one of several."""
+  """Whether this process has joined others, or tries to."""
   return _group() is not None or (_joining and global_state.num_processes > 1)
 
 
 def is_main() -> bool:
-  """Whether this is the process that writes and speaks."""
+  """Whether this is process 0, which writes files and prints."""
   return jax.process_index() == 0
 
 
@@ -208,15 +214,18 @@ _meetings = itertools.count()
 
 
 def gathered(text: str = '', what: str = '', seconds: float = float('inf')) -> list[str]:
-  """A short text of each process, in all of them; waits until all are here, and hears of signals meanwhile.
+  """Gives every process a short text of each process. Waits until all have called it; signals are handled meanwhile.
 
   Args:
     text: Of this process.
-    what: Names the place in the program; others who are elsewhere are an error.
-    seconds: How long to wait for processes that are alive and do not come.
+    what: Name of the place in the program, which must be the same in all processes.
+    seconds: How long to wait for processes that are alive and do not call it.
+
+  Returns:
+    The texts, by index of the process.
 
   Raises:
-    UserError: Where processes are at different places.
+    UserError: Processes are at different places, or do not come in time.
   """
   group = _group()
   if group is None:
@@ -242,19 +251,28 @@ def gathered(text: str = '', what: str = '', seconds: float = float('inf')) -> l
 
 
 def meet() -> None:
-  """Waits until all processes are here, however long that takes; collectives of devices give up after a while."""
+  """A barrier: waits until all processes have called it. Unlike collectives of devices it has no time limit."""
   gathered(what='meet')
 
 
 def anywhere(flag: bool) -> bool:
-  """Whether a flag is set in any process."""
+  """Whether a flag is set in any process. All processes must call it."""
   return any(gathered('x' * flag, 'anywhere'))
 
 
 def on_main(f: Callable[[], object], what: str = '') -> str:
-  """Does something in process 0 alone, and returns what it returned, as text, in all; raises in all what it raised.
+  """Calls a function in process 0 alone. All processes must call this.
 
-  `what` names it, where processes might want to do different things here.
+  Args:
+    f: The function. Its result is turned into text; what is false becomes ''.
+    what: Name of the place in the program, see `gathered`; by default the name of the function.
+
+  Returns:
+    The text, in all processes.
+
+  Raises:
+    UserError: In all processes, where the function raises a `UserError` or an `OSError`. Process 0 raises the error
+      itself.
   """
   if _group() is None:
     return str(f() or '')
@@ -274,7 +292,7 @@ def on_main(f: Callable[[], object], what: str = '') -> str:
 
 @contextlib.contextmanager
 def entered(context: Callable[[], contextlib.AbstractContextManager]) -> Iterator[str]:
-  """Enters a context in process 0 alone; gives all what it gives, as text."""
+  """Enters a context in process 0 alone. Its value is given to all processes, as text."""
   with contextlib.ExitStack() as stack:
     entering = on_main(lambda: stack.enter_context(context()))
     yield entering
@@ -282,14 +300,14 @@ def entered(context: Callable[[], contextlib.AbstractContextManager]) -> Iterato
 
 
 def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
-  """Compares what should be the same in all processes.
+  """Compares values that must be equal in all processes.
 
   Args:
-    facts: By what they are called in the error, such as `config.seed`.
+    facts: Values by name, such as `config.seed`.
     seconds: See `gathered`.
 
   Raises:
-    UserError: In all processes, where any two differ; it says in what, and which processes.
+    UserError: In all processes, where any two differ. The message names the values and the processes.
   """
   group = _group()
   if group is None:
@@ -314,7 +332,11 @@ def _short(value: str | None) -> str:
 
 
 def check_shared(folder: Path) -> None:
-  """Raises a `UserError` in all processes unless all see one and the same folder."""
+  """Checks that all processes see the same folder.
+
+  Raises:
+    UserError: In all processes, where they do not.
+  """
   if _group() is None:
     return
   mark = on_main(lambda: store.mark(folder))
@@ -332,7 +354,7 @@ def check_shared(folder: Path) -> None:
 
 
 def _watch(group: Group, lost_after: float) -> None:
-  """Says from now on that this process is alive, and ends it when another one has ended, or has said nothing."""
+  """Starts two threads: `talk` writes that this process is alive, `look` ends it when another has ended or is lost."""
   interval = min(1.0, lost_after / 20)
   now = time.monotonic()
   answered, heard = now, {index: ('', now) for index in range(group.count)}
@@ -344,7 +366,7 @@ def _watch(group: Group, lost_after: float) -> None:
     for beat in itertools.count():
       if stopped.is_set():
         return
-      with contextlib.suppress(Exception):  # what does not answer is lost
+      with contextlib.suppress(Exception):  # a store that does not answer counts as lost, see `look`
         group.client.key_value_set(f'hydra_jax/alive/{group.index}', str(beat), allow_overwrite=True)
         for key, value in group.client.key_value_dir_get('hydra_jax/alive/'):
           index = int(key.rpartition('/')[2])
@@ -359,7 +381,7 @@ def _watch(group: Group, lost_after: float) -> None:
     looked = time.monotonic()
     while not stopped.wait(interval):
       now = time.monotonic()
-      if now - looked > interval + lost_after / 4:  # this one was stopped itself, and knows nothing about the others
+      if now - looked > interval + lost_after / 4:  # this process was stopped, and missed the beats of the others
         answered = now
         heard.update({index: (value, now) for index, (value, _) in heard.items()})
       looked = now
@@ -376,7 +398,7 @@ def _watch(group: Group, lost_after: float) -> None:
     thread.start()
 
   def end():
-    """A thread that is still in C++ when Python ends would abort the process."""
+    """Ends the threads. A thread that is in C++ when Python ends would abort the process."""
     _tell(group, 0, '')
     stopped.set()
     for thread in threads:
@@ -386,7 +408,7 @@ def _watch(group: Group, lost_after: float) -> None:
 
 
 def _endings(group: Group) -> dict[int, list]:
-  """Exit code and last line of processes that have ended by themselves; code 0 stands for all that needs no haste."""
+  """Exit code and last line of processes that have ended by themselves. At code 0 the others need not end."""
   found = group.client.key_value_dir_get('hydra_jax/ended/')
   return {int(key.rpartition('/')[2]): json.loads(value) for key, value in found}
 
@@ -400,9 +422,14 @@ _leaving = threading.Lock()
 
 
 def leave(code: int, line: str) -> None:
-  """Says a last line and ends this process at once, where there are others; they hear of it, and end as well."""
+  """Prints a last line and ends this process at once, without barriers. Other processes read the line, and end as well.
+
+  Args:
+    code: Exit code.
+    line: Without its end.
+  """
   if not _leaving.acquire(blocking=False):
-    time.sleep(2 * FAREWELL_SECONDS)  # another thread is at it
+    time.sleep(2 * FAREWELL_SECONDS)  # another thread is ending the process
   os.write(2, f'hydra-jax: {line}\n'.encode(errors='replace'))
   if group := _group():
     others = LOST if code == 1 else code
@@ -415,7 +442,7 @@ def leave(code: int, line: str) -> None:
 
 
 def _farewell(group: Group) -> None:
-  """Returns when this process may end: when what it has told is there, and process 0 when the others have read it."""
+  """Waits until the last line of this process is in the store; process 0 waits for the lines of all processes."""
   wanted = range(group.count) if group.index == 0 else (group.index,)
   with contextlib.suppress(Exception):
     while not set(wanted) <= set(_endings(group)):
@@ -423,5 +450,5 @@ def _farewell(group: Group) -> None:
 
 
 def rank_folder(folder: Path) -> Path:
-  """A folder for what each process writes by itself, such as a profile."""
+  """A folder for files that each process writes by itself, such as a profile."""
   return folder / f'process-{jax.process_index()}' if jax.process_count() > 1 else folder

@@ -73,7 +73,7 @@ class Predictor:
       UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was.
 
     Example:
-      >>> predictor = hydra_jax.load('runs/digits', 'hydra')
+      >>> predictor = hydra_jax.load('runs/digits', 'hydra')  # doctest: +SKIP
       >>> prediction = predictor.predict(x)  # doctest: +SKIP
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """

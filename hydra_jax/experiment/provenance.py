@@ -68,7 +68,9 @@ def definition(function: Callable) -> str:
   Names are followed in its own module, and into the modules of `hydra_jax.methods` from which it imports functions.
 
   Example:
-    >>> definition(METHODS['kd'].phases)  # changes with `kd` and `_hinton`, and not with `hydra`
+    >>> from hydra_jax.methods.registry import METHODS
+    >>> len(definition(METHODS['kd'].phases))  # changes with `kd` and `_hinton`, and not with `hydra`
+    12
   """
   function = inspect.unwrap(function)
   name = getattr(function, '__qualname__', '')

@@ -1,1 +1,1 @@
-"""Losses, uncertainty, metrics, statistics: pure functions of arrays. Imports nothing of the package but errors."""
+"""Losses, uncertainty, metrics, statistics: pure functions of arrays. They import no other folder of the package."""

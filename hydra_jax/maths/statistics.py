@@ -1,9 +1,9 @@
 """Means with their standard errors over replicas, paired tests, and verdicts on published numbers.
 
-Replicas are either repetitions with other seeds, which are independent, or overlapping splits of one data set, whose
-training parts share most examples. The usual standard error of the mean over splits is too small. Nadeau and Bengio
-(2003, Inference for the Generalization Error) replace the factor 1/n of its square by 1/n + n_test/n_train. Functions
-take this ratio as `test_to_train`, which is 0 where replicas are independent.
+Replicas with other seeds are independent. Replicas on overlapping splits of one data set are not: their training parts
+share most examples, and the usual standard error of the mean is too small. Nadeau and Bengio (2003, Inference for the
+Generalization Error) replace the factor 1/n of its square by 1/n + n_test/n_train. Functions take the ratio
+n_test/n_train as `test_to_train`. It is 0 where replicas are independent.
 """
 
 from collections.abc import Sequence
@@ -47,12 +47,26 @@ class Difference:
 
 
 def inflation(n: int, test_to_train: float) -> float:
-  """The corrected standard error over n splits, divided by the usual one: √(1 + n · n_test/n_train)."""
+  """The corrected standard error over n splits, divided by the usual one: √(1 + n · n_test/n_train).
+
+  Example:
+    >>> round(inflation(20, 1 / 9), 2)  # 20 splits of 90/10
+    1.8
+  """
   return math.sqrt(1 + n * test_to_train)
 
 
 def estimate(values: Values, test_to_train: float = 0.0) -> Estimate:
-  """Mean and standard error, std / √n with n − 1 degrees of freedom, corrected for splits that overlap."""
+  """Mean and standard error, std / √n with n − 1 degrees of freedom, corrected for splits that overlap.
+
+  Args:
+    values: One for each replica; at least one.
+    test_to_train: See above.
+
+  Example:
+    >>> estimate([1.0, 2.0, 3.0])
+    Estimate(mean=2.0, error=0.5773..., n=3)
+  """
   n = len(values)
   with np.errstate(invalid='ignore'):  # infinite values, such as the NLL of what was thought impossible, give NaN
     error = float(scipy.stats.sem(values)) * inflation(n, test_to_train) if n > 1 else math.nan
@@ -62,7 +76,16 @@ def estimate(values: Values, test_to_train: float = 0.0) -> Estimate:
 def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Difference:
   """Ours − theirs, pair by pair, with Nadeau and Bengio's t-test where splits overlap.
 
-  Where all differences are the same, p is 1 if they are 0, else 0. Of one pair, p is NaN.
+  Where all differences are equal, p is 1 if they are 0, else 0. For one pair, p is NaN.
+
+  Args:
+    ours: One for each replica.
+    theirs: In the same order.
+    test_to_train: See above.
+
+  Example:
+    >>> paired([0.95, 0.97, 0.96], [0.94, 0.95, 0.95])
+    Difference(mean=0.0133..., error=0.0033..., p=0.0571..., n=3)
   """
   found = estimate(np.subtract(ours, theirs, dtype=np.float64), test_to_train)
   if found.n < 2:
@@ -77,8 +100,8 @@ def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Differen
 def welch(ours: Estimate, published: Published, test_to_train: float = 0.0) -> float:
   """The p-value of Welch's two-sided t-test that a published mean is ours; NaN where either has no standard error.
 
-  The published error is taken to be the usual one, and is corrected like ours. Where the paper does not say over how
-  many replicas it is, they are taken to be as many as ours.
+  The published error is taken to be the usual one, and is corrected like ours. Where the paper does not give the number
+  of its replicas, the number is taken to be ours.
 
   Args:
     ours: What was measured, its error corrected already.
@@ -100,6 +123,10 @@ def holm(ps: Sequence[float]) -> list[float]:
   """Values of p adjusted for their number by Holm's method (1979), in the given order; NaN stays and is not counted.
 
   The i-th smallest of m is multiplied by m − i, counted from 0. Adjusted values neither fall nor exceed 1.
+
+  Example:
+    >>> holm([0.25, 0.125, float('nan')])
+    [0.25, 0.25, nan]
   """
   adjusted, highest = list(ps), 0.0
   order = sorted((i for i, p in enumerate(ps) if not math.isnan(p)), key=lambda i: ps[i])
@@ -119,6 +146,10 @@ def verdict(ours: Estimate | None, published: Published, better: str, p: float) 
     published: What it is compared with.
     better: `low`, `high`, or a number that values should be close to.
     p: See `welch`, adjusted by `holm`.
+
+  Example:
+    >>> verdict(Estimate(0.95, 0.01, 5), Published(0.90, 0.01, 5), 'high', p=0.01)
+    'better'
   """
   if ours is None:
     return 'not run'

@@ -1,1 +1,1 @@
-"""Networks as lists of stages, and the cut. Imports `devices` and what is below it."""
+"""Networks as lists of stages, and the cut. They import `devices` and what is below it."""

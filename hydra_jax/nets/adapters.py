@@ -1,7 +1,7 @@
-"""Stages from other libraries than Flax Linen, which are imported only where they are used.
+"""Stages made of Flax NNX and Equinox modules. Each library is imported where it is used.
 
-Parameters and state are plain trees of arrays. What else a module consists of is read once, from an
-abstract copy of it, so nothing is allocated for that.
+Parameters and state are plain trees of arrays. The rest of a module is read once, from an abstract copy, so that
+nothing is allocated.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,21 @@ from hydra_jax.nets.stages import Stage, Tree
 
 
 def from_nnx(make: Callable[..., Any]) -> Stage:
-  """Adapts a Flax NNX module, given as a function of `rngs` that makes it.
+  """Adapts a Flax NNX module.
 
-      from functools import partial
-      from flax import nnx
-      first = hydra_jax.from_nnx(partial(nnx.Linear, 64, 32))
-      stages = [first, hydra_jax.from_nnx(lambda rngs: Block(32, 10, rngs=rngs))]
+  Each `nnx.Param` is a parameter. Other variables are the state, which changes in training only. `train()` and `eval()`
+  set the mode of the module. Its random streams start from the key of each call and are no part of the state.
 
-  `nnx.Param`s are the parameters, and other variables the state, which moves in training only. The
-  module is in the mode that `train()` or `eval()` sets. Its random streams start from the key
-  of each call, so they are no part of the state.
+  Args:
+    make: `(rngs) -> module`. Each head calls it, and so has its own parameters.
+
+  Raises:
+    UserError: A module is given in place of a function.
+
+  Example:
+    >>> from functools import partial
+    >>> from flax import nnx
+    >>> stages = [from_nnx(partial(nnx.Linear, 64, 32)), from_nnx(lambda rngs: nnx.Linear(32, 10, rngs=rngs))]
   """
   from flax import nnx
 
@@ -64,7 +69,7 @@ def _must_make(make: Callable, kind: type) -> None:
 
 
 def _marked(module: Any) -> Any:
-  """Marks the arrays that are attributes of an NNX module as data, where NNX misses them: while they are traced."""
+  """Marks arrays that are attributes of an NNX module as data. NNX does not see arrays that are traced."""
   from flax import nnx
 
   parts = [part for _, part in nnx.iter_graph(module) if isinstance(part, nnx.Module)]
@@ -76,12 +81,12 @@ def _marked(module: Any) -> Any:
 
 
 def _filled(like: Tree, values: Tree) -> Tree:
-  """The tree `like` with the leaves of another one of the same order."""
+  """The tree `like` with the leaves of another tree, in the same order."""
   return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(values))
 
 
 def _streams(like: Tree, key: jax.Array | None) -> Tree:
-  """Keys and counts of NNX's random streams, each with its own key; without a key, drawing is an error."""
+  """Keys and counts of NNX's random streams, each with another key. Without a key, drawing is an error."""
   if key is None:
     return like
 
@@ -94,18 +99,24 @@ def _streams(like: Tree, key: jax.Array | None) -> Tree:
 
 
 def from_equinox(make: Callable[..., Any]) -> Stage:
-  """Adapts an Equinox module, given as a function of `key` that makes it.
+  """Adapts an Equinox module.
 
-      import equinox as eqx
-      from functools import partial
-      first = hydra_jax.from_equinox(partial(eqx.nn.Linear, 64, 32))
-      stages = [first, hydra_jax.from_equinox(lambda key: Block(32, 10, key))]
+  The module reads one example at a time, under `vmap(axis_name='batch')`. If it takes a `key`, each example has
+  another. If it has an `eqx.nn.State`, as with `eqx.nn.BatchNorm`, it is called as `module(x, state) -> (y, state)`.
+  Its floating-point arrays are the parameters. Axes are not transposed: convolutions of Equinox read
+  `[channels, height, width]`, but data, Flax and `hydra_jax.nets.zoo` have the channels last.
 
-  The module reads one example at a time, as Equinox modules do, under `vmap(axis_name='batch')`, and
-  gets its own `key` if it takes one. If it has an `eqx.nn.State`, as with `eqx.nn.BatchNorm`, it is
-  called as `module(x, state) -> (y, state)`. Its floating-point arrays are the parameters. Axes are
-  not transposed: Equinox's convolutions read `[channels, height, width]`, but data, Flax and
-  `hydra_jax.nets.zoo` have the channels last.
+  Args:
+    make: `(key) -> module`. Each head calls it, and so has its own parameters.
+
+  Raises:
+    UserError: A module is given in place of a function.
+
+  Example:
+    >>> from functools import partial
+    >>> import equinox as eqx
+    >>> first, last = partial(eqx.nn.Linear, 64, 32), lambda key: eqx.nn.Linear(32, 10, key=key)
+    >>> stages = [from_equinox(first), from_equinox(last)]
   """
   import equinox as eqx
 
@@ -136,12 +147,12 @@ def _name(path) -> str:
 
 
 def _by_name(tree: Tree) -> dict[str, jax.Array]:
-  """Leaves by their place, such as `layers.0.weight`."""
+  """Leaves by their path, such as `layers.0.weight`."""
   return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _each(module: Any, memory: Tree, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Tree]:
-  """Calls an Equinox module on every example, and returns its one memory, which all of them share."""
+  """Calls an Equinox module on every example. All examples share one memory, which is returned."""
   takes_key = 'key' in inspect.signature(module.__call__).parameters
 
   def one(x, key):

@@ -1,4 +1,4 @@
-"""BatchEnsemble: members that share every kernel but for rank-one factors (Wen et al. 2020)."""
+"""BatchEnsemble: members that share every kernel and differ by rank-one factors (Wen et al. 2020, arXiv 2002.06715)."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,24 @@ def _is_kernel(path, leaf) -> bool:
 
 
 def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
-  """Member m has the kernels `W ∘ (r_m s_mᵀ)` and its own biases and scales.
+  """Member m has the kernels `W ∘ (r_m s_mᵀ)` (Wen et al. 2020, eq. 1) and its own biases and scales.
 
-  Works on any stages whose kernels are named `kernel` and end in the axes (inputs, outputs), dense
-  and convolutional. The body holds the shared kernels, the heads what is each member's: a sign of
-  ±1 for each input and output, as in the paper, and copies of the rest.
+  The body holds the shared kernels W. The heads hold r_m and s_m, which start as ±1 for each input and output as in the
+  paper, and copies of all other parameters.
+
+  Args:
+    stages: Dense or convolutional. Their kernels are named `kernel` and end in the axes (inputs, outputs).
+    members: Number of members.
+    mapping: How members are mapped, see `mapping.over_heads`.
+
+  Returns:
+    The network. Its outputs are `[members, B, C]`. `init` raises a `UserError` if no parameter is named `kernel`.
+
+  Example:
+    >>> network = batch_ensemble(hydra_jax.mlp(outputs=10), members=4)
+    >>> params, state = network.init(jax.random.key(0), jnp.ones((1, 8)))
+    >>> network.apply(params, state, jnp.ones((3, 8)))[0].shape
+    (4, 3, 10)
   """
   whole = chain(stages)
   heads = tuple(range(members))

@@ -1,8 +1,8 @@
 """The one idea: a network is cut at some depth, and tiled above the cut.
 
-Below the cut is the body, shared by all; above it each head has its own parameters, stacked along
-a leading axis. A deep ensemble is the cut at 0, where nothing is shared; Hydra (Tran et al. 2020,
-arXiv 2001.04694) is a cut above 0; a single network has one head.
+Below the cut is the body, which all heads share. Above the cut each head has its own parameters, stacked along a
+leading axis. A deep ensemble is the cut at 0, where nothing is shared. Hydra (Tran et al. 2020, arXiv 2001.04694) is a
+cut above 0. A single network has one head.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,14 @@ class Network(NamedTuple):
   """A cut network, as pure functions of explicit parameters.
 
   Attributes:
-    init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0.
-    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. Where parameters and state are
-      those of some heads only, networks with `body_and_heads` also take `head_indices` `[K]`.
+    init: `(key, x) -> (params, state)`, both `{'body': …, 'heads': …}`, heads stacked along axis 0. x is an example
+      input `[B, …]`.
+    apply: `(params, state, x, key=None, train=False) -> (outputs [H, B, C], state)`. The key is needed where something
+      is random, such as dropout. Networks with `body_and_heads` also take `head_indices` `[K]`, for parameters and
+      state of these heads only.
     heads: Identity of each head. Head h draws its randomness from `heads[h]`.
     cut: Number of shared stages.
-    mapping: How its heads are mapped, see `mapping.over_heads`.
+    mapping: How heads are mapped, see `mapping.over_heads`.
     body_and_heads: The body, and the stage that is tiled above it; None for networks of another structure. `apply` of
       the tiled stage also takes the identities `[K]` of the heads whose parameters it is given.
   """
@@ -41,11 +43,11 @@ class Network(NamedTuple):
 
   @property
   def can_split(self) -> bool:
-    """Whether heads are independent above the cut, so that each may be trained on another device."""
+    """Whether heads are independent above the cut, so that each can be trained on another device."""
     return self.body_and_heads is not None and len(self.heads) > 1
 
   def convolves(self, shape: tuple[int, ...]) -> bool:
-    """Whether it convolves, for inputs of a shape, without the axis of the batch."""
+    """Whether the network convolves inputs of a shape, which is given without the batch axis."""
     return _convolves(self, shape)
 
 
@@ -57,9 +59,14 @@ def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
 
 
 def tile(stage: Stage, mapping: str) -> Stage:
-  """Copies of a stage side by side, reading the same input. Outputs, params and state gain axis 0.
+  """Copies of a stage that read the same input. Outputs, params and state gain axis 0.
 
-  `init` takes the identities of the copies after its arguments, and so does `apply`.
+  Args:
+    stage: The stage.
+    mapping: How copies are mapped, see `mapping.over_heads`.
+
+  Returns:
+    A stage whose `init` and `apply` take the identities `[K]` of the copies as their last argument.
   """
 
   def keys(key, heads_K):
@@ -82,13 +89,25 @@ def multi_head(
 
   Args:
     stages: The network.
-    cut: Number of shared stages, 0 (a deep ensemble) to `len(stages) - 1` (last stage only in the
-      heads); a negative cut counts from the end.
-    heads: Number of heads, or the identity of each. Head i is initialised and draws its noise in
-      the same way whatever other heads stand beside it: `multi_head(stages, 0, [3])` is member 3 of
-      `multi_head(stages, 0, 20)`.
+    cut: Number of shared stages, 0 (a deep ensemble) to `len(stages) - 1` (only the last stage is in the heads). A
+      negative cut counts from the end.
+    heads: Number of heads, or the identity of each. The start and the noise of a head depend on its identity alone:
+      `multi_head(stages, 0, [3])` is member 3 of `multi_head(stages, 0, 20)`.
     train_body: Whether the body is in training mode when the network is (dropout, batch statistics).
     mapping: How heads are mapped: `vmap`, `unroll`, `loop`, or `auto`, see `mapping.over_heads`.
+
+  Returns:
+    The network. Its outputs are `[H, B, C]`.
+
+  Raises:
+    UserError: The cut is outside the network, or there is no head.
+
+  Example:
+    >>> network = multi_head(hydra_jax.mlp(outputs=10), cut=-1, heads=5)
+    >>> params, state = network.init(jax.random.key(0), jnp.ones((1, 8, 8)))
+    >>> logits, state = network.apply(params, state, jnp.ones((3, 8, 8)))
+    >>> logits.shape
+    (5, 3, 10)
   """
   heads = tuple(range(heads) if isinstance(heads, int) else heads)
   depth = len(stages)
@@ -125,10 +144,17 @@ def multi_head(
 
 
 def sampled(network: Network, samples: int) -> Network:
-  """A one-headed network with noise, such as dropout, that stays on when it predicts.
+  """A one-headed network whose noise, such as dropout, stays on when it predicts (Gal and Ghahramani 2016).
 
-  Outputs are `[samples, B, C]` in evaluation, each with noise from a fixed key, and `[1, B, C]` in
-  training.
+  Args:
+    network: With one head.
+    samples: S, number of predictions for each input.
+
+  Returns:
+    A network with outputs `[S, B, C]` in evaluation, from S fixed keys, and `[1, B, C]` in training.
+
+  Example:
+    >>> network = sampled(multi_head(hydra_jax.wide_resnet(10, 10, 1, dropout=0.1), -1, 1), samples=20)
   """
 
   def apply(params, state, x, key=None, train=False):
@@ -142,11 +168,22 @@ def sampled(network: Network, samples: int) -> Network:
 
 
 def belongs_to_heads(path) -> bool:
-  """Whether a leaf has the head axis, by its path in params, state, or what an optimizer keeps of them."""
+  """Whether a leaf has the head axis, by its path in params, in the state of a network, or in that of an optimizer.
+
+  Example:
+    >>> paths = jax.tree_util.tree_leaves_with_path({'body': 1.0, 'heads': 2.0})
+    >>> [belongs_to_heads(path) for path, _ in paths]
+    [False, True]
+  """
   return jax.tree_util.DictKey('heads') in path
 
 
 def grow(tree: Tree, heads: int) -> Tree:
-  """Turns the params or state of a one-headed network into those of `heads` identical heads."""
+  """Turns the params or the state of a one-headed network into those of `heads` identical heads.
+
+  Example:
+    >>> grow({'body': jnp.ones(2), 'heads': jnp.ones((1, 3))}, heads=5)['heads'].shape
+    (5, 3)
+  """
   copies = lambda leaf: jnp.broadcast_to(leaf[:1], (heads, *leaf.shape[1:]))
   return {'body': tree['body'], 'heads': jax.tree.map(copies, tree['heads'])}

@@ -1,6 +1,6 @@
 """How heads are mapped: side by side, one after the other, or written out.
 
-The fastest way depends on the backend and on the network, by factors of up to 80. It changes results by rounding only.
+The fastest way depends on the backend and on the network, by factors of up to 80. Results differ by rounding only.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +15,23 @@ from hydra_jax.devices.cpu import on_cpu
 
 MAPPINGS = ('auto', 'vmap', 'unroll', 'loop')
 
-# Outputs of heads that are larger than this are computed in chunks of at most `CHUNK_OUTPUTS`. Both are bytes.
+# Above this size, the outputs of heads are computed in chunks of at most `CHUNK_OUTPUTS`. Both are bytes.
 LARGE_OUTPUTS = 128 * 2**20
 CHUNK_OUTPUTS = 32 * 2**20
 
 
 def convolves(f: Callable, *arguments: Any) -> bool:
-  """Whether `f(*arguments)` convolves anywhere; arguments are arrays or their shapes."""
+  """Whether `f(*arguments)` convolves anywhere; arguments are arrays or their shapes.
+
+  Example:
+    >>> convolves(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)))
+    False
+  """
   return any(eqn.primitive.name == 'conv_general_dilated' for eqn in _equations(jax.make_jaxpr(f)(*arguments).jaxpr))
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
-  """All equations of a jaxpr, and of those that it contains."""
+  """All equations of a jaxpr and of the jaxprs that it contains."""
   for eqn in jaxpr.eqns:
     yield eqn
     for value in eqn.params.values():
@@ -38,12 +43,15 @@ def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
 def choose(mapping: str, one: Callable, *arguments: Any) -> str:
   """The mapping that `auto` stands for: convolutions are written out on CPU, all else is vmapped.
 
-  XLA's CPU backend is 4 to 80 times slower at convolutions inside a loop or mapped over weights.
+  On XLA's CPU backend a convolution inside a loop or mapped over weights is 4 to 80 times slower.
 
   Args:
     mapping: One of `MAPPINGS`.
     one: The function that is mapped.
     arguments: Of one head.
+
+  Returns:
+    `vmap`, `unroll` or `loop`.
   """
   if mapping != 'auto':
     return mapping
@@ -58,6 +66,10 @@ def over_heads(one: Callable, heads: int, mapping: str) -> Callable:
     heads: Number of heads.
     mapping: `vmap` (one program for all at once), `unroll` (written out head by head), `loop` (one after the other, for
       the least memory), or `auto`, see `choose`.
+
+  Example:
+    >>> over_heads(jnp.sum, 2, 'loop')(jnp.ones((2, 3)))
+    Array([3., 3.], dtype=float32)
   """
   if mapping == 'auto':
     first = lambda args: jax.tree.map(lambda leaf: jax.eval_shape(lambda leaf: leaf[0], leaf), args)
@@ -79,8 +91,12 @@ def chunk_of(heads: int, heads_per_chunk: int, output_bytes: int) -> int:
 
   Args:
     heads: Their number.
-    heads_per_chunk: Upper limit; 0 is all heads, unless their outputs are large.
+    heads_per_chunk: Upper limit. 0 is all heads, unless their outputs are large.
     output_bytes: Of all heads together.
+
+  Example:
+    >>> chunk_of(heads=20, heads_per_chunk=6, output_bytes=0)
+    5
   """
   if not heads_per_chunk:
     large = output_bytes > LARGE_OUTPUTS

@@ -1,8 +1,8 @@
 """Networks as lists of stages.
 
-A stage is a pair of pure functions, so a network may come from any library; `linen` adapts a Flax
-Linen module, and `adapters` those of NNX and Equinox. A network is a plain list of stages, and
-`cut.multi_head` decides which of them are shared.
+A stage is a pair of pure functions, so that a network can come from any library. `from_linen` adapts a Flax Linen
+module; `adapters` has the same for NNX and Equinox. A network is a plain list of stages. `cut.multi_head` decides which
+of them are shared.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,14 @@ class Stage(NamedTuple):
   """A piece of a network as two pure functions.
 
   Attributes:
-    init: `(key, x) -> (params, state)`; `x` is an example input `[B, ...]`.
-    apply: `(params, state, x, key, train) -> (y, state)`; `key` may be None where nothing is random.
+    init: `(key, x) -> (params, state)`; x is an example input `[B, …]`.
+    apply: `(params, state, x, key, train) -> (y, state)`; key may be None where nothing is random.
+
+  Example:
+    >>> scale = Stage(
+    ...   init=lambda key, x: (jnp.ones(x.shape[1:]), ()),
+    ...   apply=lambda params, state, x, key, train: (params[None] * x, state),
+    ... )
   """
 
   init: Callable[..., tuple[Tree, Tree]]
@@ -36,6 +42,9 @@ class Stage(NamedTuple):
 
 def from_linen(module: nn.Module) -> Stage:
   """Adapts a Flax Linen module whose `__call__` takes `x` and, if it wants, `train`.
+
+  Collections other than `params`, such as `batch_stats`, become the state. In training they may change, and dropout
+  draws from the key.
 
   Example:
     >>> stages = [from_linen(nn.Dense(32)), from_linen(nn.Dense(10))]
@@ -64,10 +73,16 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
 
   Args:
     stages: The stages, in order.
-    first: Position of `stages[0]` in the whole network. Stage i draws its key from its position, so
-      that where a network is cut does not change how it is initialised.
+    first: Position of `stages[0]` in the whole network. A stage draws its key from its position. So the start of a
+      network does not depend on the cut.
     tiled: True if the chain is mapped over heads. Then every stage reads inputs of one head, or data, except the
       first stage above a shared body.
+
+  Example:
+    >>> stage = chain([from_linen(nn.Dense(32)), from_linen(nn.Dense(10))])
+    >>> params, state = stage.init(jax.random.key(0), jnp.ones((1, 64)))
+    >>> stage.apply(params, state, jnp.ones((3, 64)), None, False)[0].shape
+    (3, 10)
   """
 
   def keys(key):
@@ -94,7 +109,7 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
 
 
 def dense(width: int) -> Stage:
-  """A dense layer."""
+  """A dense layer with bias, `[B, inputs] -> [B, width]`."""
   return from_linen(nn.Dense(width, dot_general=dot_general))
 
 
@@ -110,9 +125,9 @@ class Hidden(nn.Module):
 
 
 class Homoscedastic(nn.Module):
-  """Dense, for the means of Gaussians, and beside them variances that are the same for every input.
+  """A dense layer for the means of Gaussians, and variances that are parameters and do not depend on the input.
 
-  By maximum likelihood, means are then those of least squares, and variances those of the residuals.
+  By maximum likelihood, the means are those of least squares, and the variances are those of the residuals.
   """
 
   outputs: int
@@ -139,9 +154,22 @@ def is_count(value: Any) -> bool:
 
 
 def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:
-  """Multi-layer perceptron: one stage for each hidden layer and one for the outputs.
+  """Multi-layer perceptron with ReLU: one stage for each hidden layer and one for the outputs.
 
-  With `homoscedastic`, for Gaussian outputs, the predicted variances are parameters that do not depend on the input.
+  Args:
+    outputs: Number of outputs.
+    widths: Of the hidden layers.
+    homoscedastic: For Gaussian outputs: the predicted variances are parameters that do not depend on the input.
+
+  Returns:
+    Stages that read inputs of any shape `[B, …]`.
+
+  Raises:
+    UserError: An argument is of another kind.
+
+  Example:
+    >>> len(mlp(10, widths=(100, 100)))
+    3
   """
   if not isinstance(widths, Sequence) or not all(is_count(width) for width in widths):
     raise UserError(f'widths={widths!r} must be a tuple of whole numbers of at least 1, such as (100, 100)')

@@ -1,7 +1,7 @@
-"""Networks of the user's own: in a config, `name='my_networks.py:make'` or `name='package.module:make'`.
+"""Networks of the user: in a config, `name='my_networks.py:make'` or `name='package.module:make'`.
 
-The function takes the number of outputs and, as its other arguments, the keys that stand beside the
-name. It returns a list of stages. What goes wrong in it is told in one line, with the place.
+The function takes the number of outputs. Its other arguments are the keys beside the name. It returns a list of stages.
+An error in it becomes one line that names the place.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,16 @@ from hydra_jax.user_files import find_function, one_line
 
 
 def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]:
-  """The stages that the function of this name makes, whose errors are one line."""
+  """The stages that the function of this name makes. Errors of its stages become one line as well.
+
+  Args:
+    name: See the top of the module.
+    outputs: Number of outputs.
+    arguments: Keyword arguments of the function.
+
+  Raises:
+    UserError: The arguments do not fit, the function fails, or it returns something else.
+  """
   make = find_function(name, 'network')
   try:
     takes = inspect.signature(make)
@@ -37,7 +46,7 @@ def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]
 
 
 def _checked(part: Any, what: str, outputs: int | None) -> Stage:
-  """One stage whose errors are one line; a Linen module is adapted. `outputs` is known of the last one."""
+  """A stage whose errors are one line. A Linen module is adapted. Only the last stage has a number of `outputs`."""
   stage = from_linen(part) if isinstance(part, nn.Module) else part
   if not isinstance(stage, Stage):
     raise UserError(

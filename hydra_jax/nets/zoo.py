@@ -1,12 +1,11 @@
 """Networks for images, as lists of stages.
 
-All read images `[B, height, width, channels]` and give outputs `[B, outputs]` in float32. Every
-residual block is a stage. Pooling belongs to the stage below the outputs, so a cut at -1 leaves one
-dense layer to each head, and a cut at -2 of a residual network the last block as well.
+All read images `[B, height, width, channels]` in float32 and give outputs `[B, outputs]` in float32. Every residual
+block is a stage. Pooling belongs to the stage below the outputs. So at a cut of -1 each head is a dense layer, and at a
+cut of -2 of a residual network each head also has the last block.
 
-Parameters and statistics are float32 always; `dtype` is what is computed in, 'float32' or 'bfloat16'.
-`norm` is 'batch' (Ioffe & Szegedy 2015; above the cut each head has its own statistics) or 'group'
-(Wu & He 2018; no state).
+Parameters and statistics are float32. `dtype` is the precision of the computation, 'float32' or 'bfloat16'. `norm` is
+'batch' (Ioffe & Szegedy 2015; above the cut each head has its own statistics) or 'group' (Wu & He 2018; no state).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +24,14 @@ from hydra_jax.nets.stages import Stage, chain, dense, from_linen, is_count, mlp
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 NORMS = {
-  # Statistics are those of the whole batch, however many devices share it.
+  # Statistics are those of the whole batch, also where several devices share it.
   'batch': lambda channels, train: nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=1e-5,
     axis_name='data' if collectives.size('data') > 1 else None,
   ),
-  # 32 groups as in the paper, or fewer, so that each has at least 4 channels where that divides them.
+  # 32 groups as in the paper. Fewer, if a group would have less than 4 channels and 4 divides the channels.
   'group': lambda channels, train: nn.GroupNorm(max(1, math.gcd(channels, 4 * 32) // 4), epsilon=1e-5),
 }
 
@@ -43,7 +42,7 @@ def conv(channels: int, kernel: int = 3, stride: int = 1, *, dtype: Any) -> nn.C
     channels,
     (kernel, kernel),
     stride,
-    # 'SAME' would shift strided convolutions half a pixel against the strided shortcuts beside them.
+    # 'SAME' would shift strided convolutions by half a pixel against the strided shortcuts.
     padding=kernel // 2,
     use_bias=False,
     kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
@@ -53,7 +52,7 @@ def conv(channels: int, kernel: int = 3, stride: int = 1, *, dtype: Any) -> nn.C
 
 
 class Layers(nn.Module):
-  """The two layers that all modules below are made of."""
+  """The two layers that the modules below are made of: convolution and norm."""
 
   norm: str
   dtype: Any
@@ -62,7 +61,7 @@ class Layers(nn.Module):
     return conv(channels, kernel, stride, dtype=self.dtype)(x)
 
   def normed(self, x, train):
-    # Statistics are float32, and strict promotion forbids Flax to mix them with bfloat16.
+    # Statistics are float32. Strict promotion does not let Flax mix them with bfloat16.
     return NORMS[self.norm](x.shape[-1], train)(x.astype(jnp.float32)).astype(self.dtype)
 
 
@@ -158,12 +157,35 @@ class ConvPool(nn.Module):
 
 
 def lenet(outputs: int) -> list[Stage]:
-  """LeNet-5 (LeCun et al. 1998), with ReLU, maximum pooling and full connectivity, for images of 16x16 or more."""
+  """LeNet-5 (LeCun et al. 1998), with ReLU, maximum pooling and full connectivity, for images of 16x16 or more.
+
+  Example:
+    >>> len(lenet(10))
+    5
+  """
   return [_reads_images(from_linen(ConvPool(6)), at_least=16), from_linen(ConvPool(16)), *mlp(outputs, (120, 84))]
 
 
 def resnet(outputs: int, depth: int = 20, width: int = 16, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
-  """ResNet for CIFAR (He et al. 2015, arXiv 1512.03385, section 4.2): `6n + 2` layers, of `width` channels at first."""
+  """ResNet for CIFAR (He et al. 2015, arXiv 1512.03385, section 4.2).
+
+  Args:
+    outputs: Number of outputs.
+    depth: `6n + 2` layers.
+    width: Channels of the first group of blocks.
+    norm: `batch` or `group`.
+    dtype: `float32` or `bfloat16`.
+
+  Returns:
+    `3n + 2` stages.
+
+  Raises:
+    UserError: An argument is not legal.
+
+  Example:
+    >>> len(resnet(10, depth=20))
+    11
+  """
   blocks, layers = _blocks(depth, 2), _layers(norm, dtype)
   _check_width(width)
   return _assemble(Stem(**layers, channels=width), partial(Basic, **layers), width, [blocks] * 3, Pool(), outputs)
@@ -172,7 +194,26 @@ def resnet(outputs: int, depth: int = 20, width: int = 16, norm: str = 'batch', 
 def wide_resnet(
   outputs: int, depth: int = 28, width: int = 10, dropout: float = 0.0, norm: str = 'batch', dtype: str = 'float32'
 ) -> list[Stage]:
-  """Wide ResNet WRN-depth-width (Zagoruyko & Komodakis 2016, arXiv 1605.07146): `6n + 4` layers."""
+  """Wide ResNet WRN-depth-width (Zagoruyko & Komodakis 2016, arXiv 1605.07146).
+
+  Args:
+    outputs: Number of outputs.
+    depth: `6n + 4` layers.
+    width: The first group of blocks has 16 times as many channels.
+    dropout: Share of the values that are dropped between the convolutions of a block.
+    norm: `batch` or `group`.
+    dtype: `float32` or `bfloat16`.
+
+  Returns:
+    `3n + 2` stages.
+
+  Raises:
+    UserError: An argument is not legal.
+
+  Example:
+    >>> len(wide_resnet(10, depth=28, width=10))
+    14
+  """
   blocks, layers = _blocks(depth, 4), _layers(norm, dtype)
   _check_width(width)
   if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout < 1:
@@ -182,7 +223,19 @@ def wide_resnet(
 
 
 def resnet50(outputs: int = 1000, norm: str = 'batch', dtype: str = 'float32') -> list[Stage]:
-  """ResNet-50 for ImageNet (He et al. 2015, section 4.1), in version 1.5, which strides in the 3x3 convolution."""
+  """ResNet-50 for ImageNet (He et al. 2015, section 4.1), in version 1.5, which strides in the 3x3 convolution.
+
+  Args:
+    outputs: Number of outputs.
+    norm: `batch` or `group`.
+    dtype: `float32` or `bfloat16`.
+
+  Returns:
+    18 stages.
+
+  Raises:
+    UserError: An argument is not legal.
+  """
   layers = _layers(norm, dtype)
   return _assemble(ImageNetStem(**layers), partial(Bottleneck, **layers), 64, [3, 4, 6, 3], Pool(), outputs)
 
@@ -197,7 +250,7 @@ def _layers(norm: str, dtype: str) -> dict[str, Any]:
 
 
 def _blocks(depth: int, extra: int) -> int:
-  """Blocks of two layers in each of three groups, where `extra` layers lie outside of blocks."""
+  """Number of blocks in each of three groups. A block has two layers, and `extra` layers are outside of blocks."""
   if not is_count(depth) or depth < 6 + extra or (depth - extra) % 6:
     legal = ', '.join(str(6 * n + extra) for n in range(1, 5))
     raise UserError(f'depth={depth!r} is no depth of this network: choose 6n + {extra}, that is {legal}, …')
@@ -223,7 +276,7 @@ def _assemble(
 
 
 def _reads_images(stage: Stage, at_least: int = 1) -> Stage:
-  """The same stage, which answers inputs that are no images, or too small, in one line."""
+  """The same stage, which refuses inputs that are no images, or are too small, in one line."""
 
   def init(key, x):
     if x.ndim != 4 or min(x.shape[1:3]) < at_least:

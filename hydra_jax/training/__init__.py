@@ -1,1 +1,1 @@
-"""One step, one loop, and what they read. Does not know methods or configs."""
+"""The training step, the loop, and its batches. They know no method and no config."""

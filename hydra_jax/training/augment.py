@@ -1,11 +1,11 @@
 """Augmentation on the device, inside the step: pure functions `(key, batch, ask) -> batch`.
 
-All change `batch['x']` alone, what the network reads: scaled, so that 0 is the mean of the training
-set; `mixup` also says whose labels it mixed. `ask` is one member of the teacher, chosen at random at each step,
-`x -> outputs [B, C]`, for those that look for inputs on which members disagree. A student that is trained
-on augmented inputs has its teacher predict on the same ones, in the same step. What happens to an example
-depends on its place in the batch and on no other example (but for mixup), so it is the same on any number
-of devices.
+All change `batch['x']`, the scaled inputs, whose mean over the training set is 0. `mixup` adds the other labels. The
+teacher of a student predicts on the augmented inputs, in the same step. `ask` is a member of the teacher, chosen at
+random at each step, `x -> outputs [B, C]`, for augmentations that look for inputs on which members disagree.
+
+The change of an example depends on the key and on its index in the batch, and on no other example (but for `mixup`). So
+it is the same on any number of devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,23 +22,28 @@ Batch = dict[str, jax.Array]
 Ask = Callable[[jax.Array], jax.Array]
 Augmentation = Callable[[jax.Array, Batch, Ask | None], Batch]
 
-PAD = 1 / 8
-HOLE = 0.5
-NOISE = 0.5
+PAD = 1 / 8  # of the shorter side
+HOLE = 0.5  # of the height
+NOISE = 0.5  # largest standard deviation
 SCALES = (-1.0, 2.0)
-BLOCKS = 4
-ODS = 0.3
+BLOCKS = 4  # along each side
+ODS = 0.3  # largest length, in standard deviations of a feature
 
 
 def flip(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
-  """Mirrors an image left to right with probability one half."""
+  """Mirrors an image left to right with probability one half.
+
+  Example:
+    >>> flip(jax.random.key(0), jnp.ones((8, 8, 3))).shape
+    (8, 8, 3)
+  """
   return jnp.where(jax.random.bernoulli(key), x_HxWxC[:, ::-1], x_HxWxC)
 
 
 def crop(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
-  """Pads each side and cuts out a window of the old size at random (He et al. 2015).
+  """Pads each side by zeros and cuts out a window of the old size at random (He et al. 2015, section 4.2).
 
-  The padding is an eighth of the shorter side, rounded up: 4 for 32 × 32, as theirs, and 1 for 8 × 8.
+  The padding is an eighth of the shorter side, rounded up: 4 for 32 × 32, as in the paper, and 1 for 8 × 8.
   """
   height, width, _ = x_HxWxC.shape
   pad = math.ceil(PAD * min(height, width))
@@ -46,7 +51,7 @@ def crop(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
   corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
 
   def rows(start, size):
-    """Picks `size` of `size + 2 pad` rows, as a matrix of 0 and 1: a gather would take longer than the network."""
+    """The matrix of 0 and 1 that picks `size` of `size + 2 pad` rows. A gather would take longer than the network."""
     return jax.nn.one_hot(start + jnp.arange(size), size + 2 * pad)
 
   exactly = jax.lax.Precision.HIGHEST
@@ -55,7 +60,7 @@ def crop(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
 
 
 def cutout(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
-  """Blanks a square of half the side, centred anywhere (DeVries and Taylor 2017)."""
+  """Sets a square of half the height to 0. Its centre is anywhere in the image (DeVries and Taylor 2017)."""
   height, width, _ = x_HxWxC.shape
   side = int(HOLE * height)
 
@@ -69,18 +74,18 @@ def cutout(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
 
 
 def noise(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Adds Gaussian noise of a strength that is uniform on 0 to 0.5 standard deviations, input by input."""
+  """Adds Gaussian noise. Its standard deviation is uniform on 0 to 0.5, for each input by itself."""
   strength = NOISE * jax.random.uniform(jax.random.fold_in(key, 0))
   return x + strength * jax.random.normal(jax.random.fold_in(key, 1), x.shape)
 
 
 def scale(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Multiplies an input by a number uniform on −1 to 2: paler, stronger, and up to its negative."""
+  """Multiplies an input by a number that is uniform on −1 to 2."""
   return x * jax.random.uniform(key, minval=SCALES[0], maxval=SCALES[1])
 
 
 def shuffle(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
-  """Cuts an image into 4 × 4 blocks (fewer where 4 do not divide its sides) and puts them in any order."""
+  """Cuts an image into 4 × 4 blocks and permutes them. There are fewer blocks where 4 does not divide a side."""
   height, width, channels = x_HxWxC.shape
   down, across = math.gcd(height, BLOCKS), math.gcd(width, BLOCKS)
   blocks = x_HxWxC.reshape(down, height // down, across, width // across, channels).swapaxes(1, 2)
@@ -92,13 +97,17 @@ def shuffle(key: jax.Array, x_HxWxC: jax.Array) -> jax.Array:
 
 
 def ods(key: jax.Array, batch: Batch, ask: Ask | None, confident: bool = False) -> Batch:
-  """Moves inputs where the outputs of a member change most in a random direction (Tashiro et al. 2020, eq. 1).
+  """Moves inputs along the gradient of w · p(x), w uniform on [−1, 1]: ODS (Tashiro et al. 2020, eq. 1).
 
-  ODS: along the gradient of w · p(x), w uniform on [−1, 1], by a length that is uniform on 0 to 0.3 standard
-  deviations of each feature. With `confident` it is multiplied by the confidence of the member (ConfODS, Nam et al.
-  2021). Both papers have lengths of their own.
+  The length is uniform on 0 to 0.3 standard deviations of each feature, which neither paper has.
+
+  Args:
+    key: Of this step.
+    batch: With scaled inputs x `[B, …]`.
+    ask: The member of the teacher that gives p.
+    confident: Whether the length is multiplied by the confidence of the member (ConfODS, Nam et al. 2021).
   """
-  assert ask is not None  # `config.validate` sees to it
+  assert ask is not None  # `config.validate` checks it
   x, examples = batch['x'], len(batch['x'])
   draw = lambda part, shape: jax.vmap(lambda k: jax.random.uniform(k, shape))(
     collectives.example_keys(jax.random.fold_in(key, part), examples)
@@ -115,10 +124,15 @@ def ods(key: jax.Array, batch: Batch, ask: Ask | None, confident: bool = False) 
 
 
 def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
-  """Mixes each input with another of the batch, by a share uniform on [0, 1] (Zhang et al. 2018).
+  """Mixes each input with another input of the batch, by a share that is uniform on [0, 1] (Zhang et al. 2018).
 
-  Labels are not mixed but kept: with `share` [B] of its own, `y`, an input has that of the other,
-  `other_y`, for the label loss; a teacher at hand says itself what a mixture is.
+  Labels are not mixed. The batch gets `share` `[B]` and `other_y` `[B]`, with which a label loss mixes the losses of
+  both labels. An online teacher predicts on the mixed inputs.
+
+  Args:
+    key: Of this step.
+    batch: With x `[B, …]` and y `[B]`.
+    ask: Not used.
   """
   x, examples = batch['x'], len(batch['x'])
   share_B = jax.vmap(jax.random.uniform)(collectives.example_keys(jax.random.fold_in(key, 0), examples))
@@ -129,7 +143,7 @@ def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
 
 
 def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
-  """Applies `(key, x) -> x` to each input, with its own key."""
+  """The augmentation that applies `(key, x) -> x` to each input, each with another key."""
 
   def apply(key, batch, ask=None):
     keys_B = collectives.example_keys(key, len(batch['x']))
@@ -151,22 +165,38 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 IMAGES_ONLY = {'crop', 'flip', 'cutout', 'shuffle'}
-# Those that ask a member of the teacher.
+# Augmentations that ask a member of the teacher.
 ASKING = {'ods', 'conf_ods'}
 
 
 def asks(names: Sequence[str]) -> bool:
-  """Whether any of these augmentations asks a member of the teacher."""
+  """Whether any of these augmentations asks a member of the teacher.
+
+  Example:
+    >>> asks(('crop', 'ods'))
+    True
+  """
   return bool(ASKING.intersection(names))
 
 
 def build(names: Sequence[str], ndim: int, share: float = 1.0) -> Augmentation:
-  """One augmentation after the other; none of them is the identity.
+  """The augmentation that applies some augmentations in turn. Without names it is the identity.
 
   Args:
     names: Keys of `AUGMENTATIONS`.
     ndim: Number of axes of a batch of inputs, 4 for images.
-    share: Each of them changes each input with this probability, and else leaves it as it is.
+    share: Probability with which each augmentation changes each input.
+
+  Returns:
+    `(key, batch, ask=None) -> batch`.
+
+  Raises:
+    UserError: A name is unknown, or does not fit the inputs.
+
+  Example:
+    >>> augment = build(('flip', 'noise'), ndim=4)
+    >>> augment(jax.random.key(0), {'x': jnp.ones((5, 8, 8, 1))})['x'].shape
+    (5, 8, 8, 1)
   """
   parts = [look_up(AUGMENTATIONS, name, 'augmentation') for name in names]
   if ndim != 4 and (wrong := IMAGES_ONLY.intersection(names)):
@@ -184,7 +214,7 @@ def build(names: Sequence[str], ndim: int, share: float = 1.0) -> Augmentation:
 
 
 def _some_of(key: jax.Array, share: float, changed: Batch, batch: Batch) -> Batch:
-  """Takes each input from `changed` with a probability, and else from `batch`."""
+  """Takes each input from `changed` with the probability `share`, else from `batch`."""
   examples = len(batch['x'])
   takes_B = jax.vmap(lambda k: jax.random.bernoulli(k, share))(collectives.example_keys(key, examples))
   x = jnp.where(jnp.expand_dims(takes_B, range(1, batch['x'].ndim)), changed['x'], batch['x'])

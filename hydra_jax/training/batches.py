@@ -1,6 +1,6 @@
-"""Where the batches of training come from: arrays on the device, or examples read as they are needed.
+"""Batches of training: from arrays on the device, or from examples that are read when they are needed.
 
-(seed, s) alone decides the batch at step s. So training may stop and continue anywhere.
+The batch at step s depends on (seed, s) alone. So training can stop and continue at any step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +22,19 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSource:
-  """The batches of a training, of R replicas that are trained together.
+  """The batches of R replicas that are trained together.
 
   Attributes:
-    examples: Their number; an epoch shows each of them once.
+    examples: Number of examples. An epoch shows each of them once.
     shape: Of an input.
     scaling: How x is scaled, each array with a leading axis R.
     begin: `(seeds, start, stop, batch_size, layout=SINGLE_DEVICE) -> batches`, for the steps from `start` to `stop`.
-      `batches(step, n)` is called for one step after the other. It gives the arrays that n steps read,
-      `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`, of the same shapes each time, and the rows of each
+      `batches(step, n)` is called for consecutive steps. It gives the arrays that n steps read,
+      `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`, of the same shapes at each call, and the rows of each
       step, `[R, n, batch_size]` int32. x is as stored, y as the network learns it.
     at_once: The largest n.
-    streams: True: the arrays hold a single batch, spread over devices, and the rows are places on the device that holds
-      them. False: every device holds all examples.
+    streams: True: the arrays hold a single batch, spread over devices, and a row is an index on the device that holds
+      it. False: every device holds all examples.
     note: Text that is shown to the user beside the progress.
   """
 
@@ -53,10 +53,23 @@ def _shuffle(seed: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
 
 
 def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, batch_size: int) -> np.ndarray:
-  """Rows of the batches at `step`, `step + 1`, …, as `[steps, batch_size]` int32.
+  """Rows of the batches at `step`, `step + 1`, …
 
-  The batch at step s is a function of (seed, s) alone: consecutive pieces of one endless row of
-  shuffled epochs, so that e epochs show every example e times.
+  Batches are consecutive pieces of an endless sequence of shuffled epochs. So e epochs show every example e times.
+
+  Args:
+    seed: Decides the order.
+    step: The first step.
+    steps: Number of steps.
+    examples: Number of examples.
+    batch_size: Rows in a batch.
+
+  Returns:
+    `[steps, batch_size]` int32.
+
+  Example:
+    >>> np.sort(batch_indices((0,), step=0, steps=2, examples=6, batch_size=3).ravel())
+    array([0, 1, 2, 3, 4, 5], dtype=int32)
   """
   place = np.arange(step * batch_size, (step + steps) * batch_size)
   epoch, row = np.divmod(place, examples)
@@ -68,17 +81,22 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """Trees of replicas along a new first axis; a single one is not copied."""
+  """Stacks trees of replicas along a new first axis. A single tree is not copied.
+
+  Example:
+    >>> stack([{'a': np.zeros(2)}, {'a': np.ones(2)}])['a'].shape
+    (2, 2)
+  """
   if len(trees) == 1:
     return jax.tree.map(lambda leaf: leaf[None], trees[0])
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def resident(replicas: Sequence[Mapping[str, Any]], scaling: Scaling) -> BatchSource:
-  """All examples are on the device, and rows are looked up there.
+  """Batches of arrays that are on the device as a whole.
 
   Args:
-    replicas: For each, `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students of kept predictions.
+    replicas: For each `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students of kept predictions.
     scaling: Of x, with a leading axis R.
   """
   examples = len(replicas[0]['x'])
@@ -98,14 +116,12 @@ def streamed(
   read: Callable[[int, np.random.Generator], dict[str, np.ndarray]],
   scaling: Scaling,
 ) -> BatchSource:
-  """Each step is shown new arrays, which threads have read ahead of it; each process reads its own rows only.
-
-  Streams are of one replica.
+  """Batches that threads read ahead of each step. A process reads the rows of its devices only. There is one replica.
 
   Args:
-    examples: Their number.
+    examples: Number of examples.
     shape: Of an input.
-    read: `(row, random) -> {'x', 'y'}`, one example; only `random` decides which view of it.
+    read: `(row, random) -> {'x', 'y'}`, one example. A view of it, such as a crop, depends on `random` alone.
     scaling: Of x, with a leading axis of length 1.
   """
   waited, opened = 0.0, 0.0
@@ -119,7 +135,7 @@ def streamed(
     def example_at(at):
       place = start * batch_size + at // len(mine) * batch_size + int(mine[at % len(mine)])
       row = batch_indices(seed, place, 1, examples, 1).item()
-      # The 1 sets what is drawn here apart from what shuffles an epoch.
+      # The 1 makes this generator another one than that of `_shuffle`.
       return read(row, np.random.default_rng((*seed, place, 1)))
 
     places = range((stop - start) * len(mine))
@@ -140,17 +156,17 @@ def streamed(
 
 
 def source_of(data: Sequence[Data], predictions: Sequence[np.ndarray] = ()) -> BatchSource:
-  """The batches of the training sets of replicas.
+  """Batches of the training sets of replicas.
 
   Args:
     data: Of each replica.
-    predictions: Of each replica the kept predictions of its teacher `[M, N, C]`, or nothing.
+    predictions: The kept predictions `[M, N, C]` of the teacher of each replica. Empty: there are none.
   """
   scaling = stack([each.scaling for each in data])
   splits = [each.train for each in data if isinstance(each.train, Split)]
   if not splits:
     (stream,) = [each.train for each in data if not isinstance(each.train, Split)]
-    assert not predictions  # nothing can be kept for inputs that differ each time
+    assert not predictions  # inputs of a stream differ in each epoch
     return streamed(stream.examples, stream.example.shape[1:], stream.read, scaling)
   kept = [{'teacher': each} for each in predictions] or [{} for _ in data]
   return resident([s.arrays(d.scaling) | more for s, d, more in zip(splits, data, kept, strict=True)], scaling)

@@ -1,7 +1,7 @@
 """Saving and restoring trees of arrays with Orbax, and the checkpoints of a phase in progress.
 
-Arrays may be spread over the devices of many processes: all take part. They may be restored to other devices than
-they were saved from.
+Arrays may be spread over the devices of many processes. Then all processes call these functions. Arrays can be restored
+to other devices than those that they were saved from.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 def save(folder: Path, tree: Tree) -> None:
-  """Saves a tree under a folder that must not exist yet."""
+  """Saves a tree.
+
+  Args:
+    folder: It must not exist.
+    tree: Arrays.
+
+  Raises:
+    OSError: The disk is full, or cannot be written.
+  """
   _translating(folder, lambda: ocp.save(folder.absolute(), tree))
 
 
@@ -48,14 +56,14 @@ def _translating(folder: Path, write: Callable[[], object]) -> None:
 
 
 def restore(folder: Path, like: Tree) -> Tree:
-  """Restores a tree of the shapes and dtypes of `like`, which may be abstract, onto each process's first device.
+  """Restores a tree onto the first device of each process.
 
   Args:
-    folder: As given to `save`, in one made by `store.writing`.
-    like: What is expected.
+    folder: As given to `save`, inside a folder made by `store.writing`.
+    like: A tree of the same structure, shapes and dtypes; its leaves may be abstract.
 
   Raises:
-    UserError: Where the files are damaged, or hold a tree of other shapes.
+    UserError: The files are damaged, or hold a tree of other shapes.
   """
   many = jax.process_count() > 1
   sharding: Sharding = SingleDeviceSharding(jax.devices()[0])
@@ -72,7 +80,7 @@ def _restore(folder: Path, like: Tree) -> Tree:
       return ocp.load(folder.absolute(), like)
   except Exception as e:
     store.verify(folder.parent)
-    # The files are whole. So with other processes it is one of them that is lost, and nothing is to be deleted.
+    # The files are whole. With several processes, one of them is lost, and no file must be deleted.
     if jax.process_count() > 1:
       raise
     raise UserError(
@@ -84,7 +92,7 @@ def _restore(folder: Path, like: Tree) -> Tree:
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-  """Shapes by name, which are the same for what Orbax makes lists and dictionaries of."""
+  """Shapes by name. Orbax turns tuples into lists; names are equal for both."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape) for path, leaf in leaves}
 
@@ -92,9 +100,11 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 class Saver:
   """Saves a phase in progress as `folder/<step>`, in the background.
 
+  As a context it waits at its end for the last checkpoint.
+
   Args:
     folder: Of the phase.
-    keep: How many of the newest checkpoints stay.
+    keep: Number of the newest checkpoints that are kept.
   """
 
   def __init__(self, folder: Path, keep: int):
@@ -104,11 +114,11 @@ class Saver:
     self._failed: Exception | None = None
 
   def save(self, step: int, tree: Tree) -> None:
-    """Returns when the tree may change; first waits for the checkpoint before."""
+    """Waits for the last checkpoint, and starts a new one. Then the tree may change."""
     self.wait()
     new, final = self.folder / f'{store.NEW}{step}', self.folder / str(step)
     processes.on_main(lambda: _fresh(new))
-    tree = jax.tree.map(jnp.copy, tree)  # on CPU what Orbax reads is the array itself, which training reuses
+    tree = jax.tree.map(jnp.copy, tree)  # on CPU Orbax does not copy an array, and training reuses its memory
     responses: list[Any] = []
 
     def begin():
@@ -120,7 +130,7 @@ class Saver:
         if processes.is_main():
           store.complete(new, final)
           self._drop_old(step)
-      except Exception as e:  # shown by the thread that trains
+      except Exception as e:  # `wait` raises it in the thread that trains
         self._failed = e
 
     _translating(new, begin)
@@ -128,7 +138,7 @@ class Saver:
     self._thread.start()
 
   def wait(self) -> None:
-    """Returns when what was saved is complete; raises what went wrong."""
+    """Waits until the last checkpoint is complete. Raises the error of its thread, if there is one."""
     if self._thread is not None:
       self._thread.join()
       self._thread = None
@@ -148,16 +158,20 @@ class Saver:
 
 
 def _fresh(folder: Path) -> None:
-  store.check_held(folder)  # or the work directory, should it have been removed, would be there again
+  store.check_held(folder)  # must not make the work directory again, if it was removed
   shutil.rmtree(folder, ignore_errors=True)
   folder.parent.mkdir(exist_ok=True)
   folder.mkdir()
 
 
 def latest(folder: Path, like: Tree) -> Tree | None:
-  """The newest whole checkpoint of a phase in progress, if there is one; damaged ones are removed, with a line each.
+  """The newest undamaged checkpoint of a phase in progress; None where there is none.
 
-  `like` is a state as it is trained, whose shapes, dtypes and places on devices the result has.
+  Damaged checkpoints are removed, and a line is printed for each.
+
+  Args:
+    folder: Of the phase.
+    like: A state as it is trained. The result has its shapes, dtypes and shardings.
   """
   found = processes.on_main(lambda: _newest_whole(folder))
   if not found:

@@ -1,4 +1,4 @@
-"""The gradient of a training step, of all heads at once, or chunk by chunk where their outputs are large."""
+"""The gradient of a training step, for all heads at once, or chunk by chunk where their outputs are large."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
   Args:
     job: What is trained.
     state: Of all heads, or of those with the indices `heads_K`.
-    batch: This device's share of it, as the network reads it.
+    batch: The rows of this device, scaled and augmented.
     key: Of this step.
     heads_K: See `state`.
 
@@ -43,7 +43,7 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
 
 
 def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
-  """Chooses heads at random; the gradient of the others is 0."""
+  """The gradient of heads that are chosen at random. The gradient of the other heads is 0."""
   heads, count = len(job.network.heads), job.heads_per_step
   chosen_K = jax.random.permutation(jax.random.fold_in(key, heads), heads)[:count]
   some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[chosen_K], tree['heads'])}
@@ -56,9 +56,19 @@ def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
 
 
 def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, weights_K, heads_K=None):
-  """The gradient of `Σ weights · losses + penalty` on one device, the loss of each head `[K]`, and the new state.
+  """The gradient of `Σ weights · losses + penalty` on one device.
 
-  Where parameters are those of some heads only, `heads_K` holds their indices.
+  Args:
+    job: What is trained.
+    params: Of all heads, or of those with the indices `heads_K`.
+    model_state: Of the same heads.
+    batch: The rows of this device, scaled and augmented.
+    key: Of this step.
+    weights_K: Weight of the loss of each head.
+    heads_K: See `params`.
+
+  Returns:
+    Gradients like `params`, the loss of each head `[K]`, and the new state of the network.
   """
   network = job.network
   given = (params, model_state, batch, key, weights_K)
@@ -97,10 +107,10 @@ def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weigh
 
 
 def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk: int):
-  """The same, where only one chunk's outputs exist at a time.
+  """As `of_heads`, for networks whose heads are computed chunk by chunk, to save memory.
 
-  Each chunk of heads goes forward and back before the next one does; the gradient with respect to the
-  features is added up, and goes back through the body once. Nothing is computed twice.
+  Each chunk of heads goes forward and back before the next chunk. Their gradients with respect to the features are
+  summed, and the sum goes back through the body once. Nothing is computed twice.
   """
   assert network.body_and_heads is not None  # else `_chunk` is all heads
   body, tiled = network.body_and_heads
@@ -140,7 +150,12 @@ def share(penalty: Callable) -> Callable:
 
 
 def split(tree: Tree, size: int) -> Tree:
-  """Leaves `[H, …]` as `[H / size, size, …]`."""
+  """Leaves `[H, …]` as `[H / size, size, …]`.
+
+  Example:
+    >>> split(jnp.ones((6, 3)), 2).shape
+    (3, 2, 3)
+  """
   return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, size, *leaf.shape[1:])), tree)
 
 

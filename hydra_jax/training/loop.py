@@ -23,14 +23,14 @@ SECONDS_PER_CALL = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-  """What the loop calls, and when.
+  """Functions that the loop calls.
 
   Attributes:
     stopping: Whether this process was asked to stop. Then all processes save and stop at the same step.
-    progress: Called now and then with the step and the mean loss.
-    save: Called with the state about every `save_every` seconds, never with a state that is not finite.
+    progress: Called with the step and the mean loss, once for each call of the program.
+    save: Called with the state about every `save_every` seconds. The losses of this state are finite.
     save_every: Seconds between saves.
-    profile: Folder for a trace of the second call, a few steps that are compiled already.
+    profile: Folder for a trace of the second call of the program. By then it is compiled.
   """
 
   stopping: Callable[[], bool] = lambda: False
@@ -55,21 +55,21 @@ def fit(
 ) -> State:
   """Trains from `state.step` to `job.steps`.
 
-  One call of the compiled program makes as many steps as fit in a second. The summary of a call is read while the next
-  one runs. How steps are grouped into calls changes no result.
+  A call of the compiled program makes as many steps as fit in a second. The summary of a call is read while the next
+  call runs. How steps are grouped into calls changes no result.
 
   Processes must agree on three things: the length of the next call, whether to save, and whether to stop. Each sends
   its wish with a call; the call returns the maximum over processes.
 
   Args:
     job: What is trained.
-    state: Where to start, with a leading axis R; donated.
+    state: Where to start, with a leading axis R. It is donated.
     source: The batches.
-    seeds: For each replica, what decides the order of its examples.
-    keys: For each replica, what decides everything else that is random, `[R]`.
+    seeds: For each replica, the seed of the order of its examples.
+    keys: For each replica, the key of everything else that is random, `[R]`.
     layout: The devices.
-    steps_per_call: Upper limit, or 0 for as many as are fastest; convolutions on CPU make one.
-    hooks: What is called meanwhile.
+    steps_per_call: Upper limit. 0 is automatic. Convolutions on CPU make one step a call.
+    hooks: Functions that are called in the loop.
 
   Returns:
     The state at the last step.
@@ -120,7 +120,7 @@ def fit(
 
 
 def _read(at: int, count: int, summary: CallSummary, progress: Callable) -> tuple[bool, bool, int]:
-  """Waits for the summary of a call: whether to stop, whether to save, and how many steps the next call makes."""
+  """Waits for the summary of a call. Returns whether to stop, whether to save, and the steps of the next call."""
   check_finite(np.asarray(summary.bad))
   progress(at, float(np.mean(np.asarray(summary.total))) / count)
   stop, due, wanted = np.asarray(summary.vote)
@@ -129,7 +129,7 @@ def _read(at: int, count: int, summary: CallSummary, progress: Callable) -> tupl
 
 @contextlib.contextmanager
 def _traced(folder: Path | None):
-  """Writes a profile of what is done inside; gives a function that waits for its results, if there is a folder."""
+  """A context that writes a profile, if there is a folder. It gives a function that waits for results."""
   if folder is None:
     yield lambda results: results
     return
@@ -138,7 +138,17 @@ def _traced(folder: Path | None):
 
 
 def check_finite(bad_RxH: np.ndarray) -> None:
-  """Raises a `UserError` if any loss was not finite; `bad_RxH` has the first such step of each head, or −1."""
+  """Checks that all losses were finite.
+
+  Args:
+    bad_RxH: For each head the first step whose loss was not finite, or −1.
+
+  Raises:
+    UserError: A loss was not finite.
+
+  Example:
+    >>> check_finite(np.array([[-1, -1]]))
+  """
   if np.any(bad_RxH >= 0):
     place = np.unravel_index(np.argmin(np.where(bad_RxH >= 0, bad_RxH, np.iinfo(bad_RxH.dtype).max)), bad_RxH.shape)
     of = f', of replica {place[0]} in its group' if len(bad_RxH) > 1 else ''

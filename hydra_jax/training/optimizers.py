@@ -1,10 +1,10 @@
-"""Optimizers and schedules by name, element by element, so that heads do not touch one another."""
+"""Optimizers and schedules by name. All act element by element, so that heads do not change one another."""
 
 import optax
 
 from hydra_jax.errors import look_up
 
-# Nothing here may mix parameters (no global norm): a member must train as if it were alone.
+# An optimizer must not mix parameters, as a global norm does: a member must train as if it were alone.
 OPTIMIZERS = {
   'adam': lambda rate, decay: optax.adam(rate),
   'adamw': lambda rate, decay: optax.adamw(rate, weight_decay=decay),
@@ -26,7 +26,15 @@ def build(settings, steps: int, steps_per_epoch: float, frozen: tuple[str, ...] 
     settings: With `optimizer`, `learning_rate`, `schedule`, `warmup_epochs` and `weight_decay`.
     steps: Of the whole phase, warm-up included.
     steps_per_epoch: Steps in one pass over the data.
-    frozen: Parts of the parameters (`body`) that stay as they are.
+    frozen: Parts of the parameters (`body`) that are not trained.
+
+  Raises:
+    UserError: The name of the optimizer or of the schedule is unknown.
+
+  Example:
+    >>> from types import SimpleNamespace
+    >>> rule = dict(optimizer='sgd', learning_rate=0.1, schedule='cosine', warmup_epochs=5, weight_decay=5e-4)
+    >>> optimizer = build(SimpleNamespace(**rule), steps=2000, steps_per_epoch=10)
   """
   warmup = min(round(settings.warmup_epochs * steps_per_epoch), steps - 1)
   rate = look_up(SCHEDULES, settings.schedule, 'schedule')(settings.learning_rate, steps - warmup)

@@ -17,16 +17,16 @@ from hydra_jax.training.step import Job, State, over_replicas, train_step
 
 
 class Inputs(NamedTuple):
-  """What a call reads besides the state; the axis R is that of replicas.
+  """What a call reads besides the state. R is the axis of replicas.
 
   Attributes:
-    data: `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`, or of a stream one batch `[R, B, …]`.
+    data: `{'x': [R, N, …], 'y': [R, N, …], 'teacher': [R, M, N, C]}`. Of a stream, a single batch `[R, B, …]`.
     scaling: Of x, `[R, …]`.
     teacher: Parameters of the online teacher, `[R, …]`, or ().
     index: Rows of the batches, `[R, K, B]` int32.
-    steps: How many of the K steps this call makes. It is no compile-time constant.
+    steps: Number of the K steps that this call makes. It is no compile-time constant.
     key: Data of the key of each replica, `[R, 2]` uint32. A key itself would be local to its process.
-    vote: What each process wishes, `[V]` int32.
+    vote: The vote of this process, `[V]` int32.
   """
 
   data: Any
@@ -39,12 +39,12 @@ class Inputs(NamedTuple):
 
 
 class CallSummary(NamedTuple):
-  """What a call tells, the same in all processes.
+  """The results of a call besides the state, equal in all processes.
 
   Attributes:
-    total: Sum over steps of the loss of each head, `[R, H]`.
-    bad: The step at which the loss of each head first was not finite, or −1, `[R, H]`.
-    vote: For each thing that is agreed upon, the maximum over processes, `[V]`.
+    total: Sum over steps of the loss of each head, `[R, H]` float32.
+    bad: The first step at which the loss of a head was not finite, or −1, `[R, H]` int32.
+    vote: The maximum of the votes of all processes, `[V]` int32.
   """
 
   total: jax.Array
@@ -53,7 +53,7 @@ class CallSummary(NamedTuple):
 
 
 def head_specs(tree: Tree) -> Tree:
-  """Specs by which the head axis of each leaf is spread over `head`; it comes after the axis of replicas."""
+  """Specs that spread the head axis of each leaf over `head`. The head axis comes after the axis of replicas."""
   spread = P(None, 'head')
   return jax.tree_util.tree_map_with_path(lambda path, _: spread if belongs_to_heads(path) else P(), tree)
 
@@ -63,14 +63,14 @@ def make_program(
 ) -> Callable:
   """Compiles `program(state, inputs) -> (state, summary)`. The state is donated.
 
-  One compilation serves calls of every length and all replicas: data, scaling and teacher are arguments.
+  One compilation serves calls of all lengths and all replicas: data, scaling and teacher are arguments.
 
   Args:
     job: What is trained.
     layout: The devices.
-    state: Of which the shapes are read.
+    state: With the shapes of the states that are trained.
     shape: Of an input.
-    streams: Whether `inputs.data` is one batch, spread over `data`. Otherwise each device holds all examples.
+    streams: Whether `inputs.data` is a single batch, spread over `data`. Otherwise each device holds all examples.
     loops: False makes a program of one step, without a loop.
   """
   replicas, heads = len(state.step), len(job.network.heads)
@@ -91,8 +91,8 @@ def make_program(
     key = jax.random.wrap_key_data(inputs.key)
     state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
     total, bad = (collectives.placed('head', part, 1) for part in (total, bad))
-    # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop in another
-    # order on each device, before or between those in the loop: then devices wait for each other for ever.
+    # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop at another
+    # time on each device, before or between the collectives in the loop. Then devices wait for each other for ever.
     vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
     return state, CallSummary(total, bad, collectives.greatest(vote))
 
@@ -104,14 +104,17 @@ def make_program(
 
 
 def many_steps(step: Callable, state: State, steps: jax.Array | None, heads: int, group: int):
-  """Steps of one replica: the new state, the sum of the loss of each head, and where it was not finite.
+  """Trains one replica for some steps.
 
   Args:
     step: `(i, state, heads_K) -> (state, losses [K])`.
     state: Of the heads of this device.
-    steps: Their number; None makes one step without a loop.
+    steps: Number of steps, `[]` int32. None makes one step without a loop.
     heads: Number of heads on all devices together.
-    group: Number of heads that are trained at a time, all steps of one group before the next.
+    group: Number of heads that are trained together. A group makes all steps before the next group begins.
+
+  Returns:
+    The new state, and for each head of this device the sum of its losses and the first step whose loss was not finite.
   """
   here = heads // collectives.size('head')
   indices = collectives.positions('head', here) if collectives.size('head') > 1 else None
@@ -131,14 +134,17 @@ def many_steps(step: Callable, state: State, steps: jax.Array | None, heads: int
 
 
 def by_groups(train: Callable, state: State, heads: int, size: int, indices: jax.Array):
-  """Trains independent heads group by group, so that what a group needs stays in the cache of a CPU.
+  """Trains independent heads group by group, so that a group fits the cache of a CPU.
 
   Args:
-    train: `(state, size, heads_K) -> (state, total [size], bad [size])`, many steps of some heads.
-    state: Of all heads; its step and the counts of the optimizer are the same for each group.
-    heads: Their number.
-    size: Of a group, a divisor of it.
+    train: `(state, size, heads_K) -> (state, total [size], bad [size])`, many steps of a group.
+    state: Of all heads. Its step and the counts of the optimizer are equal for all groups.
+    heads: Number of heads.
+    size: Number of heads in a group, a divisor of `heads`.
     indices: Of these heads, `[heads]`.
+
+  Returns:
+    As `many_steps`.
   """
   at, tree = jax.tree_util.tree_flatten_with_path(state)
   tiled, before = [belongs_to_heads(path) for path, _ in at], [leaf for _, leaf in at]

@@ -16,15 +16,20 @@ from hydra_jax.nets.stages import Tree
 from hydra_jax.training import gradients
 from hydra_jax.training.augment import Augmentation
 
-# Separates the key that decides which member is asked from those of augmentations, which are fewer.
+# Keys of augmentations are folded with their position. This number is larger, for the key of the member that is asked.
 ASKED = 2**31
 
 
 class State(NamedTuple):
-  """All that changes in training; with the config, all that is needed to continue.
+  """All that changes in training. With the config it is enough to continue.
 
-  Where replicas are trained together, and in everything that `loop.fit` takes and returns, every leaf has a leading
-  axis R, also for a single replica.
+  States that `loop.fit` takes and returns have a leading axis R of replicas, also for a single replica.
+
+  Attributes:
+    step: Number of steps that were made, int32.
+    params: Of the network.
+    model_state: State of the network, such as batch statistics.
+    opt_state: State of the optimizer.
   """
 
   step: jax.Array
@@ -35,13 +40,13 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineTeacher:
-  """A teacher that predicts in the step of its students, on exactly the inputs that they see.
+  """A teacher that predicts in the step of its students, on the same augmented inputs.
 
   Attributes:
-    params: What `predict` and `ask` read, such as the members' parameters, with a leading axis R.
+    params: What `predict` and `ask` read, such as the parameters of the members, with a leading axis R.
     specs: How the axes of `params` are spread over devices, see `devices.layout`.
     predict: `(params, x [B, …]) -> [M, B, C]`, all members, on every device.
-    ask: `(params, key, x) -> [B, C]`, one member that the key decides, for augmentations that ask it.
+    ask: `(params, key, x) -> [B, C]`, a member chosen by the key, for augmentations that ask a member.
   """
 
   params: Tree
@@ -58,23 +63,24 @@ def unchanged(key: jax.Array, batch: dict[str, jax.Array], ask: Any = None) -> d
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-  """What is trained, on what, and how long.
+  """What is trained, by which loss and rule, and for how many steps.
 
   Attributes:
     network: What is trained.
-    loss: `(outputs [H, B, C], batch) -> [H, B]`. The batch has `x` and `y`, maybe `teacher` [M, B, C], and in `done`
-      the share of all `steps` that is over. Outputs of some heads only are those of the indices in `heads` [K].
-    reduction: The loss of each head `[H]` is reduced by this to the number that is minimised.
+    loss: `(outputs [H, B, C], batch) -> [H, B]`. The batch has `x` and `y`, for students of members `teacher`
+      `[M, B, C]`, and in `done` the share of `steps` that is over. Where outputs are those of some heads only, `heads`
+      `[K]` has their indices.
+    reduction: How the losses of the heads `[H]` become the number that is minimised.
     optimizer: Rule of the update.
-    steps: Of the whole phase.
+    steps: Number of steps of the whole phase.
     batch_size: Examples in a step, on all devices together.
-    penalty: Added to that number, `params -> ()`.
-    heads_per_step: If K > 0, each step trains K heads chosen at random. The other heads report the loss 0, and these
-      report H/K times their loss, so that the mean is unbiased.
+    penalty: `params -> []`, added to the number that is minimised.
+    heads_per_step: If K > 0, each step trains K heads chosen at random. These heads report H/K times their loss, the
+      other heads report 0. So the mean is unbiased.
     heads_per_chunk: Upper limit on the heads that are computed together. 0 is automatic: all heads, or fewer where
       their outputs are large, or where independent networks do not fit the cache of a CPU.
     augment: `(key, batch, ask) -> batch` on scaled inputs, with another key at each step.
-    teacher: Of students whose teacher predicts in the same step.
+    teacher: A teacher that predicts in the step.
   """
 
   network: Network
@@ -91,30 +97,44 @@ class Job:
 
   @property
   def is_independent(self) -> bool:
-    """Whether heads share nothing, so that they may be trained one group after another."""
+    """Whether heads share nothing, so that they can be trained group by group."""
     shares = self.network.cut > 0 or self.network.body_and_heads is None or self.heads_per_step or self.penalty
     return not shares and self.reduction == 'sum'
 
   def weights(self, heads: int) -> jax.Array:
-    """Weight of the loss of each of the heads that a step trains, `[heads]`."""
+    """Weights of the losses of the heads that a step trains, `[heads]` float32."""
     return jnp.full(heads, 1.0 if self.reduction == 'sum' else 1 / heads, jnp.float32)
 
 
 def init_state(network: Network, optimizer: optax.GradientTransformation, keys: jax.Array, x: Any) -> State:
-  """State of new networks, one for each of the keys `[R]`; x are example inputs `[R, B, …]`."""
+  """State at step 0 of new networks.
+
+  Args:
+    network: The network.
+    optimizer: Rule of the update.
+    keys: One for each replica, `[R]`.
+    x: Example inputs, `[R, B, …]`.
+  """
   params, model_state = _compiled(network.init)(keys, x)
   return fresh_state(optimizer, params, model_state)
 
 
 def fresh_state(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree) -> State:
-  """State at step 0 of networks that have parameters already, with a leading axis R."""
+  """State at step 0 of networks whose parameters and state are given, with a leading axis R."""
   count = len(jax.tree.leaves(params)[0])
   opt_state = _compiled(optimizer.init)(params)
   return State(jnp.zeros(count, jnp.int32), params, model_state, opt_state)
 
 
 def grown_state(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree, heads: int) -> State:
-  """State at step 0 of networks whose heads start as copies of the one head of others, with a leading axis R."""
+  """State at step 0 of networks whose heads start as copies of a single head.
+
+  Args:
+    optimizer: Rule of the update.
+    params: Of networks with one head, with a leading axis R.
+    model_state: Of the same networks.
+    heads: Number of heads.
+  """
   grow = lambda *trees: tuple(cut.grow(tree, heads) for tree in trees)
   return fresh_state(optimizer, *over_replicas(grow, params, model_state))
 
@@ -126,9 +146,13 @@ def _compiled(f: Callable) -> Callable:
 
 
 def over_replicas(f: Callable, *stacked: Tree) -> Tree:
-  """Maps `f` over the leading axis R of all leaves of its arguments; results have that axis too.
+  """Maps `f` over the leading axis R of all leaves of its arguments. Results have this axis too.
 
-  A single replica is squeezed and not mapped: XLA's CPU backend is slow at convolutions that are mapped.
+  For a single replica the axis is squeezed, because XLA's CPU backend is slow at convolutions that are mapped.
+
+  Example:
+    >>> over_replicas(jnp.sum, jnp.ones((2, 3)))
+    Array([3., 3.], dtype=float32)
   """
   if len(jax.tree.leaves(stacked)[0]) > 1:
     return jax.vmap(f)(*stacked)
@@ -139,17 +163,22 @@ def over_replicas(f: Callable, *stacked: Tree) -> Tree:
 def train_step(
   job: Job, state: State, data: dict[str, jax.Array], scaling: Scaling, teacher: Tree, index_B: jax.Array, key, heads_K
 ) -> tuple[State, jax.Array]:
-  """One step of one replica: the new state, and the loss of each head.
+  """One step of one replica.
+
+  Step s uses `fold_in(key, s)`. So the state has no random key.
 
   Args:
     job: What is trained.
-    state: Of all heads, or of those of some indices. Step s uses `fold_in(key, s)`, so that nothing random is saved.
+    state: Of all heads, or of those with the indices `heads_K`.
     data: `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`, as stored.
     scaling: Of x.
-    teacher: Parameters of the online teacher, if there is one.
-    index_B: Rows of this batch.
+    teacher: Parameters of the online teacher, or ().
+    index_B: Rows of this batch, int32.
     key: Of the phase.
-    heads_K: Indices of the heads whose state is given, or None for all.
+    heads_K: See `state`; None for all heads.
+
+  Returns:
+    The new state, and the loss of each head `[H]`.
   """
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
@@ -170,11 +199,22 @@ def train_step(
 
 
 def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:
-  """Rows of `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`; a teacher kept in float16 is float32 again."""
+  """Rows of `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`. Predictions kept in float16 become float32.
+
+  Example:
+    >>> rows = take_rows({'x': jnp.ones((9, 4)), 'teacher': jnp.ones((5, 9, 3), jnp.float16)}, jnp.array([0, 7]))
+    >>> rows['x'].shape, rows['teacher'].shape
+    ((2, 4), (5, 2, 3))
+  """
   rows = {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
   return {k: v.astype(jnp.float32) if k == 'teacher' else v for k, v in rows.items()}
 
 
 def steps_for(epochs: float, examples: int, batch_size: int) -> int:
-  """Number of steps in a number of passes over the data."""
+  """Number of steps in a number of passes over the data, at least 1.
+
+  Example:
+    >>> steps_for(epochs=2.5, examples=1000, batch_size=100)
+    25
+  """
   return max(1, round(epochs * examples / batch_size))

@@ -1,0 +1,37 @@
+"""The code in the pages of docs/ runs, and does what is said beside it."""
+
+import re
+
+from conftest import ROOT
+import jax
+import pytest
+
+import hydra_jax
+from hydra_jax.data import toy
+
+PAGE = (ROOT / 'docs' / 'library.md').read_text()
+
+
+def test_the_page_about_the_library():
+  names = {}
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):  # as users have it
+    for block in re.findall(r'```python\n(.*?)```', PAGE, flags=re.S):
+      exec(block, names)
+  assert names['teacher'].shape == (5, 1200, 10) and names['logits'].shape == (5, 597, 10)
+  assert names['scores']['accuracy'] > 0.9 and names['detected']['auroc'] > 0.75
+  assert names['prediction'].members.shape == (5, 597, 10)
+  assert names['apart'].shape == (5, 5) and names['kept'] > 0.5 and names['order'] > 0.5
+  assert names['surest'][100] > names['surest'][-1] > 0.85
+
+
+@pytest.mark.slow
+def test_the_line_that_loads_a_finished_run(tiny_run):
+  (line,) = re.findall(r'`(hydra_jax\.load.*)`', PAGE)
+  images, _ = toy.digits('test')
+  found = eval(line.replace("'runs/digits'", 'run'), {'hydra_jax': hydra_jax, 'run': tiny_run[0], 'images': images})
+  assert found.mean.shape == (len(images), 10)
+
+
+def test_the_page_names_all_that_is_public():
+  named = set(re.findall(r'`(\w+)`', PAGE.partition('\n## ')[0])) - {'hydra_jax'}
+  assert named == set(hydra_jax.__all__)
