@@ -66,7 +66,7 @@ DIGITS = '--config=configs/digits.py'
     ([DIGITS, '--config.student.nope.x=1'], "config.student has no 'nope': choose one of: batch_ensemble"),
     ([DIGITS, '--config.studnt.hydra.heads=1'], "did you mean 'student'"),
     ([DIGITS, '--config.members=3'], "did you mean 'teacher.members'"),
-    ([DIGITS, '--config.epochs=3'], "did you mean 'teacher.epochs'"),
+    ([DIGITS, '--config.epochs=3'], "did you mean 'training.epochs'"),
     ([DIGITS, '--config.teacher.epochs.x=3'], 'has no keys'),
     ([DIGITS, '--config.teacher=3'], 'is a section'),
     ([DIGITS, '--config.=3'], 'unexpected argument'),
@@ -200,7 +200,7 @@ BROKEN = {
   'returns an empty config': (config_file('config = ConfigDict()'), "'mine.py': the config has no key 'config."),
   'is locked': (
     config_file('config.teacher.memebers = 3'),
-    'Did you mean "members" instead of "memebers"?\' (mine.py, line 6)',
+    "unknown config key 'memebers': did you mean 'members'? (mine.py, line 6)",
   ),
   'adds a key': (
     config_file('config.unlock().teacher.memebers = 3'),

@@ -236,7 +236,7 @@ def _set_value(config: ConfigDict, key: str, value: str, say: Say) -> None:
     with config.unlocked(), section.ignore_type():
       section[last] = found
     return
-  known = schema.keys_of(config, '.'.join(path)) if '.'.join(path) not in ('network', 'student') else {}
+  known = _keys_of(config, path)
   if last not in section and last not in known:
     raise UserError(_unknown(config, path, last, key))
   if last not in known:
@@ -257,6 +257,8 @@ def _section(config: ConfigDict, path: list[str], key: str) -> ConfigDict:
   """The section that a key is in."""
   section = config
   for i, name in enumerate(path):
+    if name not in section and name in _keys_of(config, path[:i]):
+      raise UserError(f"config key '{key}': '{name}' has no keys")
     if name not in section:
       raise UserError(_unknown(config, path[:i], name, key))
     section = section[name]
@@ -265,17 +267,23 @@ def _section(config: ConfigDict, path: list[str], key: str) -> ConfigDict:
   return section
 
 
+def _keys_of(config: ConfigDict, path: list[str]) -> Mapping[str, Any]:
+  """What `schema.keys_of` says of a section; sections whose keys are names or arguments have none."""
+  place = '.'.join(path)
+  return (
+    {} if place == 'student' or place.startswith('network') or '.network' in place else schema.keys_of(config, place)
+  )
+
+
 def _unknown(config: ConfigDict, path: list[str], name: str, key: str) -> str:
   """What to say of a key that is not there: the nearest one in its section, or the same one in another section."""
-  place = '.'.join(path)
-  known = () if place in ('network', 'student') else schema.keys_of(config, place)
-  here = list(dict.fromkeys((*_section(config, path, key), *known)))
+  here = list(dict.fromkeys((*_section(config, path, key), *_keys_of(config, path))))
   elsewhere = [other for other, _ in leaves(config) if other.rpartition('.')[2] == name]
   elsewhere.sort(key=lambda known: not known.startswith('training.'))  # that for all first
   close = f"did you mean '{elsewhere[0]}'?" if elsewhere and not closest(name, here) else nearest(name, here)
   if path == ['student']:
     close += f'; a new student needs config.student.{name}.method'
-  return f"unknown config key '{key}'" + (f": config.{place} has no '{name}'" if path else '') + f': {close}'
+  return f"unknown config key '{key}'" + (f": config.{'.'.join(path)} has no '{name}'" if path else '') + f': {close}'
 
 
 def _network_of(config: ConfigDict, path: list[str]) -> ConfigDict | None:
@@ -340,6 +348,7 @@ def check_values(config: Any) -> None:
   """Raises a `UserError` unless a config has the keys of the schema, and each value is legal by itself."""
   if not isinstance(config, ConfigDict):
     raise UserError(f'the config is {short(config)}, and must be a ConfigDict: start from {START}')
+  _check_section(config, '')
   _check_sections(config, default_config(), '')
   for role, network in config.network.items():
     _check_network(network, f'config.network.{role}')

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hydra_jax.devices.layout import MODES
-from hydra_jax.errors import UserError, look_up
+from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Method
@@ -158,6 +158,9 @@ SECTIONS: dict[str, type] = {
   'parallel': ParallelSettings,
   'parallel.mesh': MeshSettings,
 }
+# All keys of sections whose keys are not fixed; methods of the user's own may have others.
+KNOWN = ('network', *(f.name for kind in (StudentSettings, TeacherSettings, TrainingSettings) for f in fields(kind)))
+KNOWN += tuple(f.name for method in registry.METHODS.values() for f in fields(method.settings))
 # Settings of training that only students that learn from members have.
 OF_DISTILLATION = ('unlabelled',)
 # What differs from `training` by default where a student learns from members.
@@ -170,7 +173,13 @@ VECTORS: dict[str, Any] = dict(augment=('noise',), augment_share=0.5)
 
 
 class Section(ConfigDict):
-  """A section to which settings of training can be added. Unknown keys are found by `config.check_values`."""
+  """A section to which settings of training can be added. A key that no section has is refused at once."""
+
+  def __setitem__(self, key: str, value: Any) -> None:
+    own_method = ':' in self._fields.get('method', '')
+    if key not in self._fields and key not in KNOWN and not own_method:
+      raise UserError(f"unknown config key '{key}': {nearest(key, KNOWN)}")
+    super().__setitem__(key, value)
 
   def lock(self) -> 'Section':
     """Does nothing."""
