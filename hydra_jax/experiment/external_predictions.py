@@ -209,7 +209,7 @@ def check(path: str, data: Data) -> None:
     logger.info(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
   if given.kind.task == data.task == 'classification' and _shape(given.arrays, given.kind.arrays[0])[-1] == 1:
     logger.info(f'{path}: one column is taken for class 1 against class 0')
-  sets = {'train': data.train.examples}
+  sets = {'train': data.given_examples}
   sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(given, name)}
   for name, examples in sets.items():
     found = _outputs(given, name, examples, data.task, data.outputs, data.scaling)

@@ -92,7 +92,7 @@ def grouped(first: Replica, data_dir: str, alone: bool) -> Iterator[list[Replica
   most = 1 if alone else config.execution.replicas_together or _small(first)
   group = [first]
   for index in range(1, config.replicas):
-    replica = replace(first, index=index, data=load(config.data, data_dir, index))
+    replica = replace(first, index=index, data=load(config.data, data_dir, index, config.validation))
     if len(group) == most or not _alike(group[0].data, replica.data):
       yield group
       group = []

@@ -172,7 +172,7 @@ def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
   Replicas with other seeds have the same test split. Standard errors are corrected by this number, see `statistics`.
   """
   several = len({digest for digest, _ in tests}) > 1
-  return len(data.evaluations['test'].load().x) / data.train.examples if several else 0.0
+  return len(data.evaluations['test'].load().x) / data.given_examples if several else 0.0
 
 
 def report(

@@ -50,7 +50,7 @@ def run(
   config.teacher.members = count_members(config)
   configs.validate(config)
   check_workdir(workdir, config)
-  data = load(config.data, data_dir, 0)
+  data = load(config.data, data_dir, 0, config.validation)
   configs.settle(config, data.task)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(

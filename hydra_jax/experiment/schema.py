@@ -63,6 +63,12 @@ class ExperimentSettings:
   replicas: int = setting(
     1, COUNT, 'Repetitions, by seed, or by standard split where the data have such splits. They give the error bars.'
   )
+  validation: float = setting(
+    0.1,
+    number(' of at least 0 and less than 1', lambda v: 0 <= v < 1),
+    'Share of the training split that nothing is trained on, at most 1,000 examples. The spread of heads is calibrated '
+    'on it, and inputs are chosen. 0: neither is done.',
+  )
   students: tuple[str, ...] = setting(
     ('single', 'kd', 'hydra'), DISTINCT_NAMES, 'Which sections under `student` are trained.'
   )

@@ -35,11 +35,13 @@ class Teacher:
     predictions: `[M, N, C]` on the training inputs, if any student needs them.
     model: The members; None where only a file of predictions is given.
     key: Depends on all that the teacher depends on.
+    validation: Outputs `[M, V, C]` of the members on the validation part, if there is one.
   """
 
   predictions: np.ndarray | None
   model: Model | None
   key: str
+  validation: np.ndarray | None = None
 
 
 def count_members(config: ConfigDict) -> int:
@@ -67,7 +69,14 @@ def teacher_of(replica: Replica, ensemble: Trained) -> Teacher:
   )
   key = key_of_teacher(config, ensemble.key)
   assert ensemble.model is not None
-  return Teacher(kept_predictions(replica, ensemble.model, key) if needed else None, ensemble.model, key)
+  predictions = kept_predictions(replica, ensemble.model, key) if needed else None
+  return Teacher(predictions, ensemble.model, key, outputs_on_validation(replica, ensemble.model))
+
+
+def outputs_on_validation(replica: Replica, model: Model) -> np.ndarray | None:
+  """Outputs `[H, V, C]` on the validation part, if there is one."""
+  held_out = replica.data.validation
+  return None if held_out is None else evaluate.predict(model, held_out.x, replica.config.evaluation.batch_size)
 
 
 def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
@@ -102,7 +111,10 @@ def teacher_in_file(replica: Replica) -> tuple[Teacher, Trained]:
     return found
 
   key = store.key_of(dict(file=file.key, data=data.fingerprint))
-  return Teacher(outputs('train', data.train.examples), None, key), Trained(None, key, scores)
+  given = outputs('train', data.given_examples)
+  if data.train_rows is None:
+    return Teacher(given, None, key), Trained(None, key, scores)
+  return Teacher(given[:, data.train_rows], None, key, given[:, data.validation_rows]), Trained(None, key, scores)
 
 
 def evaluable(replica: Replica, model: Model, key: str) -> Trained:
