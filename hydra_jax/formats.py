@@ -34,7 +34,7 @@ def number(mean: float, error: float = math.nan) -> str:
   millionth of the mean, both are printed by themselves.
 
   Example:
-    >>> number(Estimate(12345.6, 456.0, 5))
+    >>> number(12345.6, 456.0)
     '12.35k ± 0.46k'
   """
   if math.isnan(error):
