@@ -29,7 +29,7 @@ MANIFEST = 'MANIFEST.json'
 # How names begin of what is being written. Long, so that nothing of the user's own is taken for a leftover.
 NEW = '.hydra_jax-new-'
 # Where in a work directory there may be leftovers.
-WRITTEN_TO = ('.', 'parts', 'parts/*.progress', 'figures')
+WRITTEN_TO = ('.', 'artifacts', 'artifacts/*.progress', 'figures')
 # Part of every key, and written beside what is saved: raise it when the meaning of saved files changes.
 FORMAT = 3
 OTHER_FORMAT = 'was written by another version of hydra_jax, in another format'
@@ -42,9 +42,9 @@ class Damaged(UserError):
   """What is saved is not what was written."""
 
 
-def key_of(parts: Mapping[str, Any]) -> str:
+def key_of(values: Mapping[str, Any]) -> str:
   """Twelve hex digits of the SHA-256 of some JSON-like values."""
-  text = json.dumps({**parts, 'format': FORMAT}, sort_keys=True, default=_plain)
+  text = json.dumps({**values, 'format': FORMAT}, sort_keys=True, default=_plain)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hydra_jax.data import load
-from hydra_jax.experiment import artifacts, provenance, results, teachers
+from hydra_jax.experiment import artifacts, provenance, run_report, teachers
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.phases import keys_of_phases
 from hydra_jax.experiment.replicas import Replica
@@ -58,7 +58,9 @@ def config_of() -> ConfigDict:
 
 def keys(config: ConfigDict) -> dict[str, str]:
   """Keys of all that a config would save, by 'method/part'."""
-  group = [Replica(config=config, parts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)]
+  group = [
+    Replica(config=config, artifacts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)
+  ]
   data, found = group[0].data, {}
 
   def add(name, role, settings, taught_by=()):
@@ -66,7 +68,7 @@ def keys(config: ConfigDict) -> dict[str, str]:
     phases = artifacts.phases_of(recipe)
     made = keys_of_phases(group, recipe, phases, taught_by)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
-    found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
+    found[f'{name}/scores'] = run_report.key_of_scores(group[0], made[-1])
     return made[-1]
 
   teacher = teachers.key_of_teacher(config, ensemble := add(MEMBERS, 'teacher', config.teacher))
@@ -74,7 +76,7 @@ def keys(config: ConfigDict) -> dict[str, str]:
   for name, settings in config.student.items():
     made = add(name, 'student', settings, [teacher] * config.replicas)
     if METHODS[settings.method].matched:
-      found[f'{name}/divergences'] = results.key_of_divergences(group[0], made, ensemble)
+      found[f'{name}/divergences'] = run_report.key_of_divergences(group[0], made, ensemble)
   return found
 
 

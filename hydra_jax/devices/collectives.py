@@ -34,7 +34,7 @@ def sum_over(axis: str, tree: Tree) -> Tree:
   return tree if size(axis) == 1 else jax.lax.psum(tree, axis)
 
 
-def greatest(x: jax.Array) -> jax.Array:
+def max_over_devices(x: jax.Array) -> jax.Array:
   """Greatest value on any device, element by element."""
   axes = tuple(axis for axis in ('data', 'head', 'copy') if size(axis) > 1)
   return jax.lax.pmax(x, axes) if axes else x
@@ -56,13 +56,13 @@ def own_key(key: jax.Array) -> jax.Array:
   return key if size('data') == 1 else jax.random.fold_in(key, jax.lax.axis_index('data'))
 
 
-def gathered(axis: str, x: jax.Array) -> jax.Array:
+def all_gather(axis: str, x: jax.Array) -> jax.Array:
   """The whole of what is spread over an axis, along axis 0."""
   return x if size(axis) == 1 else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def placed(axis: str, part: jax.Array, dim: int) -> jax.Array:
-  """The whole of an array spread along `dim`; by a sum, as only devices that need it all pay for `gathered`."""
+def all_gather_by_sum(axis: str, part: jax.Array, dim: int) -> jax.Array:
+  """The whole of an array spread along `dim`; by a sum, as only devices that need it all pay for `all_gather`."""
   devices, own = size(axis), part.shape[dim]
   if devices == 1:
     return part

@@ -37,7 +37,7 @@ WITHOUT_NUMBERS = (
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'paper_tables', 'phases', 'plan')),
-  *(f'experiment/{name}' for name in ('predictor', 'provenance', 'results', 'rules', 'run', 'teachers', 'workdir')),
+  *(f'experiment/{name}' for name in ('predictor', 'provenance', 'rules', 'run', 'run_report', 'teachers', 'workdir')),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   'training/__init__',

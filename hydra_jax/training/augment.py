@@ -117,13 +117,13 @@ def ods(key: jax.Array, batch: Batch, ask: Ask | None, confident: bool = False) 
 def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
   """Mixes each input with another of the batch, by a share uniform on [0, 1] (Zhang et al. 2018).
 
-  Labels are not mixed but kept: with `share` [B] of its own, `y`, an input has that of the other,
-  `other_y`, for the label loss; a teacher at hand says itself what a mixture is.
+  Labels are kept, not mixed. The batch gets `other_y`, the label of the other input, and `share` [B], the weight of `y`
+  in the label loss. An online teacher predicts on the mixture itself.
   """
   x, examples = batch['x'], len(batch['x'])
   share_B = jax.vmap(jax.random.uniform)(collectives.example_keys(jax.random.fold_in(key, 0), examples))
   order = jax.random.permutation(jax.random.fold_in(key, 1), examples * collectives.size('data'))
-  other = lambda part: collectives.gathered('data', batch[part])[order[collectives.positions('data', examples)]]
+  other = lambda part: collectives.all_gather('data', batch[part])[order[collectives.positions('data', examples)]]
   share = jnp.expand_dims(share_B, range(1, x.ndim))
   return {**batch, 'x': share * x + (1 - share) * other('x'), 'other_y': other('y'), 'share': share_B}
 

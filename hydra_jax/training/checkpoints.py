@@ -107,7 +107,7 @@ class Saver:
     """Returns when the tree may change; first waits for the checkpoint before."""
     self.wait()
     new, final = self.folder / f'{store.NEW}{step}', self.folder / str(step)
-    processes.on_main(lambda: _fresh(new))
+    processes.run_on_main(lambda: _fresh(new))
     tree = jax.tree.map(jnp.copy, tree)  # on CPU what Orbax reads is the array itself, which training reuses
     responses: list[Any] = []
 
@@ -159,7 +159,7 @@ def latest(folder: Path, like: Tree) -> Tree | None:
 
   `like` is a state as it is trained, whose shapes, dtypes and places on devices the result has.
   """
-  found = processes.on_main(lambda: _newest_whole(folder))
+  found = processes.run_on_main(lambda: _newest_whole(folder))
   if not found:
     return None
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
@@ -184,4 +184,4 @@ def steps(folder: Path) -> list[int]:
 
 def drop(folder: Path) -> None:
   """Removes the checkpoints of a phase that has ended."""
-  processes.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+  processes.run_on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
