@@ -82,7 +82,7 @@ def start(workdir: Path, limited: bool = False) -> subprocess.Popen:
 
 def checkpoints(workdir: Path) -> list[Path]:
   """Those of a phase in progress, oldest first."""
-  return sorted(workdir.glob('parts/*.progress/[0-9]*'), key=lambda p: int(p.name))
+  return sorted(workdir.glob('artifacts/*.progress/[0-9]*'), key=lambda p: int(p.name))
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str]:

@@ -47,7 +47,7 @@ def needs_uci(name: str):
 
 
 def prepare_miniature(folder, set_name: str, size: int | None = None, **splits: int) -> None:
-  """Prepares so many random images as a set of TensorFlow Datasets, without TensorFlow.
+  """Prepares random images, as many as each split says, as a set of TensorFlow Datasets, without TensorFlow.
 
   Squares of one size as PNG; or, if none is given, JPEG of many sizes, as in ImageNet.
   """
@@ -104,7 +104,7 @@ def command(*arguments) -> list[str]:
 
 
 def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
-  """Runs the command line as a process of its own, from the root of the project unless `cwd` says otherwise."""
+  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
   kwargs = {'cwd': ROOT, **kwargs}
   return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **kwargs)
 

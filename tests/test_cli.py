@@ -341,7 +341,7 @@ def test_training_that_diverges(tmp_path):
   arguments = (*TINY, '--config.teacher.learning_rate=1e38')
   done = refused('run', *arguments, f'--workdir={tmp_path / "run"}', word='not finite at step')
   assert "in phase 'ensemble of 3'" in done.stderr
-  assert not list((tmp_path / 'run' / 'parts').iterdir())
+  assert not list((tmp_path / 'run' / 'artifacts').iterdir())
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_training_that_diverges(tmp_path):
 def test_damaged_parts(tiny_run, tmp_path, part, file, damage):
   workdir = tmp_path / 'run'
   shutil.copytree(tiny_run[0], workdir)
-  path = max(next(workdir.glob(f'parts/{part}')).glob(file), key=lambda p: p.stat().st_size)
+  path = max(next(workdir.glob(f'artifacts/{part}')).glob(file), key=lambda p: p.stat().st_size)
   content = path.read_bytes()
   path.write_bytes(content[: len(content) // 2] if damage == 'truncate' else content[:-9] + b'corrupted')
   results = (workdir / 'results.jsonl').read_bytes()
@@ -380,7 +380,7 @@ def test_no_room_for_a_file(tiny_run, tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path):
-  """Mounts a small file system of its own; needs the rights to."""
+  """Mounts a small file system; needs the rights to."""
   places = []
 
   def mount(options):

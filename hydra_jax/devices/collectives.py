@@ -40,7 +40,7 @@ def sum_over(axis: str, tree: Tree) -> Tree:
   return tree if size(axis) == 1 else jax.lax.psum(tree, axis)
 
 
-def greatest(x: jax.Array) -> jax.Array:
+def max_over_devices(x: jax.Array) -> jax.Array:
   """Maximum over all devices, element by element."""
   axes = tuple(axis for axis in ('data', 'head', 'copy') if size(axis) > 1)
   return jax.lax.pmax(x, axes) if axes else x
@@ -74,12 +74,12 @@ def own_key(key: jax.Array) -> jax.Array:
   return key if size('data') == 1 else jax.random.fold_in(key, jax.lax.axis_index('data'))
 
 
-def gathered(axis: str, x: jax.Array) -> jax.Array:
+def all_gather(axis: str, x: jax.Array) -> jax.Array:
   """Rebuilds an array that is spread over an axis along its axis 0, by an all-gather."""
   return x if size(axis) == 1 else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def placed(axis: str, part: jax.Array, dim: int) -> jax.Array:
+def all_gather_by_sum(axis: str, part: jax.Array, dim: int) -> jax.Array:
   """Rebuilds an array that is spread over an axis along `dim`, by one sum of shards that are padded by zeros.
 
   Args:

@@ -107,8 +107,8 @@ def own_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return x @ kernel
 
 
-def _own_product_backward(given, dy):
-  x, kernel = given
+def _own_product_backward(residuals, dy):
+  x, kernel = residuals
   if kernel.shape[1] > NARROW:
     return dy @ kernel.T, x.T @ dy
   columns = range(kernel.shape[1])
@@ -139,8 +139,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax
     x = jax.lax.optimization_barrier(x)
     return plain(x, kernel), (x, kernel)
 
-  def backward(given, dy):
-    return jax.vjp(plain, *given)[1](jax.lax.optimization_barrier(dy))
+  def backward(residuals, dy):
+    return jax.vjp(plain, *residuals)[1](jax.lax.optimization_barrier(dy))
 
   kept.defvjp(forward, backward)
   return kept(x, kernel)

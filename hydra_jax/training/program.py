@@ -90,11 +90,11 @@ def make_program(
 
     key = jax.random.wrap_key_data(inputs.key)
     state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
-    total, bad = (collectives.placed('head', part, 1) for part in (total, bad))
+    total, bad = (collectives.all_gather_by_sum('head', part, 1) for part in (total, bad))
     # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop at another
     # time on each device, before or between the collectives in the loop. Then devices wait for each other for ever.
     vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
-    return state, CallSummary(total, bad, collectives.greatest(vote))
+    return state, CallSummary(total, bad, collectives.max_over_devices(vote))
 
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
