@@ -255,7 +255,7 @@ def meet() -> None:
 
 def anywhere(flag: bool) -> bool:
   """Whether a flag is set in any process. All processes must call it."""
-  return any(gathered('x' * flag, 'anywhere'))
+  return any(gathered('x' if flag else '', 'anywhere'))
 
 
 def on_main(f: Callable[[], object], what: str = '') -> str:
