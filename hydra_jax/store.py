@@ -251,8 +251,8 @@ def verify(folder: Path) -> None:
   for name in {**expected, **found}:
     added = name not in expected and name.rpartition('/')[2].startswith('.') and found[name]
     if not added and (not found.get(name) or found[name] != expected.get(name)):
-      is_link = name in found and not found[name]
-      raise _damaged(folder, f'first bad file: {one_line(name)}' + ', which is a link' * is_link)
+      kind = ', which is a link' if name in found and not found[name] else ''
+      raise _damaged(folder, f'first bad file: {one_line(name)}{kind}')
 
 
 def _damaged(folder: Path, why: str) -> Damaged:

@@ -79,7 +79,7 @@ def all_gather(axis: str, x: jax.Array) -> jax.Array:
   return x if size(axis) == 1 else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def all_gather_by_sum(axis: str, part: jax.Array, dim: int) -> jax.Array:
+def unshard(axis: str, part: jax.Array, dim: int) -> jax.Array:
   """Rebuilds an array that is spread over an axis along `dim`, by one sum of shards that are padded by zeros.
 
   Args:
@@ -87,9 +87,9 @@ def all_gather_by_sum(axis: str, part: jax.Array, dim: int) -> jax.Array:
     part: The shard of this device.
     dim: The axis of the array that is spread.
   """
-  devices, own = size(axis), part.shape[dim]
+  devices, length = size(axis), part.shape[dim]
   if devices == 1:
     return part
-  shape = (*part.shape[:dim], own * devices, *part.shape[dim + 1 :])
-  start = jax.lax.axis_index(axis) * own
+  shape = (*part.shape[:dim], length * devices, *part.shape[dim + 1 :])
+  start = jax.lax.axis_index(axis) * length
   return jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, part.dtype), part, start, dim), axis)

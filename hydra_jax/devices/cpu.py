@@ -12,8 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Parameters of a network times examples in a batch. Above this number matrix products of Eigen are faster than those of
-# YNNPACK: on two cores by 13% at 11e6 (MNIST), by 8% at 9e6 (spiral, batch 300), and by −19% at 4e6 (batch 128).
+# Parameters of a network times examples in a batch, from which on XLA uses matrix products of Eigen, not of YNNPACK.
+# On two cores Eigen was 13% faster at 11e6 (MNIST) and 8% at 9e6 (spiral, batch 300), YNNPACK 19% at 4e6 (batch 128).
 LARGE_STEP = 8e6
 # Parameters of all networks that are trained together on CPU, where networks share nothing. With gradients and the two
 # moments of Adam they are 16 MB, half of the last cache of the machine that was measured. On it 200 MNIST networks then

@@ -257,7 +257,7 @@ def barrier() -> None:
 
 def any_process(flag: bool) -> bool:
   """Whether a flag is set in any process. All processes must call it."""
-  return any(gather_texts('x' * flag, 'any_process'))
+  return any(gather_texts('x' if flag else '', 'any_process'))
 
 
 def run_on_main(f: Callable[[], object], what: str = '') -> str:

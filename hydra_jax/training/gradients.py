@@ -97,12 +97,12 @@ def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weigh
     return heads
   first = jax.tree.map(lambda leaf: leaf[:1], (params['heads'], model_state['heads']))
 
-  def one(x):
+  def first_outputs(x):
     body, tiled = network.body_and_heads
     features, _ = body.apply(params['body'], model_state['body'], x, key, True)
     return tiled.apply(*first, features, key, True, np.asarray(network.heads[:1], np.uint32))[0]
 
-  output = jax.eval_shape(one, batch['x'])
+  output = jax.eval_shape(first_outputs, batch['x'])
   return mapping.chunk_of(heads, heads_per_chunk, heads * output.size * output.dtype.itemsize)
 
 
@@ -133,7 +133,7 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
 
     per_head = split((params['heads'], model_state['heads'], weights_K, heads_K), chunk)
     first = jax.tree.map(lambda leaf: leaf[0], per_head)
-    unroll = mapping.choose(network.mapping, lambda *one: of_chunk(*one)[0], features, first) == 'unroll'
+    unroll = mapping.choose(network.mapping, lambda *arguments: of_chunk(*arguments)[0], features, first) == 'unroll'
     d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), per_head, unroll=unroll)
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
