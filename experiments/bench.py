@@ -97,8 +97,8 @@ LOSSES = {
 
 def make_job(network: cut.Network, loss: str, optimizer, steps: int, batch_size: int, **options) -> Job:
   """Training of the sum over heads."""
-  given = dict(network=network, loss=LOSSES[loss], reduction='sum', optimizer=optimizer, steps=steps)
-  return Job(**given, batch_size=batch_size, **options)
+  options |= dict(network=network, loss=LOSSES[loss], reduction='sum', optimizer=optimizer, steps=steps)
+  return Job(batch_size=batch_size, **options)
 
 
 def compiled(job: Job, state: State, shape: tuple[int, ...]) -> Callable:
@@ -137,8 +137,8 @@ def lowered(job: Job, params, model_state, opt_state, batch) -> jax.stages.Compi
     updates, opt_state = job.optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), model_state, opt_state, losses_H
 
-  given = params, model_state, opt_state, batch, jax.random.key(0)
-  return jax.jit(update, compiler_options=options).lower(*given).compile()
+  arguments = params, model_state, opt_state, batch, jax.random.key(0)
+  return jax.jit(update, compiler_options=options).lower(*arguments).compile()
 
 
 def trains(name: str, job: Training, work: float, unit: str) -> Contender:
@@ -499,10 +499,12 @@ def chunks(quick: bool) -> Row:
     job = make_job(network, 'members', rule, 1, batch_size, heads_per_chunk=heads_per_chunk)
     return lowered(job, params, model_state, (), data)
 
-  given = params, model_state, (), data, key
+  arguments = params, model_state, (), data, key
   steps = {'all at once': step(heads), 'in chunks': step(at_a_time)}
   memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in steps.items()}
-  contenders = [Contender(name, lambda f=f: jax.block_until_ready(f(*given)), 1, 'steps') for name, f in steps.items()]
+  contenders = [
+    Contender(name, lambda f=f: jax.block_until_ready(f(*arguments)), 1, 'steps') for name, f in steps.items()
+  ]
   return Row(
     contenders,
     [

@@ -9,7 +9,7 @@ Full: 4 teachers WRN-28-1, students WRN-16-1, 200 epochs, 5 seeds; Hydra's heads
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from experiments import published, shown
+from experiments import published, table_style
 from hydra_jax.config import update_training
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
@@ -41,14 +41,14 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
   else:
     config.data.train = 'train[:80%]'
     config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
-  shown.add_hydra_train(config)
-  columns = shown.columns(config.data.ood[0])
+  table_style.add_hydra_train(config)
+  columns = table_style.columns(config.data.ood[0])
   columns[7:7] = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
   return Definition(
     title=f'{name.upper().replace("CIFAR", "CIFAR-")}' + ', small' * quick,
     runs={name: config},
     sections=[Section('Scores', columns, ('ensemble', *config.students))],
-    labels=shown.LABELS,
+    labels=table_style.LABELS,
     # In another setting, published numbers are there to be seen, and nothing is run to compare with them.
     published=published.cifar(name, 'full setting' if quick else name),
     source=published.SOURCE,

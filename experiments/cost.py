@@ -8,7 +8,7 @@ The ensembles, and the students that are there already, are those of `hydra-jax 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments import mnist, shown
+from experiments import mnist, table_style
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
 
@@ -24,8 +24,8 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = Definition(
     title='Cost and quality, on MNIST',
     runs={'mnist': config},
-    sections=[Section('Scores and cost', shown.columns(outside), ('ensemble', *STUDENTS))],
-    labels=shown.LABELS,
+    sections=[Section('Scores and cost', table_style.columns(outside), ('ensemble', *STUDENTS))],
+    labels=table_style.LABELS,
     tested=('nll', 'accuracy'),
     kept=('test', outside),
     drawings={'pareto': lambda found: pareto(found, outside)},

@@ -7,7 +7,7 @@ The ensembles are those of `hydra-jax table mnist`. With fewer heads than member
 
 from matplotlib.figure import Figure
 
-from experiments import mnist, shown
+from experiments import mnist, table_style
 from hydra_jax.config import variant
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
@@ -27,7 +27,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   config = mnist.base(quick)
   members, outside = config.teacher.members, config.data.ood[0]
   counts = [1, members] if quick else [heads for heads in HEADS if heads <= members]
-  labels = {'ensemble': shown.LABELS['ensemble']}
+  labels = {'ensemble': table_style.LABELS['ensemble']}
   for heads in counts:
     name = f'heads_{heads}'
     labels[name] = f'{heads} heads' if heads > 1 else 'one head'
@@ -38,7 +38,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     variant(config, name, cut=cut)
   config.students = tuple(name for name in labels if name != 'ensemble')
   of_heads, of_cuts = (tuple(n for n in labels if n.startswith((kind, 'ens'))) for kind in ('heads', 'cut'))
-  columns = shown.columns(outside)
+  columns = table_style.columns(outside)
   table = Definition(
     title='Hydra by its heads, on MNIST',
     runs={'mnist': config},

@@ -6,7 +6,7 @@ Other tables (`heads`, `cost`) are made from the same ensembles.
 """
 
 from configs import mnist
-from experiments import shown
+from experiments import table_style
 from hydra_jax.config import update_training
 from hydra_jax.experiment.paper_tables import Definition, Section
 
@@ -26,7 +26,7 @@ def base(quick: bool):
     config.teacher.members = 5
     update_training(config, epochs=3.0)
     config.student.hydra.epochs = 6.0
-  shown.add_hydra_train(config)
+  table_style.add_hydra_train(config)
   return config
 
 
@@ -38,8 +38,10 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = Definition(
     title='MNIST, with Fashion-MNIST as out-of-domain data',
     runs={'mnist': config},
-    sections=[Section('Scores', shown.columns(outside), ('single', 'ensemble', 'kd', 'endd', 'hydra_train', 'hydra'))],
-    labels=shown.LABELS,
+    sections=[
+      Section('Scores', table_style.columns(outside), ('single', 'ensemble', 'kd', 'endd', 'hydra_train', 'hydra'))
+    ],
+    labels=table_style.LABELS,
     tested=('nll', 'accuracy', 'brier'),
     kept=('test', 'rotate:30', 'translate:4', outside),
   )

@@ -35,8 +35,8 @@ import time
 CONFIG = ['--config=configs/digits.py:epochs=150', '--config.checkpoint_seconds=0.2']
 CONFIG += [f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra')]
 CONFIG += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
-# Fewer students and passes, of which the last value counts.
-QUICK = ["--config.students=('hydra',)", '--config.teacher.epochs=60.0']
+# Fewer students and members. The last value of a setting counts.
+QUICK = ["--config.students=('hydra',)", '--config.teacher.members=4', '--config.student.hydra.heads=4']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')
 DISK_BYTES = 192 * 2**20
 LIMIT_BYTES = 20_000
@@ -82,7 +82,7 @@ def start(workdir: Path, limited: bool = False) -> subprocess.Popen:
 
 def checkpoints(workdir: Path) -> list[Path]:
   """Those of a phase in progress, oldest first."""
-  return sorted(workdir.glob('parts/*.progress/[0-9]*'), key=lambda p: int(p.name))
+  return sorted(workdir.glob('artifacts/*.progress/[0-9]*'), key=lambda p: int(p.name))
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str]:
@@ -163,7 +163,7 @@ def soak(faults: int, per_run: int, seed: int, parent: Path) -> dict:
   with disk(parent) as where:
     begun = time.monotonic()
     code, said = finished(start(where.folder / 'undisturbed'))
-    lasts = time.monotonic() - begun
+    undisturbed = lasts = time.monotonic() - begun
     if code:
       raise SystemExit(f'the undisturbed run failed:\n{said}')
     expected = (where.folder / 'undisturbed' / 'results.jsonl').read_bytes()
@@ -173,7 +173,9 @@ def soak(faults: int, per_run: int, seed: int, parent: Path) -> dict:
       for _ in range(min(per_run, faults - injected.total())):
         problem = inject(kind, where, workdir, chance.uniform(0.1, 0.8) * lasts)
         if problem is None:
-          break  # it was over before; the next run gets this fault
+          # It was over before. The next run gets this fault, and sooner: the first run had to compile.
+          lasts /= 2
+          break
         injected[kind] += 1
         kind, last = next(kinds), kind
         problems += [problem] * bool(problem)
@@ -194,7 +196,7 @@ def soak(faults: int, per_run: int, seed: int, parent: Path) -> dict:
     'identical': identical,
     'lost': len(problems),
     'disk': disk_kind,
-    'seconds undisturbed': round(lasts, 1),
+    'seconds undisturbed': round(undisturbed, 1),
   }
 
 

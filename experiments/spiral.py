@@ -4,7 +4,7 @@ hydra-jax table spiral
 """
 
 from configs import spiral
-from experiments import shown
+from experiments import table_style
 from hydra_jax.config import update_training
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import Column
@@ -21,7 +21,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     config.replicas, config.teacher.members = 2, 4
     update_training(config, epochs=20.0)
     config.student.hydra.epochs = 30.0
-  shown.add_hydra_train(config)
+  table_style.add_hydra_train(config)
   columns = [
     Column('test', 'accuracy', 'accuracy', 'high'),
     Column('test', 'nll', 'NLL', 'low'),
@@ -36,7 +36,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     title='Three spiral arms, and the plane around them',
     runs={'spiral': config},
     sections=[Section('Scores', columns, ('ensemble', *STUDENTS))],
-    labels=shown.LABELS,
+    labels=table_style.LABELS,
     kept=('test', 'far'),
   )
   return {'': table}

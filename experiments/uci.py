@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from configs import uci
-from experiments import published, shown
+from experiments import published, table_style
 from hydra_jax.data.uci import SETS
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
@@ -60,7 +60,7 @@ def trained(config: ConfigDict, teacher: float, student: float) -> ConfigDict:
   config.student.hydra.epochs = 2 * student
   config.student.dlf.mean_epochs = student / 3
   config.student.small_ensemble.network = ConfigDict(dict(name='mlp', widths=(10,)))
-  shown.add_hydra_train(config)
+  table_style.add_hydra_train(config)
   config.students = STUDENTS
   return config
 
@@ -123,7 +123,7 @@ def protocol(kind: str, quick: bool) -> Definition:
     title=f'UCI regression, protocol `{kind}`',
     runs={name: quickly(make(name)) if quick else make(name) for name in sets},
     sections=sections(sets, QUICK if quick else STUDENTS),
-    labels=shown.LABELS,
+    labels=table_style.LABELS,
     published=ours,
     source=published.SOURCE,
     rivals={'hydra': 'dlf'},

@@ -312,7 +312,7 @@ def prepare(options, overrides: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def shown(debug: bool) -> Iterator[None]:
+def traceback_if(debug: bool) -> Iterator[None]:
   """With `debug`, prints the traceback of whatever is raised, before it becomes one line."""
   try:
     yield
@@ -329,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, overrides = parser().parse_known_args(arguments)
     from hydra_jax import progress
 
-    with shown(options.debug), progress.lines_on_console():
+    with traceback_if(options.debug), progress.lines_on_console():
       {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
@@ -378,7 +378,7 @@ def _fail(message: str, code: int = 2, wait: bool = False) -> int:
   if _are_many() and not wait:
     from hydra_jax.devices import processes
 
-    processes.leave(code, line)
+    processes.exit_now(code, line)
   print(f'hydra-jax: {line}', file=sys.stderr)
   return code
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 import math
 
 SIGNIFICANT = 4
-# Most significant digits of a mean that ends at the decimal of its error. With more, both are printed by themselves.
+# A mean that would need more digits to end at the decimal of its error is printed by itself.
 MOST_SIGNIFICANT = 7
 UNITS = {9: 'G', 6: 'M', 4: 'k'}
 
@@ -34,7 +34,7 @@ def number(mean: float, error: float = math.nan) -> str:
   millionth of the mean, both are printed by themselves.
 
   Example:
-    >>> number(Estimate(12345.6, 456.0, 5))
+    >>> number(12345.6, 456.0)
     '12.35k ± 0.46k'
   """
   if math.isnan(error):
@@ -54,7 +54,7 @@ def signed(value: float, significant: int = SIGNIFICANT) -> str:
     >>> signed(0.25)
     '+0.2500'
   """
-  return '+' * (value > 0) + digits(value, significant)
+  return ('+' if value > 0 else '') + digits(value, significant)
 
 
 def _place(value: float, significant: int) -> int:

@@ -82,8 +82,8 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
     nonlocal first
     first = done if first is None else first
     rate = (done - first) * per_step / max(time.monotonic() - started, 1e-9)
-    parts = (loss is not None and f'loss {digits(loss)}', rate and f'{rate:,.0f} {unit}/s', note)
-    return ' '.join(part for part in parts if part)
+    texts = (loss is not None and f'loss {digits(loss)}', rate and f'{rate:,.0f} {unit}/s', note)
+    return ' '.join(text for text in texts if text)
 
   if console.is_terminal:
     columns = (
@@ -93,9 +93,9 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
       TextColumn('{task.fields[note]}'),
       TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console) as shown:
-      row = shown.add_task(label, total=total, note='')
-      yield lambda done, loss=None, note='': shown.update(row, completed=done, note=describe(done, loss, note))
+    with Progress(*columns, console=console) as display:
+      row = display.add_task(label, total=total, note='')
+      yield lambda done, loss=None, note='': display.update(row, completed=done, note=describe(done, loss, note))
     return
 
   spoke = started

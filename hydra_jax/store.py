@@ -29,7 +29,7 @@ MANIFEST = 'MANIFEST.json'
 # Unfinished files and folders have this prefix. It is long, so that no file of the user is taken for a leftover.
 NEW = '.hydra_jax-new-'
 # Where leftovers can be in a work directory.
-WRITTEN_TO = ('.', 'parts', 'parts/*.progress', 'figures')
+WRITTEN_TO = ('.', 'artifacts', 'artifacts/*.progress', 'figures')
 # Part of every key, and written with saved files. Raise it when the meaning of saved files changes.
 FORMAT = 3
 OTHER_FORMAT = 'was written by another version of hydra_jax, in another format'
@@ -42,14 +42,14 @@ class Damaged(UserError):
   """A saved file is not as it was written."""
 
 
-def key_of(parts: Mapping[str, Any]) -> str:
+def key_of(values: Mapping[str, Any]) -> str:
   """Twelve hex digits of the SHA-256 of JSON-like values. The order of keys does not count.
 
   Example:
     >>> key_of({'a': 1, 'b': (2, 3)}) == key_of({'b': [2, 3], 'a': 1})
     True
   """
-  text = json.dumps({**parts, 'format': FORMAT}, sort_keys=True, default=_plain)
+  text = json.dumps({**values, 'format': FORMAT}, sort_keys=True, default=_plain)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -251,8 +251,8 @@ def verify(folder: Path) -> None:
   for name in {**expected, **found}:
     added = name not in expected and name.rpartition('/')[2].startswith('.') and found[name]
     if not added and (not found.get(name) or found[name] != expected.get(name)):
-      is_link = name in found and not found[name]
-      raise _damaged(folder, f'first bad file: {one_line(name)}' + ', which is a link' * is_link)
+      kind = ', which is a link' if name in found and not found[name] else ''
+      raise _damaged(folder, f'first bad file: {one_line(name)}{kind}')
 
 
 def _damaged(folder: Path, why: str) -> Damaged:

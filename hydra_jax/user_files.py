@@ -77,8 +77,8 @@ def call(module: ModuleType, name: str, what: str, *arguments: Any) -> Any:
     inspect.signature(function).bind(*arguments)
   except TypeError as e:
     line = getattr(getattr(function, '__code__', None), 'co_firstlineno', '?')
-    given = ', '.join(map(repr, arguments)) or 'nothing'
-    raise UserError(f'{what}, line {line}: {name} is given {given}, and that does not fit: {e}') from e
+    passed = ', '.join(map(repr, arguments)) or 'nothing'
+    raise UserError(f'{what}, line {line}: {name} is given {passed}, and that does not fit: {e}') from e
   with one_line(what):
     return function(*arguments)
 

@@ -81,7 +81,7 @@ def main(folder: str) -> None:
   refused('source', lambda: agreement.on_command('run', {}))
   provenance.package_digest = lambda: 'source'
   refused('command', lambda: agreement.on_command(('run', 'table')[own], {'replicas': (None, 3)[own]}))
-  refused('place', lambda: processes.gathered('', ('train', 'report')[own]))
+  refused('place', lambda: processes.gather_texts('', ('train', 'report')[own]))
   refused('nothing', lambda: agreement.on_command('run', {}))
 
 

@@ -1,5 +1,6 @@
 """Strict arithmetic everywhere, and where the data sets are."""
 
+import fcntl
 import io
 import os
 from pathlib import Path
@@ -47,7 +48,7 @@ def needs_uci(name: str):
 
 
 def prepare_miniature(folder, set_name: str, size: int | None = None, **splits: int) -> None:
-  """Prepares so many random images as a set of TensorFlow Datasets, without TensorFlow.
+  """Prepares random images, as many as each split says, as a set of TensorFlow Datasets, without TensorFlow.
 
   Squares of one size as PNG; or, if none is given, JPEG of many sizes, as in ImageNet.
   """
@@ -90,13 +91,34 @@ def random(request) -> np.random.Generator:
 
 
 @pytest.fixture(scope='session')
-def miniatures(tmp_path_factory) -> str:
+def shared(tmp_path_factory) -> Path:
+  """A folder that all processes of pytest have in common."""
+  own = tmp_path_factory.getbasetemp()
+  return own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+
+
+def made_once(folder: Path, make) -> Path:
+  """A folder that `make(folder)` fills, in the process that needs it first; the others wait for it."""
+  complete = folder.with_name(f'{folder.name}-is-complete')
+  with open(folder.with_name(f'{folder.name}-lock'), 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not complete.exists():
+      folder.mkdir(exist_ok=True)
+      make(folder)
+      complete.touch()
+  return folder
+
+
+@pytest.fixture(scope='session')
+def miniatures(shared) -> str:
   """A folder of prepared sets, small as can be."""
-  folder = tmp_path_factory.mktemp('miniatures')
-  prepare_miniature(folder, 'imagenet2012', train=40, validation=9)
-  for name in ('cifar10', 'cifar100', 'svhn_cropped'):
-    prepare_miniature(folder, name, 32, train=20, test=8)
-  return str(folder)
+
+  def make(folder):
+    prepare_miniature(folder, 'imagenet2012', train=40, validation=9)
+    for name in ('cifar10', 'cifar100', 'svhn_cropped'):
+      prepare_miniature(folder, name, 32, train=20, test=8)
+
+  return str(made_once(shared / 'miniatures', make))
 
 
 def command(*arguments) -> list[str]:
@@ -104,16 +126,17 @@ def command(*arguments) -> list[str]:
 
 
 def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
-  """Runs the command line as a process of its own, from the root of the project unless `cwd` says otherwise."""
+  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
   kwargs = {'cwd': ROOT, **kwargs}
   return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **kwargs)
 
 
 @pytest.fixture(scope='session', autouse=True)
-def cache(tmp_path_factory):
+def cache(shared):
   """One cache of decoded data and compiled programs for the whole session, and none of the user's."""
   old = os.environ.get('XDG_CACHE_HOME')
-  folder = tmp_path_factory.mktemp('cache')
+  folder = shared / 'cache'
+  folder.mkdir(exist_ok=True)
   os.environ['XDG_CACHE_HOME'] = str(folder)
   yield folder
   os.environ.pop('XDG_CACHE_HOME')
@@ -131,9 +154,13 @@ TINY = (
 
 
 @pytest.fixture(scope='session')
-def tiny_run(tmp_path_factory):
-  """A finished run of the digits, small; tests that change it copy it first."""
-  workdir = tmp_path_factory.mktemp('tiny') / 'run'
-  done = hydra_jax('run', *TINY, f'--workdir={workdir}')
-  assert done.returncode == 0, done.stderr
-  return workdir, done.stdout
+def tiny_run(shared, cache):
+  """A finished run of the digits, small; tests that change it copy it first, as others read it meanwhile."""
+
+  def make(folder):
+    done = hydra_jax('run', *TINY, f'--workdir={folder / "run"}')
+    assert done.returncode == 0, done.stderr
+    (folder / 'said').write_text(done.stdout)
+
+  folder = made_once(shared / 'tiny', make)
+  return folder / 'run', (folder / 'said').read_text()

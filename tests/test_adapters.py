@@ -143,7 +143,7 @@ def test_dropout_draws_from_the_key_in_training_only(library):
   assert (dropped[0][0] != dropped[0][1]).any()
   without, with_key = (stage.apply(params, state, X, key, False)[0] for key in (None, KEY))
   np.testing.assert_array_equal(without, with_key)
-  with pytest.raises(Exception):  # noqa: B017 each library has an error of its own
+  with pytest.raises(Exception):  # noqa: B017 each library has another error
     stage.apply(params, state, X, None, True)
 
 

@@ -341,26 +341,26 @@ def test_training_that_diverges(tmp_path):
   arguments = (*TINY, '--config.teacher.learning_rate=1e38')
   done = refused('run', *arguments, f'--workdir={tmp_path / "run"}', word='not finite at step')
   assert "in phase 'ensemble of 3'" in done.stderr
-  assert not list((tmp_path / 'run' / 'parts').iterdir())
+  assert not list((tmp_path / 'run' / 'artifacts').iterdir())
 
 
-@pytest.mark.parametrize(
-  'part, file, damage',
-  [
-    ('labels-*', 'model/**/d/*', 'change'),
-    ('predictions-*', 'predictions.npy', 'truncate'),
-  ],
-)
-def test_damaged_parts(tiny_run, tmp_path, part, file, damage):
+def test_damaged_parts(tiny_run, tmp_path):
+  """Each is named; what is said is done; and then the same command makes both again, to the byte."""
   workdir = tmp_path / 'run'
   shutil.copytree(tiny_run[0], workdir)
-  path = max(next(workdir.glob(f'parts/{part}')).glob(file), key=lambda p: p.stat().st_size)
-  content = path.read_bytes()
-  path.write_bytes(content[: len(content) // 2] if damage == 'truncate' else content[:-9] + b'corrupted')
   results = (workdir / 'results.jsonl').read_bytes()
-  done = refused('run', *TINY, f'--workdir={workdir}', word='is damaged')
-  assert (workdir / 'results.jsonl').read_bytes() == results
-  shutil.rmtree(Path(done.stderr.split()[1]))  # as the message says
+  for part, file, damage in (
+    ('predictions-*', 'predictions.npy', 'truncate'),
+    ('labels-*', 'model/**/d/*', 'change'),
+  ):
+    path = max(next(workdir.glob(f'artifacts/{part}')).glob(file), key=lambda p: p.stat().st_size)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage == 'truncate' else content[:-9] + b'corrupted')
+    done = refused('run', *TINY, f'--workdir={workdir}', word='is damaged')
+    assert (workdir / 'results.jsonl').read_bytes() == results
+    named = Path(done.stderr.split()[1])
+    assert path.is_relative_to(named)
+    shutil.rmtree(named)  # as the message says
   again = hydra_jax('run', *TINY, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr
   assert (workdir / 'results.jsonl').read_bytes() == results
@@ -380,7 +380,7 @@ def test_no_room_for_a_file(tiny_run, tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path):
-  """Mounts a small file system of its own; needs the rights to."""
+  """Mounts a small file system; needs the rights to."""
   places = []
 
   def mount(options):

@@ -8,7 +8,7 @@ import pytest
 
 from hydra_jax.data import load
 from hydra_jax.devices.layout import SINGLE_DEVICE
-from hydra_jax.experiment import artifacts, provenance, results, teachers
+from hydra_jax.experiment import artifacts, provenance, run_report, teachers
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.phases import keys_of_phases
 from hydra_jax.experiment.plan import PlannedPhase
@@ -62,7 +62,9 @@ def config_of() -> ConfigDict:
 
 def keys(config: ConfigDict) -> dict[str, str]:
   """Keys of all that a config would save, by 'method/part'."""
-  group = [Replica(config=config, parts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)]
+  group = [
+    Replica(config=config, artifacts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)
+  ]
   data, found = group[0].data, {}
 
   def add(name, student, taught_by=()):
@@ -71,7 +73,7 @@ def keys(config: ConfigDict) -> dict[str, str]:
     planned = [PlannedPhase('', phase, recipe.settings.training, SINGLE_DEVICE.shape) for phase in phases]
     made = keys_of_phases(group, recipe, planned, taught_by)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})
-    found[f'{name}/scores'] = results.key_of_scores(group[0], made[-1])
+    found[f'{name}/scores'] = run_report.key_of_scores(group[0], made[-1])
     return made[-1]
 
   teacher = teachers.key_of_teacher(config, ensemble := add(MEMBERS, None))
@@ -79,7 +81,7 @@ def keys(config: ConfigDict) -> dict[str, str]:
   for name in config.student:
     made = add(name, name, [teacher] * config.replicas)
     if METHODS[name].matched:
-      found[f'{name}/divergences'] = results.key_of_divergences(group[0], made, ensemble)
+      found[f'{name}/divergences'] = run_report.key_of_divergences(group[0], made, ensemble)
   return found
 
 

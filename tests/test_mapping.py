@@ -235,7 +235,7 @@ def fit(which, data=None, network=None, reduction='mean', optimizer=None, chunk=
 
 
 def test_replicas_together_are_replicas_alone():
-  """Each with data, scaling, order, start and teacher of its own."""
+  """Each with data, scaling, order, start and teacher as in a run by itself."""
   together = fit(range(R))
   assert np.all(together.step == 30)
   for r in range(R):

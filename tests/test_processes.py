@@ -27,7 +27,7 @@ CONFIG += ['--config.checkpoint_seconds=0.3', "--config.data.ood=('noise',)"]
 
 
 def start(count, devices, workdir, *more):
-  """So many runs that are one, with so many devices each."""
+  """`count` processes of one run, with `devices` devices each."""
   return launch(count, devices, workdir, command('run', *CONFIG, *more, f'--workdir={workdir}'))
 
 
@@ -71,7 +71,7 @@ def finish(started, seconds=300):
 
 
 def checkpoints(workdir):
-  return set(workdir.glob('parts/*.progress/[0-9]*'))
+  return set(workdir.glob('artifacts/*.progress/[0-9]*'))
 
 
 def until_saved(started, workdir, besides=()):
@@ -208,8 +208,8 @@ def test_a_stopped_process_is_lost_and_the_others_say_so(tmp_path):
 
 def test_a_stopped_first_process_is_lost_too(tmp_path):
   """Though it is the one through which the others talk."""
-  waits = 'from hydra_jax.devices import processes; processes.join(3); processes.meet(); print("met", flush=True); '
-  waits += 'import time; time.sleep(999 * (processes.global_state.process_id == 0)); processes.meet()'
+  waits = 'from hydra_jax.devices import processes; processes.join(3); processes.barrier(); print("met", flush=True); '
+  waits += 'import time; time.sleep(999 * (processes.global_state.process_id == 0)); processes.barrier()'
   three = launch(3, 1, tmp_path / 'log', [sys.executable, '-c', waits])
   while not all('met' in (tmp_path / f'log-3-{i}').read_text() for i in range(3)):
     assert all(process.poll() is None for process, _ in three), finish(three)
@@ -231,7 +231,7 @@ def test_a_process_lost_while_a_part_is_restored_says_nothing_of_damage(tiny_run
   assert 'ensemble of 3: reused' in said[0]
   assert 'delete' not in said[0] and 'damaged' not in said[0]
   assert codes[0] != 76 or 'hydra-jax: ' in said[0]
-  for folder in workdir.glob('parts/labels-*'):
+  for folder in workdir.glob('artifacts/labels-*'):
     store.verify(folder)
 
 
@@ -311,7 +311,7 @@ def test_a_timeout_is_a_lost_process_and_no_fault_of_the_disk(monkeypatch, capsy
   left = []
   monkeypatch.setattr(cli, 'run', timed_out)
   monkeypatch.setattr(cli, '_are_many', lambda: many)
-  monkeypatch.setattr(processes, 'leave', lambda code, line: left.append((code, line)))
+  monkeypatch.setattr(processes, 'exit_now', lambda code, line: left.append((code, line)))
   monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
   assert cli.main(['run', '--config=configs/digits.py']) == code
   said = capsys.readouterr().err

@@ -15,7 +15,7 @@ import scipy.stats
 from hydra_jax import UserError, cli
 from hydra_jax.experiment import config as configs, paper_tables
 from hydra_jax.experiment.paper_tables import Definition, Section
-from hydra_jax.experiment.results import Outcome
+from hydra_jax.experiment.run_report import Outcome
 from hydra_jax.maths.statistics import Published, holm
 from hydra_jax.report import tables
 from hydra_jax.report.tables import Column

@@ -1,4 +1,4 @@
-"""What a run says of its own numbers: latencies, and methods that have learnt nothing."""
+"""What a run says of its numbers: latencies, and methods that have learnt nothing."""
 
 import json
 
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hydra_jax import cli
+from hydra_jax.errors import UserError
+from hydra_jax.experiment.workdir import find_model
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.report.tables import latency
 
@@ -30,7 +32,7 @@ def test_a_method_that_has_learnt_nothing_is_named_and_latencies_are_measured_ag
 
   about = json.loads((tmp_path / 'run' / 'data.json').read_text())
   assert (about['task'], about['outputs'], about['train_examples']) == ('classification', 10, 1198)
-  (timings,) = (tmp_path / 'run' / 'parts').glob('timings-*')
+  (timings,) = (tmp_path / 'run' / 'artifacts').glob('timings-*')
   first, scores = (timings / 'timings.json').read_bytes(), (tmp_path / 'run' / 'results.jsonl').read_bytes()
   assert cli.main([*run, '--measure']) == 0
   assert (timings / 'timings.json').read_bytes() != first and (
@@ -48,11 +50,14 @@ def test_a_work_directory_of_another_format_is_refused(about, tmp_path, capsys):
   """Its results have other names, or nothing says which."""
   (tmp_path / 'versions.json').write_text(json.dumps(about))
   (tmp_path / 'config.json').write_text(json.dumps({'name': 'digits', 'data': {'name': 'digits'}}))
+  (tmp_path / 'models.json').write_text('{}')
   (tmp_path / 'results.jsonl').write_text('{"data": "test", "metric": "model"}\n')
   assert cli.main(['run', '--config=configs/digits.py', f'--workdir={tmp_path}']) == 2
   said = capsys.readouterr().err
   assert said.count('\n') == 1 and 'in another format: choose another --workdir, or delete that folder' in said
   assert (tmp_path / 'results.jsonl').read_text() == '{"data": "test", "metric": "model"}\n'
+  with pytest.raises(UserError, match='in another format: run the same command again with another --workdir'):
+    find_model(tmp_path, 'hydra', 0)
 
 
 def test_skill_is_0_of_a_constant_and_1_of_a_perfect_prediction():

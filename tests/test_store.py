@@ -11,7 +11,7 @@ from hydra_jax import UserError, store
 
 
 def test_a_folder_appears_whole(tmp_path):
-  folder = tmp_path / 'parts' / 'a'
+  folder = tmp_path / 'artifacts' / 'a'
   with store.writing(folder) as new:
     (new / 'x').write_text('1')
     assert not folder.exists()
@@ -64,12 +64,12 @@ def test_replacing_keeps_the_old_file_on_error(tmp_path):
 
 
 def test_one_run_at_a_time_and_leftovers_go(tmp_path):
-  (tmp_path / 'parts' / 'a.progress').mkdir(parents=True)
-  for place in ('.', 'parts', 'parts/a.progress'):
+  (tmp_path / 'artifacts' / 'a.progress').mkdir(parents=True)
+  for place in ('.', 'artifacts', 'artifacts/a.progress'):
     (tmp_path / place / f'{store.NEW}abc').mkdir()
     (tmp_path / place / f'{store.NEW}table.md').write_text('half')
   with store.locked(tmp_path):
-    assert sorted(p.name for p in tmp_path.rglob('*')) == ['.lock', 'a.progress', 'parts']
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['.lock', 'a.progress', 'artifacts']
     with pytest.raises(UserError, match='another run'), store.locked(tmp_path):
       pass
   with store.locked(tmp_path):
@@ -80,7 +80,7 @@ def test_only_our_own_leftovers_go(tmp_path):
   """Not the user's own of a name like ours, not those in folders that we do not write to, not what a link leads to."""
   work, other = tmp_path / 'work', tmp_path / 'other'
   (other / 'precious').mkdir(parents=True)
-  kept = [work / '.new-notes', work / 'parts' / '.new-thesis', work / 'notes' / f'{store.NEW}draft']
+  kept = [work / '.new-notes', work / 'artifacts' / '.new-thesis', work / 'notes' / f'{store.NEW}draft']
   for folder in kept:
     folder.mkdir(parents=True)
   (work / f'{store.NEW}link').symlink_to(other)
@@ -112,14 +112,17 @@ def test_a_lock_keeps_what_is_in_it(tmp_path):
 @pytest.mark.parametrize('then', ['removed', 'renamed', 'replaced'])
 def test_a_work_directory_that_is_no_longer_there_is_noticed(tmp_path, then):
   work = tmp_path / 'work'
-  (work / 'parts').mkdir(parents=True)
+  (work / 'artifacts').mkdir(parents=True)
   with pytest.raises(UserError, match='was removed, renamed or replaced'), store.locked(work):
     store.replace_text(work / 'a', 'there')
     work.rename(tmp_path / 'moved') if then == 'renamed' else shutil.rmtree(work)
     if then == 'replaced':
-      (work / 'parts').mkdir(parents=True)
+      (work / 'artifacts').mkdir(parents=True)
       (work / store.LOCK).touch()
-    for write in (lambda: store.replace_text(work / 'b', ''), lambda: store.writing(work / 'parts' / 'c').__enter__()):
+    for write in (
+      lambda: store.replace_text(work / 'b', ''),
+      lambda: store.writing(work / 'artifacts' / 'c').__enter__(),
+    ):
       with pytest.raises(UserError, match='was removed, renamed or replaced'):
         write()
     # And at the end of the block, even if nothing more is written.
@@ -127,10 +130,13 @@ def test_a_work_directory_that_is_no_longer_there_is_noticed(tmp_path, then):
 
 
 def test_parts_that_are_no_longer_there_are_noticed_too(tmp_path):
-  (tmp_path / 'parts').mkdir()
+  (tmp_path / 'artifacts').mkdir()
   with store.locked(tmp_path):
-    (tmp_path / 'parts').rmdir()
-    with pytest.raises(UserError, match='parts was removed during the run'), store.writing(tmp_path / 'parts' / 'a'):
+    (tmp_path / 'artifacts').rmdir()
+    with (
+      pytest.raises(UserError, match='artifacts was removed during the run'),
+      store.writing(tmp_path / 'artifacts' / 'a'),
+    ):
       pass
 
 

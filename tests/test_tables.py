@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hydra_jax.data import Data, Evaluation
-from hydra_jax.experiment.results import overlap
+from hydra_jax.experiment.run_report import overlap
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.maths.uncertainty import RANKINGS
 from hydra_jax.report import tables

@@ -165,7 +165,7 @@ def test_variances_that_do_not_depend_on_the_input_make_least_squares(random):
     np.testing.assert_allclose(variance, np.broadcast_to(residuals / N, (N, 2)), rtol=2e-2)
 
 
-def test_augmentations_may_ask_one_member_drawn_anew_at_each_step():
+def test_augmentations_may_ask_one_member_drawn_at_random_at_each_step():
   asked = []
 
   def ask(teacher, key, x):

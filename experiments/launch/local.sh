@@ -44,7 +44,7 @@ for _ in {1..100}; do
 done
 
 # bash starts what runs in the background with SIGINT ignored, and Python then never hears of it. And each process
-# leads a group of its own: Ctrl-C comes once, from here, and a signal reaches whatever the process has started.
+# leads its own group: Ctrl-C comes once, from here, and a signal reaches whatever the process has started.
 start='import os, signal, sys
 os.setpgid(0, 0)
 for s in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE): signal.signal(s, signal.SIG_DFL)

@@ -87,9 +87,9 @@ def along_both(x: np.ndarray, maps) -> np.ndarray:
 
 def enlarged(size: int, factor: float) -> np.ndarray:
   """Matrix that enlarges the middle of a row of pixels to its whole, linearly, `[size, size]`."""
-  shown = int(np.ceil(size / factor))
-  start = (size - shown) // 2
-  rows = scipy.ndimage.zoom(np.eye(size, dtype=np.float32)[start : start + shown], (factor, 1), order=1)
+  visible = int(np.ceil(size / factor))
+  start = (size - visible) // 2
+  rows = scipy.ndimage.zoom(np.eye(size, dtype=np.float32)[start : start + visible], (factor, 1), order=1)
   start = (len(rows) - size) // 2
   return rows[start : start + size]
 

@@ -85,8 +85,8 @@ def load_all(name: str, data_dir: str) -> dict[str, np.ndarray]:
   """A whole set with all its splits, from `data_dir`, the cache, or the network."""
   digest = look_up(SETS, name, 'UCI set').digest
   cached = sources.cache_dir() / 'data' / f'uci-{name}'
-  given = [Path(data_dir) / 'uci' / f'{name}.npz', Path(data_dir) / f'{name}.npz', cached / f'{name}.npz']
-  path = next((p for p in given if p.exists()), None)
+  candidates = [Path(data_dir) / 'uci' / f'{name}.npz', Path(data_dir) / f'{name}.npz', cached / f'{name}.npz']
+  path = next((p for p in candidates if p.exists()), None)
   if path:
     try:
       found = files.arrays_of(str(path))

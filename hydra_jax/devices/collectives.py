@@ -40,7 +40,7 @@ def sum_over(axis: str, tree: Tree) -> Tree:
   return tree if size(axis) == 1 else jax.lax.psum(tree, axis)
 
 
-def greatest(x: jax.Array) -> jax.Array:
+def max_over_devices(x: jax.Array) -> jax.Array:
   """Maximum over all devices, element by element."""
   axes = tuple(axis for axis in ('data', 'head', 'copy') if size(axis) > 1)
   return jax.lax.pmax(x, axes) if axes else x
@@ -74,12 +74,12 @@ def own_key(key: jax.Array) -> jax.Array:
   return key if size('data') == 1 else jax.random.fold_in(key, jax.lax.axis_index('data'))
 
 
-def gathered(axis: str, x: jax.Array) -> jax.Array:
+def all_gather(axis: str, x: jax.Array) -> jax.Array:
   """Rebuilds an array that is spread over an axis along its axis 0, by an all-gather."""
   return x if size(axis) == 1 else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def placed(axis: str, part: jax.Array, dim: int) -> jax.Array:
+def unshard(axis: str, part: jax.Array, dim: int) -> jax.Array:
   """Rebuilds an array that is spread over an axis along `dim`, by one sum of shards that are padded by zeros.
 
   Args:
@@ -87,9 +87,9 @@ def placed(axis: str, part: jax.Array, dim: int) -> jax.Array:
     part: The shard of this device.
     dim: The axis of the array that is spread.
   """
-  devices, own = size(axis), part.shape[dim]
+  devices, length = size(axis), part.shape[dim]
   if devices == 1:
     return part
-  shape = (*part.shape[:dim], own * devices, *part.shape[dim + 1 :])
-  start = jax.lax.axis_index(axis) * own
+  shape = (*part.shape[:dim], length * devices, *part.shape[dim + 1 :])
+  start = jax.lax.axis_index(axis) * length
   return jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, part.dtype), part, start, dim), axis)

@@ -12,8 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Parameters of a network times examples in a batch. Above this number matrix products of Eigen are faster than those of
-# YNNPACK: on two cores by 13% at 11e6 (MNIST), by 8% at 9e6 (spiral, batch 300), and by −19% at 4e6 (batch 128).
+# Parameters of a network times examples in a batch, from which on XLA uses matrix products of Eigen, not of YNNPACK.
+# On two cores Eigen was 13% faster at 11e6 (MNIST) and 8% at 9e6 (spiral, batch 300), YNNPACK 19% at 4e6 (batch 128).
 LARGE_STEP = 8e6
 # Parameters of all networks that are trained together on CPU, where networks share nothing. With gradients and the two
 # moments of Adam they are 16 MB, half of the last cache of the machine that was measured. On it 200 MNIST networks then
@@ -107,8 +107,8 @@ def own_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return x @ kernel
 
 
-def _own_product_backward(given, dy):
-  x, kernel = given
+def _own_product_backward(residuals, dy):
+  x, kernel = residuals
   if kernel.shape[1] > NARROW:
     return dy @ kernel.T, x.T @ dy
   columns = range(kernel.shape[1])
@@ -139,8 +139,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **kwargs) -> jax
     x = jax.lax.optimization_barrier(x)
     return plain(x, kernel), (x, kernel)
 
-  def backward(given, dy):
-    return jax.vjp(plain, *given)[1](jax.lax.optimization_barrier(dy))
+  def backward(residuals, dy):
+    return jax.vjp(plain, *residuals)[1](jax.lax.optimization_barrier(dy))
 
   kept.defvjp(forward, backward)
   return kept(x, kernel)

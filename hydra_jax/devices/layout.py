@@ -29,7 +29,7 @@ class MeshShape(NamedTuple):
   copy: int = 1
 
 
-EVERYWHERE = P(MeshShape._fields)  # another value on every device
+EVERYWHERE = P(MeshShape._fields)  # a different value on every device
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class PmapLayout(MeshLayout):
 
   def plain(self, tree: Tree) -> Tree:
     first = lambda leaf: leaf.addressable_data(0)[0] if isinstance(leaf, jax.Array) else jnp.asarray(leaf[0])
-    one = jax.tree.map(first, tree)
-    return self.replicate(one) if jax.process_count() > 1 else one
+    copy = jax.tree.map(first, tree)
+    return self.replicate(copy) if jax.process_count() > 1 else copy
 
   def join(self, tree: Tree, rows: np.ndarray, batch_size: int) -> Tree:
     return jax.tree.map(lambda leaf: leaf.reshape(1, self._here, -1, *leaf.shape[2:]), tree)

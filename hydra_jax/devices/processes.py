@@ -76,24 +76,24 @@ def join(lost_after: float = LOST_AFTER) -> None:
   """
   global _joining
   named = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
-  given: dict[str, Any] = {}
+  options: dict[str, Any] = {}
   if COUNT in named or INDEX in named:
     if missing := {ADDRESS, COUNT, INDEX} - set(named):
       raise UserError(
         f'{", ".join(sorted(named))} is set and {", ".join(sorted(missing))} is not: set all three, or none'
       )
     try:
-      given = dict(coordinator_address=named[ADDRESS], num_processes=int(named[COUNT]), process_id=int(named[INDEX]))
+      options = dict(coordinator_address=named[ADDRESS], num_processes=int(named[COUNT]), process_id=int(named[INDEX]))
     except ValueError as e:
       raise UserError(f'{COUNT} and {INDEX} must be whole numbers: {e}') from e
-    if not 0 <= given['process_id'] < given['num_processes']:
-      raise UserError(f'{INDEX}={named[INDEX]} must be from 0 to {given["num_processes"] - 1}, less than {COUNT}')
-    if given['process_id'] == 0 and _answers(named[ADDRESS]) is not None:
+    if not 0 <= options['process_id'] < options['num_processes']:
+      raise UserError(f'{INDEX}={named[INDEX]} must be from 0 to {options["num_processes"] - 1}, less than {COUNT}')
+    if options['process_id'] == 0 and _answers(named[ADDRESS]) is not None:
       raise UserError(f'{ADDRESS}={named[ADDRESS]}: another program listens on that port: choose another on all')
   jax.config.update('jax_enable_preemption_service', False)  # the service would replace our handler of SIGTERM
   seconds = int(lost_after) + JAX_IS_SLOWER_BY
   begin = lambda: jax.distributed.initialize(
-    **given,
+    **options,
     initialization_timeout=JOIN_SECONDS,
     heartbeat_timeout_seconds=seconds,
     shutdown_timeout_seconds=seconds,
@@ -213,7 +213,7 @@ def is_main() -> bool:
 _meetings = itertools.count()
 
 
-def gathered(text: str = '', what: str = '', seconds: float = float('inf')) -> list[str]:
+def gather_texts(text: str = '', what: str = '', seconds: float = float('inf')) -> list[str]:
   """Gives every process a short text of each process. Waits until all have called it; signals are handled meanwhile.
 
   Args:
@@ -250,22 +250,22 @@ def gathered(text: str = '', what: str = '', seconds: float = float('inf')) -> l
   return [said[index][1] for index in range(group.count)]
 
 
-def meet() -> None:
+def barrier() -> None:
   """A barrier: waits until all processes have called it. Unlike collectives of devices it has no time limit."""
-  gathered(what='meet')
+  gather_texts(what='barrier')
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
   """Whether a flag is set in any process. All processes must call it."""
-  return any(gathered('x' * flag, 'anywhere'))
+  return any(gather_texts('x' if flag else '', 'any_process'))
 
 
-def on_main(f: Callable[[], object], what: str = '') -> str:
+def run_on_main(f: Callable[[], object], what: str = '') -> str:
   """Calls a function in process 0 alone. All processes must call this.
 
   Args:
     f: The function. Its result is turned into text; what is false becomes ''.
-    what: Name of the place in the program, see `gathered`; by default the name of the function.
+    what: Name of the place in the program, see `gather_texts`; by default the name of the function.
 
   Returns:
     The text, in all processes.
@@ -282,7 +282,7 @@ def on_main(f: Callable[[], object], what: str = '') -> str:
       text = '+' + str(f() or '')
     except (UserError, OSError) as e:
       failed, text = e, f'-{e}'
-  (heard,) = filter(None, gathered(text, what or f.__qualname__))
+  (heard,) = filter(None, gather_texts(text, what or f.__qualname__))
   if failed:
     raise failed
   if heard.startswith('-'):
@@ -291,12 +291,12 @@ def on_main(f: Callable[[], object], what: str = '') -> str:
 
 
 @contextlib.contextmanager
-def entered(context: Callable[[], contextlib.AbstractContextManager]) -> Iterator[str]:
+def main_process_context(context: Callable[[], contextlib.AbstractContextManager]) -> Iterator[str]:
   """Enters a context in process 0 alone. Its value is given to all processes, as text."""
   with contextlib.ExitStack() as stack:
-    entering = on_main(lambda: stack.enter_context(context()))
+    entering = run_on_main(lambda: stack.enter_context(context()))
     yield entering
-    on_main(stack.pop_all().close)
+    run_on_main(stack.pop_all().close)
 
 
 def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
@@ -304,7 +304,7 @@ def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
 
   Args:
     facts: Values by name, such as `config.seed`.
-    seconds: See `gathered`.
+    seconds: See `gather_texts`.
 
   Raises:
     UserError: In all processes, where any two differ. The message names the values and the processes.
@@ -313,14 +313,14 @@ def agree(facts: Mapping[str, str], seconds: float = float('inf')) -> None:
   if group is None:
     return
   digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
-  if len(set(gathered(digest, 'agree', seconds))) == 1:
+  if len(set(gather_texts(digest, 'agree', seconds))) == 1:
     return
   text = json.dumps(dict(facts))
-  first = json.loads(gathered(text if group.index == 0 else '', 'facts')[0])
+  first = json.loads(gather_texts(text if group.index == 0 else '', 'facts')[0])
   names = [name for name in {**first, **facts} if first.get(name) != facts.get(name)]
-  shown = [f'{n} ({_short(first.get(n))} in process 0, {_short(facts.get(n))} in process {group.index})' for n in names]
+  texts = [f'{n} ({_short(first.get(n))} in process 0, {_short(facts.get(n))} in process {group.index})' for n in names]
   more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-  found = [each for each in gathered(', '.join(shown[:3]) + more, 'differences') if each]
+  found = [each for each in gather_texts(', '.join(texts[:3]) + more, 'differences') if each]
   more = f'; and so do {len(found) - 3} more processes' if len(found) > 3 else ''
   raise UserError(
     f'the processes differ in {"; ".join(found[:3])}{more}: start the same command with the same files on all'
@@ -339,13 +339,13 @@ def check_shared(folder: Path) -> None:
   """
   if _group() is None:
     return
-  mark = on_main(lambda: store.mark(folder))
+  mark = run_on_main(lambda: store.mark(folder))
   until = time.monotonic() + SHARED_WITHIN
   while not (seen := (folder / mark).exists()) and time.monotonic() < until:
     time.sleep(0.1)
-  places = gathered('' if seen else str(folder.absolute()), 'work directory')
-  on_main((folder / mark).unlink)
-  if blind := {index: place for index, place in enumerate(places) if place}:
+  unseen = gather_texts('' if seen else str(folder.absolute()), 'work directory')
+  run_on_main((folder / mark).unlink)
+  if blind := {index: place for index, place in enumerate(unseen) if place}:
     index, place = next(iter(blind.items()))
     raise UserError(
       f'the processes differ in the work directory: process {index} does not see in {place} what process 0 has written '
@@ -387,11 +387,11 @@ def _watch(group: Group, lost_after: float) -> None:
       looked = now
       for index, (code, line) in list(ended.items()):
         if code and index != group.index:
-          leave(code, line if line.startswith('process ') else f'process {index} has ended: {line}')
+          exit_now(code, line if line.startswith('process ') else f'process {index} has ended: {line}')
       silent = [index for index, (_, when) in heard.items() if now - when > lost_after and index not in ended]
       silent = [0] if now - answered > lost_after else silent
       if silent:
-        leave(LOST, f'process {silent[0]} is lost, silent for {lost_after:g} s: the same command, on all, continues')
+        exit_now(LOST, f'process {silent[0]} is lost, silent for {lost_after:g} s: the same command, on all, continues')
 
   threads = [threading.Thread(target=target, daemon=True) for target in (talk, look)]
   for thread in threads:
@@ -421,7 +421,7 @@ def _tell(group: Group, code: int, line: str) -> None:
 _leaving = threading.Lock()
 
 
-def leave(code: int, line: str) -> None:
+def exit_now(code: int, line: str) -> None:
   """Prints a last line and ends this process at once, without barriers. Other processes read the line, and end as well.
 
   Args:

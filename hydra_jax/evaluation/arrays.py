@@ -63,9 +63,9 @@ def _evaluate_regression(mean: np.ndarray, variance: np.ndarray, y: np.ndarray, 
     raise UserError('variances must be more than 0')
   # As networks see targets: float32 has too few digits for large units.
   shift, scale = y_NxD.mean(axis=0), np.where(np.ptp(y_NxD, axis=0) > 0, y_NxD.std(axis=0), 1)
-  given = [(mean - shift) / scale, variance / np.square(scale)]
+  predictions = [(mean - shift) / scale, variance / np.square(scale)]
   read = lambda mean, variance: (mean, variance)
-  return _scores('regression', read, given, (y_NxD - shift) / scale, scale, bins, batch_size)
+  return _scores('regression', read, predictions, (y_NxD - shift) / scale, scale, bins, batch_size)
 
 
 def _scores(task, read, members_first, y, y_scale, bins, batch_size) -> dict[str, float]:
@@ -76,8 +76,8 @@ def _scores(task, read, members_first, y, y_scale, bins, batch_size) -> dict[str
 
   @jax.jit
   def score(*batch):
-    *given, labels = batch
-    return rows.scores(read(*(jnp.swapaxes(each, 0, 1) for each in given)), labels)
+    *predictions, labels = batch
+    return rows.scores(read(*(jnp.swapaxes(each, 0, 1) for each in predictions)), labels)
 
   examples_first = [np.swapaxes(each, 0, 1).astype(np.float32) for each in members_first]
   labels = y.astype(np.int32 if task == 'classification' else np.float32)

@@ -51,12 +51,12 @@ def _flops(jaxpr: Jaxpr) -> float:
       each = [_flops(c) for c in called]
       total += eqn.params.get('length', 1) * (max(each) if 'branches' in eqn.params else sum(each))
   rest = [eqn for eqn, called in inner if not called]
-  given = [v for eqn, called in inner if called for v in eqn.outvars if not isinstance(v, DropVar)]
+  from_calls = [v for eqn, called in inner if called for v in eqn.outvars if not isinstance(v, DropVar)]
   # A function without outputs would be empty.
   outputs = [v for eqn in rest for v in eqn.outvars if not isinstance(v, DropVar)]
   if not outputs:
     return total
-  inputs = [*jaxpr.constvars, *jaxpr.invars, *given]
+  inputs = [*jaxpr.constvars, *jaxpr.invars, *from_calls]
   alone = jaxpr.replace(
     eqns=rest, constvars=[], invars=inputs, outvars=outputs, debug_info=jaxpr.debug_info.with_unknown_names()
   )

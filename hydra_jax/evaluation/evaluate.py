@@ -114,7 +114,7 @@ def scorer(model: Model, task: str, shape: tuple[int, ...], only: Sequence[str] 
   return functools.partial(f, model.params, model.model_state, model.scaling)
 
 
-def beside(models: Sequence[Model]) -> Model:
+def concatenate_models(models: Sequence[Model]) -> Model:
   """Models of one data set, whatever their networks, as one whose heads are theirs, in order."""
 
   def init(key, x):

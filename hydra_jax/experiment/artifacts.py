@@ -113,7 +113,7 @@ def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data
   Arrays have a leading axis R, also for a single replica.
   """
   checkpoints.save(folder / MODEL, (params, state))
-  processes.on_main(lambda: _describe(folder, recipe, phase, data))
+  processes.run_on_main(lambda: _describe(folder, recipe, phase, data))
 
 
 def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
@@ -158,7 +158,7 @@ def find(place: str) -> Path:
   """The folder of a part: `place` itself, or that of the teacher in the run at `place`."""
   if (Path(place) / RECIPE).is_file():
     return Path(place)
-  found = sorted(p.parent for p in Path(place).glob(f'parts/*/{RECIPE}') if _role(p) == 'teacher')
+  found = sorted(p.parent for p in Path(place).glob(f'*/*/{RECIPE}') if _role(p) == 'teacher')
   if len(found) != 1:
     which = f'one of: {", ".join(map(str, found[:4]))}' if found else 'the folder of a finished run, or of a part in it'
     raise UserError(f"'{place}' holds {len(found)} trained teachers: give {which}")

@@ -53,7 +53,10 @@ def update_training(config: ConfigDict, **values: Any) -> None:
   """Gives the teacher and all students the same settings of training, such as `batch_size` or `epochs`.
 
   Example:
+    >>> config = default_config()
     >>> update_training(config, optimizer='sgd', learning_rate=0.1)
+    >>> resolve(config, 'kd').training.learning_rate
+    0.1
   """
   config.training.update(values)
   for section in (config.teacher, config.distillation, *config.student.values()):

@@ -51,7 +51,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Given:
+class PredictionFile:
   """Predictions of a file: arrays by name, what they are, and a hash of the file."""
 
   path: str
@@ -153,7 +153,7 @@ KINDS = (
 )
 
 
-def read(path: str) -> Given:
+def read(path: str) -> PredictionFile:
   """Opens a file of predictions and finds what it holds."""
   arrays = _single(path) if Path(path).suffix == '.npy' else files.arrays_of(path)
   kinds = [kind for kind in KINDS if all(name in arrays for name in kind.arrays)]
@@ -164,7 +164,7 @@ def read(path: str) -> Given:
     raise UserError(f'{path} has several kinds of predictions, {both}: leave all but one out')
   with open(path, 'rb') as file:
     key = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
-  return Given(path, arrays, kinds[0], key)
+  return PredictionFile(path, arrays, kinds[0], key)
 
 
 def _missing(path: str, arrays: Mapping[str, np.ndarray]) -> str:
@@ -196,56 +196,56 @@ def _first_line(e: Exception) -> str:
   return (str(e).splitlines() or [type(e).__name__])[0][:200]
 
 
-def covers(given: Given, split: str) -> bool:
+def covers(file: PredictionFile, split: str) -> bool:
   """Whether a file has predictions for a set."""
-  return all(files.name_in_file(part, split) in given.arrays for part in given.kind.arrays)
+  return all(files.name_in_file(part, split) in file.arrays for part in file.kind.arrays)
 
 
 def check(path: str, data: Data) -> None:
   """Checks all predictions of a file that are used, before anything is trained, and says what was assumed."""
-  given = read(path)
+  file = read(path)
   if Path(path).suffix == '.npy':
     other = {'probabilities': 'every row sums to 1', 'logits': 'not every row sums to 1'}
-    logger.info(f'{path} is taken for {given.kind.arrays[0]}: {other[given.kind.arrays[0]]}')
-  if given.kind.task == data.task == 'classification' and _shape(given.arrays, given.kind.arrays[0])[-1] == 1:
+    logger.info(f'{path} is taken for {file.kind.arrays[0]}: {other[file.kind.arrays[0]]}')
+  if file.kind.task == data.task == 'classification' and _shape(file.arrays, file.kind.arrays[0])[-1] == 1:
     logger.info(f'{path}: one column is taken for class 1 against class 0')
   sets = {'train': data.given_examples}
-  sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(given, name)}
+  sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(file, name)}
   for name, examples in sets.items():
-    found = _outputs(given, name, examples, data.task, data.outputs, data.scaling)
+    found = _outputs(file, name, examples, data.task, data.outputs, data.scaling)
     if found.raised:
       logger.warning(
         f"{path}, set '{name}': {found.raised:,} of {found.values.size:,} values are raised, {found.least}"
       )
 
 
-def outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray:
+def outputs(file: PredictionFile, split: str, examples: int, task: str, count: int, scaling: Scaling) -> np.ndarray:
   """Predictions for a set as network outputs `[M, N, C]`, checked.
 
   Args:
-    given: From `read`.
+    file: From `read`.
     split: `train`, or the name of an evaluation set; one that it covers.
     examples: N that it must be.
     task: That it must be of.
     count: Number of classes or targets that it must have.
     scaling: Of the targets.
   """
-  return _outputs(given, split, examples, task, count, scaling).values
+  return _outputs(file, split, examples, task, count, scaling).values
 
 
-def _outputs(given: Given, split: str, examples: int, task: str, count: int, scaling: Scaling) -> Outputs:
-  names = [files.name_in_file(part, split) for part in given.kind.arrays]
-  if given.kind.task != task:
-    raise UserError(f'{given.path} holds {" and ".join(names)}, for {given.kind.task}, but the data are for {task}')
-  found = [look_up(given.arrays, name, f'array of {given.path}') for name in names]
+def _outputs(file: PredictionFile, split: str, examples: int, task: str, count: int, scaling: Scaling) -> Outputs:
+  names = [files.name_in_file(part, split) for part in file.kind.arrays]
+  if file.kind.task != task:
+    raise UserError(f'{file.path} holds {" and ".join(names)}, for {file.kind.task}, but the data are for {task}')
+  found = [look_up(file.arrays, name, f'array of {file.path}') for name in names]
   if task == 'regression':
     found = [array[..., None] if array.ndim == 2 else array for array in found]
   for name, array in zip(names, found):
-    _check(f"{given.path}: '{name}'", array, (given.members, examples, count), split, task)
+    _check(f"{file.path}: '{name}'", array, (file.members, examples, count), split, task)
   try:
-    return given.kind.outputs(scaling, *found)
+    return file.kind.outputs(scaling, *found)
   except UserError as e:
-    raise UserError(f"{given.path}, set '{split}': {e}") from e
+    raise UserError(f"{file.path}, set '{split}': {e}") from e
 
 
 def _check(what: str, array: np.ndarray, expected: tuple[int, int, int], split: str, task: str) -> None:

@@ -29,7 +29,7 @@ from hydra_jax.devices import processes
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.evaluation.diversity import KEPT, REJECTION
 from hydra_jax.experiment import agreement, config as configs, run as runs, teachers, workdir as workdirs
-from hydra_jax.experiment.results import Outcome
+from hydra_jax.experiment.run_report import Outcome
 from hydra_jax.formats import digits, number
 from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
 from hydra_jax.maths.tasks import TASKS
@@ -219,7 +219,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
     outcomes[run_name] = runs.run(config, workdir / config.name, data_dir)
   found = Results(definition, outcomes, collected(outcomes))
   seconds = time.monotonic() - begun
-  processes.on_main(lambda: write(found, out, workdir, command, seconds))
+  processes.run_on_main(lambda: write(found, out, workdir, command, seconds))
 
 
 def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
@@ -254,9 +254,9 @@ def _score(found: Results, column: Column, method: str) -> str:
   ]
   if not estimates[0]:
     return MISSING
-  shown = number(estimates[0].mean, estimates[0].error)
+  text = number(estimates[0].mean, estimates[0].error)
   means = [each.mean for each in estimates if each]
-  return latency(shown, *means) if column.metric == 'latency_ms' and len(means) == 3 else shown
+  return latency(text, *means) if column.metric == 'latency_ms' and len(means) == 3 else text
 
 
 def kept(found: Results) -> Iterator[Table]:
@@ -441,7 +441,7 @@ def _csv(rows: Sequence[Mapping[str, Any]], *fields: str) -> str:
 def write(found: Results, out: Path, workdir: Path, command: str, seconds: float) -> None:
   """Writes `table.md`, `.tex`, `.csv`, `replicas.csv`, `about.json` and `figures/`, and prints the tables."""
   out.mkdir(parents=True, exist_ok=True)
-  shown = all_tables(found)
+  made = all_tables(found)
   sittings = _sittings(out / 'about.json') + [round(seconds, 1)]
   about = {'command': command, 'seconds': sittings, **workdirs.versions()}
   drawn = draw(found, out / 'figures', workdir)
@@ -450,13 +450,13 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   header += f'{"s" * (len(sittings) > 1)} on {about["device"]}, jax {about["jax"]}. '
   header += f'Mean over replicas ({replicas}). {error_note(found.over_splits())}\n\n'
   pictures = ''.join(f'![{p.stem}](figures/{p.name})\n\n' for p in drawn)
-  store.replace_text(out / 'table.md', header + '\n'.join(map(tables.markdown, shown)) + '\n' + pictures)
-  store.replace_text(out / 'table.tex', '\n'.join(map(tables.latex, shown)))
+  store.replace_text(out / 'table.md', header + '\n'.join(map(tables.markdown, made)) + '\n' + pictures)
+  store.replace_text(out / 'table.tex', '\n'.join(map(tables.latex, made)))
   store.replace_text(out / 'about.json', json.dumps(about, indent=1) + '\n')
   judged = ('published', 'published_error', 'verdict')
   store.replace_text(out / 'table.csv', _csv(records(found), 'mean', 'error', 'n', *judged))
   store.replace_text(out / 'replicas.csv', _csv(shown_values(found), 'replica', 'value'))
-  for table in shown:
+  for table in made:
     tables.show(table)
   for line in unfound(found):
     logger.warning(line)

@@ -17,7 +17,7 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, config as configs, provenance
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
-from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
@@ -52,8 +52,8 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
       artifacts.save(new, state.params, state.model_state, planned.recipe, number, data)
 
     with preemption.deferring():
-      folder = part(group[0], here.phase.name.replace(' ', '-'), key, here.label, make, together=True)
-    if processes.anywhere(preemption.asked()):
+      folder = reuse_or_make(group[0], here.phase.name.replace(' ', '-'), key, here.label, make, by_all=True)
+    if processes.any_process(preemption.asked()):
       raise preemption.Preempted('stopped after a phase', by_all=True)
     checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
     trees = artifacts.restore(folder, here.phase.network, group[0].data.train.example.shape[1:], len(group))
@@ -148,7 +148,7 @@ def train_phase(
     save_every=config.checkpoint_seconds,
     profile=processes.rank_folder(group[0].profile / folder.name) if group[0].profile else None,
   )
-  processes.meet()
+  processes.barrier()
   try:
     with bar(label, job.steps, training.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
       state = loop.fit(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)

@@ -41,7 +41,8 @@ WITHOUT_NUMBERS = (
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'loading', 'paper_tables')),
   *(
-    f'experiment/{name}' for name in ('phases', 'plan', 'provenance', 'results', 'run', 'schema', 'teachers', 'workdir')
+    f'experiment/{name}'
+    for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'workdir')
   ),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),

@@ -22,10 +22,18 @@ SMALL = 256 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-  """What the parts of one repetition have in common; traces of training go to `profile`, if that is a folder."""
+  """One repetition of an experiment.
+
+  Attributes:
+    config: The experiment.
+    artifacts: The folder of what is trained and computed.
+    index: Number of the repetition.
+    data: Its data.
+    profile: The folder of traces of training; None: there are none.
+  """
 
   config: ConfigDict
-  parts: Path
+  artifacts: Path
   index: int
   data: Data
   profile: Path | None = None
@@ -44,7 +52,7 @@ class Trained:
     model: None for teachers of whom only predictions are given.
     key: Says all it depends on.
     scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
-    place: The folder of its artifact under `parts`, and its index there; None where it was not trained here.
+    place: The folder of its artifact under `artifacts`, and its index there; None where it was not trained here.
   """
 
   model: Model | None
@@ -53,14 +61,14 @@ class Trained:
   place: tuple[str, int] | None = None
 
 
-def part(
-  replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None], together: bool = False
+def reuse_or_make(
+  replica: Replica, name: str, key: str, what: str, make: Callable[[Path, Path], None], by_all: bool = False
 ) -> Path:
-  """The folder of one part: taken as it is if it is there, made by `make(new, folder)` if not.
+  """The folder of an artifact: reused if it is there, or else made by `make(new, folder)`.
 
-  It is made by process 0 while others wait, or, with `together`, by all processes.
+  It is made by process 0 while others wait, or, with `by_all`, by all processes.
   """
-  folder = replica.parts / f'{name}-{key}'
+  folder = replica.artifacts / f'{name}-{key}'
 
   def write():
     with store.writing(folder) as new:
@@ -71,11 +79,11 @@ def part(
       store.verify(folder)
       logger.info(f'{what}: reused from {folder.name}')
       return 'taken'
-    return '' if together else write() or ''
+    return '' if by_all else write() or ''
 
   # Of what all make together, all must mean the same.
-  if not processes.on_main(take, folder.name if together else name) and together:
-    with processes.entered(lambda: store.writing(folder)) as new:
+  if not processes.run_on_main(take, folder.name if by_all else name) and by_all:
+    with processes.main_process_context(lambda: store.writing(folder)) as new:
       make(Path(new), folder)
   return folder
 

@@ -16,7 +16,7 @@ from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
-from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, results
+from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, run_report
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Replica, Trained, grouped
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def run(
   config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False, measure: bool = False
-) -> results.Outcome:
+) -> run_report.Outcome:
   """Does all that a config asks for, under `workdir`.
 
   Args:
@@ -54,16 +54,16 @@ def run(
   configs.settle(config, data.task)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
-    config=config, parts=workdir / 'parts', index=0, data=data, profile=workdir / 'profile' if profile else None
+    config=config, artifacts=workdir / 'artifacts', index=0, data=data, profile=workdir / 'profile' if profile else None
   )
   check_teachers(first)
   user_metrics.check(config.evaluation.metrics, data)
   planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
   agreement.on_data(config, data)
-  processes.on_main(lambda: (workdir / 'parts').mkdir(parents=True, exist_ok=True))
-  with processes.entered(lambda: store.locked(workdir)):
+  processes.run_on_main(lambda: (workdir / 'artifacts').mkdir(parents=True, exist_ok=True))
+  with processes.main_process_context(lambda: store.locked(workdir)):
     processes.check_shared(workdir)
-    processes.on_main(lambda: record(workdir, config, data))
+    processes.run_on_main(lambda: record(workdir, config, data))
     return carry_out(planned, first, workdir, data_dir, measure)
 
 
@@ -81,38 +81,38 @@ def check_teachers(replica: Replica) -> None:
 
 def carry_out(
   planned: Sequence[PlannedMethod], first: Replica, workdir: Path, data_dir: str, measure: bool
-) -> results.Outcome:
+) -> run_report.Outcome:
   """Trains and evaluates all replicas, and writes the report."""
   config, data = first.config, first.data
   shape = data.train.example.shape[1:]
   convolves = any(phase.phase.network.convolves(shape) for method in planned for phase in method.phases)
   rows, timings, tests = [], [], []
   notes: dict[str, str] = {}
-  places: dict[str, list[tuple[str, int]]] = {}
+  locations: dict[str, list[tuple[str, int]]] = {}
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
-      together = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
-      logger.info(f'--- {together if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
+      several = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
+      logger.info(f'--- {several if len(group) > 1 else f"replica {group[0].index + 1}"} of {config.replicas}')
     for replica, models in zip(group, train_all(group, planned), strict=True):
       for name, trained in models.items():
         if trained.place is not None:
-          places.setdefault(name, []).append(trained.place)
-      scores = {name: results.evaluated(replica, name, trained) for name, trained in models.items()}
+          locations.setdefault(name, []).append(trained.place)
+      scores = {name: run_report.evaluated(replica, name, trained) for name, trained in models.items()}
       more, matrices = compare(replica, models, scores)
       rows += more
       test = replica.data.evaluations['test'].load().fingerprint
       tests.append((test, {name: found['test'] for name, found in scores.items() if 'test' in found}))
       if replica.index == 0:
         here = {name: trained for name, trained in models.items() if trained.model is not None}
-        rows += results.sizes(replica, here)
-        timings = results.measured(replica, here, measure)
-        inputs = results.FigureInputs(replica.data, scores, matrices)
-        notes |= results.weak(replica.data, scores)
-  ratio = results.overlap(data, tests)
-  processes.on_main(lambda: record_models(workdir, places))
+        rows += run_report.sizes(replica, here)
+        timings = run_report.measured(replica, here, measure)
+        inputs = run_report.FigureInputs(replica.data, scores, matrices)
+        notes |= run_report.weak(replica.data, scores)
+  ratio = run_report.overlap(data, tests)
+  processes.run_on_main(lambda: record_models(workdir, locations))
   bins, task = config.evaluation.ece_bins, first.task
-  processes.on_main(lambda: results.report(workdir, rows, timings, inputs, task, bins, notes, ratio))
-  return results.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)
+  processes.run_on_main(lambda: run_report.report(workdir, rows, timings, inputs, task, bins, notes, ratio))
+  return run_report.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)
 
 
 def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> list[dict[str, Trained]]:
@@ -144,7 +144,7 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
   return [teacher_of(*both) for both in zip(group, ensembles, strict=True)], ensembles
 
 
-def compare(replica: Replica, models: dict[str, Trained], scores: results.AllScores) -> tuple[list[dict], dict]:
+def compare(replica: Replica, models: dict[str, Trained], scores: run_report.AllScores) -> tuple[list[dict], dict]:
   """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members."""
   config, ensemble, rows, matrices = replica.config, models['ensemble'], [], {}
   for name, found in scores.items():
@@ -152,5 +152,5 @@ def compare(replica: Replica, models: dict[str, Trained], scores: results.AllSco
   for name in config.students:
     heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
     if method_of(config, name).matched and heads == members:
-      matrices[name] = results.divergences(replica, name, models[name], ensemble)
+      matrices[name] = run_report.divergences(replica, name, models[name], ensemble)
   return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices), matrices

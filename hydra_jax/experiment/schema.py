@@ -185,7 +185,8 @@ class Section(ConfigDict):
     own_method = ':' in self._fields.get('method', '')
     if key not in self._fields and key not in KNOWN and not own_method:
       raise UserError(f"unknown config key '{key}': {nearest(key, KNOWN)}")
-    super().__setitem__(key, value)
+    # A dict would become a section of this class.
+    super().__setitem__(key, ConfigDict(value) if isinstance(value, dict) else value)
 
   def lock(self) -> 'Section':
     """Does nothing."""

@@ -18,7 +18,7 @@ from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance
 from hydra_jax.experiment.config import learns_from_members
-from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
 from hydra_jax.experiment.schema import resolve
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
@@ -88,7 +88,7 @@ def load_ensemble(replica: Replica) -> Trained:
   """Members that other runs have trained, as one ensemble."""
   own = artifacts.user_functions(replica.config)
   loaded = [artifacts.load(folder, replica.data, replica.index, own) for folder in replica.config.teacher.checkpoints]
-  model = evaluate.beside([model for model, _ in loaded])
+  model = evaluate.concatenate_models([model for model, _ in loaded])
   return evaluable(replica, model, store.key_of(dict(members=[key for _, key in loaded])))
 
 
@@ -142,7 +142,7 @@ def kept_predictions(replica: Replica, teacher: Model, key: str) -> np.ndarray:
       raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
     np.save(new / 'predictions.npy', outputs.astype(dtype))
 
-  folder = part(replica, 'predictions', key, 'teacher predictions', make)
+  folder = reuse_or_make(replica, 'predictions', key, 'teacher predictions', make)
   return store.read_mapped(folder / 'predictions.npy')
 
 
@@ -169,7 +169,7 @@ def online_teacher(models: Sequence[Model], layout: Layout, augmentations: Seque
     here = collectives.positions('head', len(network.heads) // devices) if spread and devices > 1 else None
     some = {} if here is None else {'head_indices': here}
     outputs = jax.lax.stop_gradient(network.apply(*params, x, **some)[0])
-    return outputs if here is None else collectives.gathered('head', outputs)
+    return outputs if here is None else collectives.all_gather('head', outputs)
 
   def ask(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
     if network.body_and_heads is None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from hydra_jax import store
 from hydra_jax.data import Data
 from hydra_jax.errors import UserError, look_up
-from hydra_jax.experiment import results
+from hydra_jax.experiment import run_report
 
 CONFIG = 'config.json'
 VERSIONS = 'versions.json'
@@ -22,16 +22,14 @@ def versions() -> dict[str, str]:
   """Versions of what the results depend on."""
   packages = ('hydra_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scipy')
   found = {p: metadata.version(p) for p in packages}
-  return {'python': platform.python_version(), **found, 'device': results.device(), 'platform': platform.platform()}
+  return {'python': platform.python_version(), **found, 'device': run_report.device(), 'platform': platform.platform()}
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
   """Raises a `UserError` unless a work directory is new, empty, or one of this experiment."""
-  saved, about = workdir / CONFIG, workdir / VERSIONS
-  if about.exists():
-    found = store.read_json(about)
-    if isinstance(found, dict) and found.get('format', 1) != store.FORMAT:
-      raise UserError(f'{workdir} {store.OTHER_FORMAT}: choose another --workdir, or delete that folder')
+  saved = workdir / CONFIG
+  if _has_other_format(workdir):
+    raise UserError(f'{workdir} {store.OTHER_FORMAT}: choose another --workdir, or delete that folder')
   if saved.exists():
     try:
       config_then = store.read_json(saved)
@@ -41,8 +39,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     for key, old, new in (('name', name, config.name), ('data.name', data, config.data.name)):
       if old != new:
         raise UserError(f"{workdir} holds a run with {key}='{old}', not '{new}': choose another --workdir")
-  elif any(p.name not in ('parts', store.LOCK) and not p.name.startswith(store.NEW) for p in workdir.glob('*')):
+  elif any(p.name not in ('artifacts', store.LOCK) and not p.name.startswith(store.NEW) for p in workdir.glob('*')):
     raise UserError(f'{workdir} is not empty and not a run: choose another --workdir')
+
+
+def _has_other_format(workdir: Path) -> bool:
+  """Whether a run was written by a version of hydra_jax whose files have other names or another meaning."""
+  about = workdir / VERSIONS
+  found = store.read_json(about) if about.exists() else None
+  return isinstance(found, dict) and found.get('format', 1) != store.FORMAT
 
 
 def record(workdir: Path, config: ConfigDict, data: Data) -> None:
@@ -53,9 +58,9 @@ def record(workdir: Path, config: ConfigDict, data: Data) -> None:
   store.replace_text(workdir / VERSIONS, json.dumps({'format': store.FORMAT, **versions()}, indent=2))
 
 
-def record_models(workdir: Path, places: Mapping[str, Sequence[tuple[str, int]]]) -> None:
-  """Saves where the trained networks are: for each method and replica a folder under `parts`, and an index in it."""
-  store.replace_text(workdir / MODELS, json.dumps(places, indent=1))
+def record_models(workdir: Path, locations: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+  """Saves where trained networks are: for each method and replica a folder under `artifacts`, and an index in it."""
+  store.replace_text(workdir / MODELS, json.dumps(locations, indent=1))
 
 
 def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
@@ -67,18 +72,22 @@ def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
   file = workdir / MODELS
   if not file.is_file():
     raise UserError(f'{workdir} is no folder of a finished run: it has no {MODELS}')
+  if _has_other_format(workdir):
+    raise UserError(f'{workdir} {store.OTHER_FORMAT}: run the same command again with another --workdir')
   found = store.read_json(file)
-  places = look_up(found if isinstance(found, dict) else {}, method, f'method of {workdir}')
-  if not isinstance(places, list) or not all(map(_is_place, places)):
+  locations = look_up(found if isinstance(found, dict) else {}, method, f'method of {workdir}')
+  if not isinstance(locations, list) or not all(map(_is_location, locations)):
     raise UserError(f'{file} is damaged: run the same command again, which writes it')
-  if not 0 <= replica < len(places):
-    raise UserError(f"{workdir} has {len(places)} replicas of '{method}': give replica from 0 to {len(places) - 1}")
-  name, index = places[replica]
-  return workdir / 'parts' / Path(name).name, index  # never outside
+  if not 0 <= replica < len(locations):
+    raise UserError(
+      f"{workdir} has {len(locations)} replicas of '{method}': give replica from 0 to {len(locations) - 1}"
+    )
+  name, index = locations[replica]
+  return workdir / 'artifacts' / Path(name).name, index  # never outside
 
 
-def _is_place(place: object) -> bool:
-  match place:
+def _is_location(location: object) -> bool:
+  match location:
     case [str(name), int(index)]:
       return bool(Path(name).name) and index >= 0 and not isinstance(index, bool)
   return False

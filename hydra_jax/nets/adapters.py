@@ -155,10 +155,10 @@ def _each(module: Any, memory: Tree, x: jax.Array, key: jax.Array | None) -> tup
   """Calls an Equinox module on every example. All examples share one memory, which is returned."""
   takes_key = 'key' in inspect.signature(module.__call__).parameters
 
-  def one(x, key):
+  def call(x, key):
     more = {'key': key} if takes_key else {}
     return module(x, memory, **more) if jax.tree.leaves(memory) else (module(x, **more), memory)
 
   keys = None if key is None else collectives.example_keys(key, len(x))
   with jax.numpy_dtype_promotion('standard'):  # BatchNorm mixes its count of batches and its momentum
-    return jax.vmap(one, out_axes=(0, None), axis_name='batch')(x, keys)
+    return jax.vmap(call, out_axes=(0, None), axis_name='batch')(x, keys)

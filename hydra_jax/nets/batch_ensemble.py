@@ -43,34 +43,35 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     if not any(_is_kernel(p, leaf) for p, leaf in flat):
       raise UserError("batch_ensemble shares parameters named 'kernel', and this network has none: leave it out")
-    own = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
+    separate = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
     shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
-    return {'body': jax.tree.unflatten(tree, shared), 'heads': own}, {'body': (), 'heads': copies}
+    return {'body': jax.tree.unflatten(tree, shared), 'heads': separate}, {'body': (), 'heads': copies}
 
   def apply(params, state, x, key=None, train=False):
     shared, tree = jax.tree.flatten(params['body'], is_leaf=lambda leaf: leaf is None)
 
-    def member(own, state, key):
-      return whole.apply(jax.tree.unflatten(tree, map(_kernel, shared, own)), state, x, key, train)
+    def member(separate, state, key):
+      return whole.apply(jax.tree.unflatten(tree, map(_kernel, shared, separate)), state, x, key, train)
 
     keys = None if key is None else jax.random.split(key, members)
-    each = over_heads(member, members, mapping)
-    outputs, state = each(params['heads'], state['heads'], keys)
+    outputs, state = over_heads(member, members, mapping)(params['heads'], state['heads'], keys)
     return outputs, {'body': (), 'heads': state}
 
   return Network(init, apply, heads, 0, mapping)
 
 
 def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, Tree]:
+  """The parameters of each member that stand for a leaf: factors `r` and `s` of a kernel, copies of other leaves."""
   if not _is_kernel(path, leaf):
     return {'own': jnp.repeat(leaf[None], members, axis=0)}
   sign = lambda k, n: jax.random.rademacher(k, (members, n), jnp.float32)
   return {'r': sign(jax.random.fold_in(key, 0), leaf.shape[-2]), 's': sign(jax.random.fold_in(key, 1), leaf.shape[-1])}
 
 
-def _kernel(shared: jax.Array | None, own: dict[str, jax.Array]) -> jax.Array:
+def _kernel(shared: jax.Array | None, separate: dict[str, jax.Array]) -> jax.Array:
+  """The reverse of `_factors`, for a single member."""
   if shared is None:
-    return own['own']
-  factors = own['r'][:, None] * own['s'][None, :]
+    return separate['own']
+  factors = separate['r'][:, None] * separate['s'][None, :]
   return shared * jnp.reshape(factors, (1,) * (shared.ndim - 2) + factors.shape)

@@ -76,8 +76,8 @@ def tile(stage: Stage, mapping: str) -> Stage:
     return jax.vmap(stage.init, (0, None))(keys(key, heads_K), x)
 
   def apply(params, state, x, key, train, heads_K):
-    one = lambda p, s, k: stage.apply(p, s, x, k, train)
-    return over_heads(one, len(heads_K), mapping)(params, state, keys(key, heads_K))
+    copy = lambda p, s, k: stage.apply(p, s, x, k, train)
+    return over_heads(copy, len(heads_K), mapping)(params, state, keys(key, heads_K))
 
   return Stage(init, apply)
 
@@ -161,8 +161,8 @@ def sampled(network: Network, samples: int) -> Network:
     if train:
       return network.apply(params, state, x, key, train)
     keys = jax.random.split(jax.random.key(0), samples)
-    one = lambda k: network.apply(params, state, x, k, True)[0][0]
-    return over_heads(one, samples, 'auto')(keys), state
+    sample = lambda k: network.apply(params, state, x, k, True)[0][0]
+    return over_heads(sample, samples, 'auto')(keys), state
 
   return network._replace(apply=apply, body_and_heads=None)
 

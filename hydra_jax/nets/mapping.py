@@ -40,14 +40,14 @@ def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
           yield from _equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
 
 
-def choose(mapping: str, one: Callable, *arguments: Any) -> str:
+def choose(mapping: str, f: Callable, *arguments: Any) -> str:
   """The mapping that `auto` stands for: convolutions are written out on CPU, all else is vmapped.
 
   On XLA's CPU backend a convolution inside a loop or mapped over weights is 4 to 80 times slower.
 
   Args:
     mapping: One of `MAPPINGS`.
-    one: The function that is mapped.
+    f: The function that is mapped.
     arguments: Of one head.
 
   Returns:
@@ -55,14 +55,14 @@ def choose(mapping: str, one: Callable, *arguments: Any) -> str:
   """
   if mapping != 'auto':
     return mapping
-  return 'unroll' if on_cpu() and convolves(one, *arguments) else 'vmap'
+  return 'unroll' if on_cpu() and convolves(f, *arguments) else 'vmap'
 
 
-def over_heads(one: Callable, heads: int, mapping: str) -> Callable:
+def over_heads(f: Callable, heads: int, mapping: str) -> Callable:
   """Maps a function over the leading axis of its arguments, of length `heads`.
 
   Args:
-    one: Function of any trees.
+    f: Function of any trees.
     heads: Number of heads.
     mapping: `vmap` (one program for all at once), `unroll` (written out head by head), `loop` (one after the other, for
       the least memory), or `auto`, see `choose`.
@@ -73,17 +73,17 @@ def over_heads(one: Callable, heads: int, mapping: str) -> Callable:
   """
   if mapping == 'auto':
     first = lambda args: jax.tree.map(lambda leaf: jax.eval_shape(lambda leaf: leaf[0], leaf), args)
-    return lambda *args: over_heads(one, heads, choose(mapping, one, *first(args)))(*args)
+    return lambda *args: over_heads(f, heads, choose(mapping, f, *first(args)))(*args)
   if mapping == 'vmap':
-    return jax.vmap(one)
+    return jax.vmap(f)
   if mapping == 'loop':
-    return lambda *args: jax.lax.map(lambda some: one(*some), args)
+    return lambda *args: jax.lax.map(lambda slices: f(*slices), args)
 
-  def each(*args):
-    results = [one(*jax.tree.map(lambda leaf, h=h: leaf[h], args)) for h in range(heads)]
+  def unrolled(*args):
+    results = [f(*jax.tree.map(lambda leaf, h=h: leaf[h], args)) for h in range(heads)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
-  return each
+  return unrolled
 
 
 def chunk_of(heads: int, heads_per_chunk: int, output_bytes: int) -> int:

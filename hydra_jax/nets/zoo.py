@@ -31,7 +31,7 @@ NORMS = {
     epsilon=1e-5,
     axis_name='data' if collectives.size('data') > 1 else None,
   ),
-  # 32 groups as in the paper. Fewer, if a group would have less than 4 channels and 4 divides the channels.
+  # 32 groups as in the paper, or fewer, so that a group has at least 4 channels if 4 divides their number.
   'group': lambda channels, train: nn.GroupNorm(max(1, math.gcd(channels, 4 * 32) // 4), epsilon=1e-5),
 }
 

@@ -62,10 +62,10 @@ def draw_all(
   if kinds['shift']:
     measures = TASKS[data.task].under_shift
     methods = _covering(scores, ['test', *(e.name for e in kinds['shift'])])
-    shown = [row for row in rows if row['method'] in methods]
-    figures['shifts'] = lambda: shift_curves(shown, kinds['shift'], measures, test_to_train)
+    drawn = [row for row in rows if row['method'] in methods]
+    figures['shifts'] = lambda: shift_curves(drawn, kinds['shift'], measures, test_to_train)
     if _families(kinds['shift'])[1]:
-      figures['corruptions'] = lambda: corruption_curves(shown, kinds['shift'], measures[0], test_to_train)
+      figures['corruptions'] = lambda: corruption_curves(drawn, kinds['shift'], measures[0], test_to_train)
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
   save(folder, figures)
@@ -216,8 +216,8 @@ def rejection(scores: AllScores, outside: str) -> Figure:
       for name, line in _lines(scores).items():
         curve = diversity.rejection(scores[name], where, labelled, 'correct', by)
         if curve is not None:
-          shown = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
-          ax.plot(kept, shown, **line, lw=1.3, label=name)
+          values = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
+          ax.plot(kept, values, **line, lw=1.3, label=name)
       title = where if labelled else f'test and {where},\nwhich counts as wrong'
       ax.set(title=title if by == 'uncertainty_total' else 'methods that have\nmodel uncertainty')
       ax.set(xlabel=f'share kept, by {uncertainty.WORDS[by]} uncertainty', xlim=(0, 1))
@@ -254,15 +254,15 @@ def _curves(shifts: Sequence[Evaluation]) -> dict[str, Curve]:
 def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str, Curve]]:
   """Curves, one for each family, its mean where all of its kinds have a strength; and those behind the means."""
   curves = _curves(shifts)
-  together: dict[str, list[str]] = {}
+  families: dict[str, list[str]] = {}
   for kind, family in {e.name.partition(':')[0]: e.family for e in shifts}.items():
-    together.setdefault(family or kind, []).append(kind)
+    families.setdefault(family or kind, []).append(kind)
   means = {}
-  for family, kinds in together.items():
+  for family, kinds in families.items():
     shared = [s for s in curves[kinds[0]] if all(s in curves[kind] for kind in kinds)]
     label = kinds[0] if len(kinds) == 1 else f'{family}, mean of {len(kinds)}'
     means[label] = {s: [name for kind in kinds for name in curves[kind][s]] for s in shared}
-  return means, {kind: curves[kind] for kinds in together.values() if len(kinds) > 1 for kind in kinds}
+  return means, {kind: curves[kind] for kinds in families.values() if len(kinds) > 1 for kind in kinds}
 
 
 def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> None:

@@ -49,7 +49,7 @@ def detection(outside: str, by: str) -> Column:
 
 @dataclass(frozen=True)
 class Table:
-  """What is shown.
+  """A table of texts, ready to be written in any format.
 
   Attributes:
     headings: Of all columns but the first.
@@ -82,9 +82,9 @@ ROUGH = 0.2
 ROUGH_NOTE = '≈: quartiles are more than 20% apart, as other work ran beside; measure again with --measure.'
 
 
-def latency(shown: str, median: float, low: float, high: float) -> str:
-  """A latency as shown, marked where it is rough."""
-  return f'≈ {shown}' if high - low > ROUGH * median else shown
+def latency(text: str, median: float, low: float, high: float) -> str:
+  """A latency as text, marked where it is rough."""
+  return f'≈ {text}' if high - low > ROUGH * median else text
 
 
 def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to_train: float = 0.0) -> Table:
@@ -92,7 +92,7 @@ def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to
 
   Where there are several replicas, a cell is the mean ± its standard error over them, see `statistics`.
   """
-  columns = [Column('test', m, *shown) for m, shown in task.headline.items()]
+  columns = [Column('test', m, *heading) for m, heading in task.headline.items()]
   for name in outside:
     columns += [detection(name, by) for by in uncertainty.RANKINGS]
   columns += COSTS
@@ -130,14 +130,14 @@ def _cell(values, base, column: Column, test_to_train: float) -> tuple[str, str]
   if not values:
     return MISSING, ''
   found = estimate(values, test_to_train)
-  shown, mean = number(found.mean, found.error), found.mean
+  text, mean = number(found.mean, found.error), found.mean
   against = float(np.mean(base)) if base else 0.0
   if not against:
-    return shown, ''
+    return text, ''
   if column.relative == 'difference':
-    return shown, signed(mean - against, 3)
+    return text, signed(mean - against, 3)
   ratio = mean / against
-  return shown, f'{digits(ratio, 4 if 0.9995 <= ratio < 2 else 3)}×'
+  return text, f'{digits(ratio, 4 if 0.9995 <= ratio < 2 else 3)}×'
 
 
 def markdown(table: Table) -> str:
@@ -196,15 +196,15 @@ def show(table: Table, to: Console = console) -> None:
   first, widths, parts = fitting(table, to.width)
   for i, columns in enumerate(parts):
     title = escape(table.title) if i == 0 and table.title else None
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify='left')
-    shown.add_column(escape(table.first), width=first, overflow='fold')
+    printed = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, title_justify='left')
+    printed.add_column(escape(table.first), width=first, overflow='fold')
     for c in columns:
       heading = '\n'.join(textwrap.wrap(_unbroken(table.headings[c]), widths[c], break_long_words=False))
-      shown.add_column(escape(heading), justify='right', width=widths[c], overflow='fold')
+      printed.add_column(escape(heading), justify='right', width=widths[c], overflow='fold')
     for name, cells in table.body:
       texts = [(escape(cells[c][0]), escape(cells[c][1])) for c in columns]
-      shown.add_row(escape(name), *(f'{text}\n[dim]{below}[/dim]' if below else text for text, below in texts))
-    to.print(shown)
+      printed.add_row(escape(name), *(f'{text}\n[dim]{below}[/dim]' if below else text for text, below in texts))
+    to.print(printed)
   if table.note:
     to.print(table.note, markup=False)
 

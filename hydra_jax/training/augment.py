@@ -137,7 +137,7 @@ def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
   x, examples = batch['x'], len(batch['x'])
   share_B = jax.vmap(jax.random.uniform)(collectives.example_keys(jax.random.fold_in(key, 0), examples))
   order = jax.random.permutation(jax.random.fold_in(key, 1), examples * collectives.size('data'))
-  other = lambda part: collectives.gathered('data', batch[part])[order[collectives.positions('data', examples)]]
+  other = lambda part: collectives.all_gather('data', batch[part])[order[collectives.positions('data', examples)]]
   share = jnp.expand_dims(share_B, range(1, x.ndim))
   return {**batch, 'x': share * x + (1 - share) * other('x'), 'other_y': other('y'), 'share': share_B}
 

@@ -138,8 +138,8 @@ def streamed(
       # The 1 makes this generator another one than that of `_shuffle`.
       return read(row, np.random.default_rng((*seed, place, 1)))
 
-    places = range((stop - start) * len(mine))
-    stream = iter(read_ahead(example_at, places, BATCHES_AHEAD * len(mine)).batch(len(mine)))
+    indices = range((stop - start) * len(mine))
+    stream = iter(read_ahead(example_at, indices, BATCHES_AHEAD * len(mine)).batch(len(mine)))
 
     def batches(step, n):
       nonlocal waited

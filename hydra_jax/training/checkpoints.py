@@ -117,7 +117,7 @@ class Saver:
     """Waits for the last checkpoint, and starts a new one. Then the tree may change."""
     self.wait()
     new, final = self.folder / f'{store.NEW}{step}', self.folder / str(step)
-    processes.on_main(lambda: _fresh(new))
+    processes.run_on_main(lambda: _fresh(new))
     tree = jax.tree.map(jnp.copy, tree)  # on CPU Orbax does not copy an array, and training reuses its memory
     responses: list[Any] = []
 
@@ -173,7 +173,7 @@ def latest(folder: Path, like: Tree) -> Tree | None:
     folder: Of the phase.
     like: A state as it is trained. The result has its shapes, dtypes and shardings.
   """
-  found = processes.on_main(lambda: _newest_whole(folder))
+  found = processes.run_on_main(lambda: _newest_whole(folder))
   if not found:
     return None
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
@@ -198,4 +198,4 @@ def steps(folder: Path) -> list[int]:
 
 def drop(folder: Path) -> None:
   """Removes the checkpoints of a phase that has ended."""
-  processes.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+  processes.run_on_main(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -49,8 +49,8 @@ def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
   some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[chosen_K], tree['heads'])}
   put = lambda leaf, onto: onto.at[chosen_K].set(leaf)
   back = lambda tree, onto: {**tree, 'heads': jax.tree.map(put, tree['heads'], onto['heads'])}
-  given = some(state.params), some(state.model_state)
-  grads, losses_K, model_state = of_heads(job, *given, batch, key, job.weights(count), chosen_K)
+  params_and_state = some(state.params), some(state.model_state)
+  grads, losses_K, model_state = of_heads(job, *params_and_state, batch, key, job.weights(count), chosen_K)
   losses_H = put(losses_K * (heads / count), jnp.zeros(heads))
   return back(grads, jax.tree.map(jnp.zeros_like, state.params)), losses_H, back(model_state, state.model_state)
 
@@ -71,11 +71,11 @@ def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, wei
     Gradients like `params`, the loss of each head `[K]`, and the new state of the network.
   """
   network = job.network
-  given = (params, model_state, batch, key, weights_K)
-  chunk = _chunk(network, job.heads_per_chunk, *given)
+  arguments = (params, model_state, batch, key, weights_K)
+  chunk = _chunk(network, job.heads_per_chunk, *arguments)
   if chunk < len(weights_K):
     indices = jnp.arange(len(weights_K)) if heads_K is None else heads_K
-    return _by_chunks(network, job.loss, job.penalty, chunk)(*given, indices)
+    return _by_chunks(network, job.loss, job.penalty, chunk)(*arguments, indices)
   some = {} if heads_K is None else {'head_indices': heads_K}
   batch = batch if heads_K is None else {**batch, 'heads': heads_K}
 
@@ -97,12 +97,12 @@ def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weigh
     return heads
   first = jax.tree.map(lambda leaf: leaf[:1], (params['heads'], model_state['heads']))
 
-  def one(x):
+  def first_outputs(x):
     body, tiled = network.body_and_heads
     features, _ = body.apply(params['body'], model_state['body'], x, key, True)
     return tiled.apply(*first, features, key, True, np.asarray(network.heads[:1], np.uint32))[0]
 
-  output = jax.eval_shape(one, batch['x'])
+  output = jax.eval_shape(first_outputs, batch['x'])
   return mapping.chunk_of(heads, heads_per_chunk, heads * output.size * output.dtype.itemsize)
 
 
@@ -119,8 +119,8 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
     below = lambda p: body.apply(p, model_state['body'], batch['x'], key, True)
     features, back, body_state = jax.vjp(below, params['body'], has_aux=True)
 
-    def of_chunk(d_features, given):
-      head_params, head_state, weights, indices = given
+    def of_chunk(d_features, per_head):
+      head_params, head_state, weights, indices = per_head
 
       def value(head_params, features):
         ids = jnp.asarray(network.heads, jnp.uint32)[indices]
@@ -131,10 +131,10 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
       (d_params, d_more), found = jax.grad(value, (0, 1), has_aux=True)(head_params, features)
       return d_features + d_more, (d_params, *found)
 
-    given = split((params['heads'], model_state['heads'], weights_K, heads_K), chunk)
-    first = jax.tree.map(lambda leaf: leaf[0], given)
-    unroll = mapping.choose(network.mapping, lambda *one: of_chunk(*one)[0], features, first) == 'unroll'
-    d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), given, unroll=unroll)
+    per_head = split((params['heads'], model_state['heads'], weights_K, heads_K), chunk)
+    first = jax.tree.map(lambda leaf: leaf[0], per_head)
+    unroll = mapping.choose(network.mapping, lambda *arguments: of_chunk(*arguments)[0], features, first) == 'unroll'
+    d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), per_head, unroll=unroll)
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
     if penalty is not None:

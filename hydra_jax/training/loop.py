@@ -151,8 +151,8 @@ def check_finite(bad_RxH: np.ndarray) -> None:
   """
   if np.any(bad_RxH >= 0):
     place = np.unravel_index(np.argmin(np.where(bad_RxH >= 0, bad_RxH, np.iinfo(bad_RxH.dtype).max)), bad_RxH.shape)
-    of = f', of replica {place[0]} in its group' if len(bad_RxH) > 1 else ''
+    replica = f', of replica {place[0]} in its group' if len(bad_RxH) > 1 else ''
     raise UserError(
-      f'the loss is not finite at step {bad_RxH[place]} (head or member {place[1]}{of}): '
+      f'the loss is not finite at step {bad_RxH[place]} (head or member {place[1]}{replica}): '
       'lower the learning rate, or look at the data'
     )

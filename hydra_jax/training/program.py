@@ -90,11 +90,11 @@ def make_program(
 
     key = jax.random.wrap_key_data(inputs.key)
     state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
-    total, bad = (collectives.placed('head', part, 1) for part in (total, bad))
+    total, bad = (collectives.unshard('head', part, 1) for part in (total, bad))
     # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop at another
     # time on each device, before or between the collectives in the loop. Then devices wait for each other for ever.
     vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
-    return state, CallSummary(total, bad, collectives.greatest(vote))
+    return state, CallSummary(total, bad, collectives.max_over_devices(vote))
 
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
@@ -153,9 +153,10 @@ def by_groups(train: Callable, state: State, heads: int, size: int, indices: jax
     leaves, *summaries = carry
     take = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, g * size, size)
     put = lambda onto, leaf: jax.lax.dynamic_update_slice_in_dim(onto, leaf, g * size, 0)
-    some = [take(leaf) if own else old for own, leaf, old in zip(tiled, leaves, before, strict=True)]
-    new, *more = train(jax.tree.unflatten(tree, some), size, take(indices))
-    joined = [put(leaf, n) if own else n for own, leaf, n in zip(tiled, leaves, jax.tree.leaves(new), strict=True)]
+    group = [take(leaf) if is_tiled else old for is_tiled, leaf, old in zip(tiled, leaves, before, strict=True)]
+    new, *more = train(jax.tree.unflatten(tree, group), size, take(indices))
+    parts = jax.tree.leaves(new)
+    joined = [put(leaf, part) if is_tiled else part for is_tiled, leaf, part in zip(tiled, leaves, parts, strict=True)]
     return joined, *map(put, summaries, more)
 
   start = (before, jnp.zeros(heads), jnp.full(heads, -1))

@@ -44,7 +44,7 @@ def data():
 @pytest.fixture(scope='module')
 def part(tmp_path_factory, data):
   """A part, its recipe, and its parameters."""
-  folder = tmp_path_factory.mktemp('run') / 'parts' / 'labels-a'
+  folder = tmp_path_factory.mktemp('run') / 'artifacts' / 'labels-a'
   params = save(folder, config_of(), data)
   return folder, json.loads((folder / artifacts.RECIPE).read_text()), params
 
@@ -56,7 +56,7 @@ def sign(folder: Path) -> None:
 
 def edited(part, tmp_path, content: bytes, signed: bool = True) -> Path:
   """A copy of a part with another recipe."""
-  folder = tmp_path / 'run' / 'parts' / 'labels-a'
+  folder = tmp_path / 'run' / 'artifacts' / 'labels-a'
   shutil.copytree(part[0], folder)
   (folder / artifacts.RECIPE).write_bytes(content)
   if signed:
@@ -199,7 +199,7 @@ def make(outputs, width):
 def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same(tmp_path, monkeypatch, data):
   """Named by the config, under whatever path, and with the source that it had."""
   monkeypatch.chdir(tmp_path)
-  folder, name = tmp_path / 'parts' / 'labels-a', 'net.py:make'
+  folder, name = tmp_path / 'artifacts' / 'labels-a', 'net.py:make'
   (tmp_path / 'net.py').write_text(OWN.format(more=''))
   config = config_of(dict(name=name, width=4))
   save(folder, config, data)

@@ -17,7 +17,7 @@ from hydra_jax.data import Data, outside_of
 from hydra_jax.devices import processes
 from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
 from hydra_jax.experiment import provenance
-from hydra_jax.experiment.replicas import Replica, Trained, part
+from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import bar
@@ -60,7 +60,7 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
     np.savez(new / 'scores.npz', allow_pickle=False, **flat)
 
-  folder = part(replica, 'scores', key, f'{name}: evaluation', make)
+  folder = reuse_or_make(replica, 'scores', key, f'{name}: evaluation', make)
   scores: dict[str, Any] = {}
   for both, values in store.read_arrays(folder / 'scores.npz').items():
     where, _, score = both.partition('|')
@@ -97,7 +97,7 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
       found[where] = diversity.divergences(ours, theirs, data.task, size)
     np.savez(new / 'divergences.npz', allow_pickle=False, **found)
 
-  folder = part(replica, 'divergences', key, f'{name}: heads against members', make)
+  folder = reuse_or_make(replica, 'divergences', key, f'{name}: heads against members', make)
   return store.read_arrays(folder / 'divergences.npz')
 
 
@@ -134,8 +134,8 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
     (new / 'timings.json').write_text(json.dumps(rows))
 
   if again:
-    processes.on_main(lambda: shutil.rmtree(replica.parts / f'timings-{key}', ignore_errors=True))
-  return store.read_json(part(replica, 'timings', key, 'latencies', make) / 'timings.json')
+    processes.run_on_main(lambda: shutil.rmtree(replica.artifacts / f'timings-{key}', ignore_errors=True))
+  return store.read_json(reuse_or_make(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def report(
   tables.show(replace(table, note=note))
   for note in notes.values():
     logger.warning(note)
-  logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, parts/')
+  logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, artifacts/')
 
 
 def device() -> str:
