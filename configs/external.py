@@ -23,6 +23,5 @@ def get_config(argument=None):
   if known:
     config.data.name = known[0]
   config.distillation.epochs = 60.0
-  # The file has predictions for the inputs in it, and for no others.
-  config.student.hydra.update(dict(epochs=120.0, augment=(), augment_share=1.0))
+  config.student.hydra.epochs = 120.0
   return apply_argument(config, argument, words=known)

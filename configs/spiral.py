@@ -10,7 +10,7 @@ Networks of ReLUs are piecewise linear: far out they grow certain, except along 
 methods score below 0.5 there by total uncertainty, and the ensemble least so.
 """
 
-from hydra_jax.config import VECTORS, apply_argument, default_config
+from hydra_jax.config import apply_argument, default_config
 
 
 def get_config(argument=None):
@@ -21,5 +21,5 @@ def get_config(argument=None):
   for role in ('teacher', 'student'):
     config.network[role].widths = (100, 100, 100, 100)
   config.training.update(epochs=200.0, batch_size=32)
-  config.student.hydra.update(VECTORS | dict(epochs=300.0))
+  config.student.hydra.epochs = 300.0
   return apply_argument(config, argument)

@@ -9,7 +9,7 @@ splits (5 for protein). Out-of-domain: test inputs with Gaussian noise of
 0.25 to 2 standard deviations of each feature.
 """
 
-from hydra_jax.config import VECTORS, apply_argument, default_config, split_argument, update_training
+from hydra_jax.config import apply_argument, default_config, split_argument, update_training
 from hydra_jax.data.uci import SETS
 from hydra_jax.errors import look_up
 
@@ -27,5 +27,5 @@ def get_config(argument=None):
     config.network[role].widths = (100,) if name.startswith('protein') else (50,)
   update_training(config, batch_size=32, epochs=40.0, learning_rate=1e-2)
   config.distillation.epochs = 120.0
-  config.student.hydra.update(VECTORS | dict(epochs=240.0, temperature=1.0))
+  config.student.hydra.update(epochs=240.0, temperature=1.0)
   return apply_argument(config, argument, words=named)

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from hydra_jax.config import resolve, variant
+from hydra_jax.experiment.schema import TRAINING
 from hydra_jax.maths.uncertainty import RANKINGS
 from hydra_jax.report.tables import Column, detection
 
@@ -11,6 +12,7 @@ LABELS = {
   'single': 'single network',
   'mc_dropout': 'MC dropout',
   'kd': 'KD',
+  'kd_equal': "KD, Hydra's terms",
   'small_ensemble': 'small networks',
   'hydra_train': "Hydra, the paper's setting",
   'hydra': 'Hydra',
@@ -31,7 +33,14 @@ def add_hydra_train(config: ConfigDict) -> None:
   passes, teacher = resolve(config, 'hydra').training.epochs, resolve(config).training
   passes = dict(hinton_epochs=passes / 3, epochs=passes * 2 / 3)
   inputs = dict(augment=teacher.augment, augment_share=teacher.augment_share)
-  variant(config, 'hydra_train', cut=-1, temperature=1.0, **passes, **inputs)
+  paper = dict(cut=-1, temperature=1.0, mean_weight=0.0, calibrate_spread=False)
+  variant(config, 'hydra_train', **paper, **passes, **inputs)
+
+
+def add_equal_terms(config: ConfigDict) -> None:
+  """Adds `kd_equal` to a config that is complete: KD with the body, the passes, the rate and the inputs of `hydra`."""
+  training = {key: value for key, value in config.student.hydra.items() if key in TRAINING}
+  variant(config, 'kd_equal', of='kd', **training)
 
 
 def columns(outside: str) -> list[Column]:

@@ -477,7 +477,9 @@ def load(config, data_dir: str, replica: int, validation: float = 0.0) -> Data:
     train, outputs, scaling = source.stream(config.train, form), source.classes or 1, source.scaling
     held_out, train_rows, held_out_rows = None, None, None
     if validation and replica == 0:
-      logger.info(f"'{config.name}' is read as it is needed: it has no validation part, and nothing is calibrated on it")
+      logger.info(
+        f"'{config.name}' is read as it is needed: it has no validation part, and nothing is calibrated on it"
+      )
   else:
     train, held_out, train_rows, held_out_rows = _divided(split(config.train), validation, _called(config, 'train')[0])
     outputs, scaling = source.classes or train.y.shape[-1], standardise(train, source.classes is not None)

@@ -16,7 +16,7 @@ from hydra_jax.data import shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
 from hydra_jax.evaluation import user_metrics
 from hydra_jax.experiment import schema
-from hydra_jax.experiment.schema import IMAGES, check_student_name, default_config, method_of, resolve
+from hydra_jax.experiment.schema import AUTO, IMAGES, check_student_name, default_config, method_of, resolve
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
 from hydra_jax.methods.registry import METHODS
@@ -35,8 +35,23 @@ def learns_from_members(config: ConfigDict, student: str) -> bool:
   return method_of(config, student).learns_from == 'members'
 
 
-def settle(config: ConfigDict, task: str) -> None:
-  """Sets what the task of the data decides and the user has left at its default: no temperature in regression."""
+def settle(config: ConfigDict, task: str, ndim: int, varies: bool = False) -> None:
+  """Sets what the data decide and the user has left to them: the inputs to distil on, and no temperature in regression.
+
+  Args:
+    config: Is changed.
+    task: Of the data.
+    ndim: Number of axes of a batch of inputs.
+    varies: Whether training inputs look different each time, as photographs that are cropped do.
+  """
+  for name in config.students:
+    if resolve(config, name).training.augment != (AUTO,):
+      continue
+    if config.teacher.predictions or varies or (ndim != 4 and not config.validation):
+      config.student[name].augment = ()  # there are no predictions for other inputs, or nothing to choose by
+    elif ndim == 4:
+      config.student[name].augment = IMAGES['augment']
+      config.student[name].augment_share = config.student[name].get('augment_share', IMAGES['augment_share'])
   if task == 'regression':
     for name in config.students:
       default = schema.defaults(method_of(config, name).settings).get('temperature')
@@ -115,7 +130,10 @@ def residual_recipe(
     augment=augment,
   )
   config.student.hydra.update(
-    dict(cut=-2, epochs=hydra_epochs, augment=tuple(dict.fromkeys(augment + IMAGES['augment'])))
+    cut=-2,
+    epochs=hydra_epochs,
+    augment=tuple(dict.fromkeys(augment + IMAGES['augment'])),
+    augment_share=0.5,
   )
 
 
@@ -449,6 +467,8 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   build_stages(config.network.teacher, 2)
   teacher = resolve(config).training
   _check_training('teacher', teacher, ndim)
+  if AUTO in teacher.augment:
+    raise UserError(f"config.teacher.augment: '{AUTO}' is for students that learn from members: leave it out")
   if augment.asks(teacher.augment):
     raise UserError("config.teacher.augment: 'ods' and 'conf_ods' ask members of a teacher: leave them out")
   if config.teacher.predictions and config.teacher.checkpoints:
@@ -479,6 +499,8 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
     learns = method_of(config, name).phases(settings.own, context)[-1].distils
   except UserError as e:
     raise UserError(f'{where}: {e}') from e
+  if training.augment == (AUTO,) and not learns:
+    raise UserError(f"{where}.augment: '{AUTO}' is for students that learn from members: leave it out")
   if augment.asks(training.augment) and (task != 'classification' or not learns):
     raise UserError(
       f"{where}.augment: '{augment.ASKING.intersection(training.augment).pop()}' is for students "
@@ -489,7 +511,7 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
     raise UserError(f'{where}.unlabelled has no labels for label_weight: leave one of them out')
   if config.teacher.predictions and training.unlabelled:
     raise UserError(f'{where}.unlabelled: config.teacher.predictions has none for other inputs: leave one of them out')
-  if config.teacher.predictions and training.augment and learns:
+  if config.teacher.predictions and training.augment not in ((), (AUTO,)) and learns:
     raise UserError(
       f'config.teacher.predictions are for the inputs in the data, and {where}.augment changes them: '
       f'add --{where}.augment="()"'
@@ -500,7 +522,8 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
 
 def _check_training(part: str, training: TrainingSettings, ndim: int) -> None:
   try:
-    augment.build(training.augment, ndim, training.augment_share)
+    if training.augment != (AUTO,):
+      augment.build(training.augment, ndim, training.augment_share)
   except UserError as e:
     raise UserError(f'config.{part}.augment: {e}') from e
   if training.optimizer == 'adam' and training.weight_decay:

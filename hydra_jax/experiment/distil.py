@@ -88,6 +88,7 @@ def distil(
       optimizer=optimizer,
       steps=steps,
       batch_size=training.batch_size,
+      common=phase.common,
       penalty=phase.penalty,
       heads_per_step=phase.heads_per_step,
     )

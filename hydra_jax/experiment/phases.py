@@ -17,7 +17,7 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, config as configs, provenance
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
-from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
+from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
@@ -62,7 +62,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   for i, (replica, original) in enumerate(zip(group, own, strict=True)):
     params, model_state = artifacts.of_replica(trees, i)
     model = Model(network, params, model_state, replica.data.scaling, read)
-    rows.append(replace(evaluable(original, model, f'{keys[-1]}-{i}'), place=(folder.name, i)))
+    rows.append(replace(evaluable(original, model, f'{keys[-1]}-{i}'), place=Place(folder.name, i)))
   return rows
 
 
@@ -88,7 +88,7 @@ def keys_of_phases(
           network=configs.identity(recipe.network),
           phase=[phase.name, each.epochs],
           training={key: value for key, value in asdict(settings.training).items() if key != 'epochs'},
-          settings={key: value for key, value in asdict(settings.own).items() if key not in phase.unread},
+          settings={k: v for k, v in asdict(settings.own).items() if k not in (*phase.unread, *AFTER_TRAINING)},
           members=recipe.members if recipe.role == 'teacher' else None,
           seed=[config.seed, [replica.index for replica in group], recipe.role],
           before=keys[-1],
@@ -97,6 +97,10 @@ def keys_of_phases(
       )
     )
   return keys[1:]
+
+
+# Settings of methods that no phase reads.
+AFTER_TRAINING = ('calibrate_spread',)
 
 
 def _code_of(method: str) -> str:
@@ -176,6 +180,7 @@ def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], lay
     optimizer=optimizers.build(training, steps, train_set.examples / training.batch_size, phase.frozen),
     steps=steps,
     batch_size=training.batch_size,
+    common=phase.common,
     penalty=phase.penalty,
     heads_per_step=phase.heads_per_step,
     heads_per_chunk=config.execution.heads_per_chunk,

@@ -3,9 +3,10 @@
 `hydra-jax check` prints a plan, and `hydra-jax run` carries one out. Shapes alone are needed: neither data nor devices.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from hydra_jax.devices.layout import MeshShape
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.evaluation import cost
 from hydra_jax.experiment import artifacts, config as configs
+from hydra_jax.experiment.schema import AUTO
 from hydra_jax.experiment.teachers import count_members
 from hydra_jax.methods.base import Phase
 from hydra_jax.nets.cut import Network, belongs_to_heads
@@ -57,7 +59,9 @@ class PlannedMethod:
   """The ensemble, or a student.
 
   Attributes:
-    name: `ensemble`, or as under `config.student`.
+    name: `ensemble`, or as under `config.student`. Several methods of one name are candidates, of which the validation
+      part decides.
+    choice: What it is distilled on, where there are candidates.
     recipe: What its phases are built from.
     phases: In order.
   """
@@ -65,6 +69,12 @@ class PlannedMethod:
   name: str
   recipe: artifacts.Recipe
   phases: tuple[PlannedPhase, ...]
+  choice: str = ''
+
+  @property
+  def label(self) -> str:
+    """Shown to the user."""
+    return f'{self.name}, {self.choice}' if self.choice else self.name
 
 
 def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devices: int) -> list[PlannedMethod]:
@@ -81,16 +91,37 @@ def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devi
     UserError: A network does not read such inputs, or a mesh, a batch or heads do not fit.
   """
   planned = []
-  for name, recipe in artifacts.recipes(config, task, outputs):
+  for name, choice, recipe in _candidates(artifacts.recipes(config, task, outputs)):
+    shown = f'{name}, {choice}' if choice else name
     phases = artifacts.phases_of(recipe, config.execution.mapping)
     jax.eval_shape(phases[0].network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     here, training = [], recipe.settings.training
     for phase in phases:
-      label = f'{name}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
+      label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
       mesh = arrange(config.parallel, devices, phase.network, phase.heads_per_step, training.batch_size, label)
       here.append(PlannedPhase(label, phase, training, mesh))
-    planned.append(PlannedMethod(name, recipe, tuple(here)))
+    planned.append(PlannedMethod(name, recipe, tuple(here), choice))
   return planned
+
+
+# What a student may be distilled on where its inputs are chosen in the run: the first is taken unless another one
+# predicts the labels of the validation part better.
+CHOICES: dict[str, dict[str, Any]] = {
+  'unchanged inputs': dict(augment=()),
+  'inputs with noise': dict(augment=('noise',), augment_share=0.5),
+}
+
+
+def _candidates(recipes: Sequence[tuple[str, artifacts.Recipe]]) -> Iterator[tuple[str, str, artifacts.Recipe]]:
+  """Names, choices and recipes of all that is trained."""
+  for name, recipe in recipes:
+    settings = recipe.settings
+    if AUTO not in settings.training.augment:
+      yield name, '', recipe
+      continue
+    for choice, changes in CHOICES.items():
+      training = replace(settings.training, **changes)
+      yield name, choice, replace(recipe, settings=replace(settings, training=training))
 
 
 def mesh_axes(settings: ConfigDict, devices: int) -> tuple[int, int]:
@@ -162,7 +193,7 @@ def plan_of_config(config: ConfigDict, devices: int) -> tuple[About, list[Planne
   data = about(config.data)
   for name in config.data.ood:
     look_up(outside_sets(config.data), name.partition('[')[0], 'out-of-domain set')
-  configs.settle(config, data.task)
+  configs.settle(config, data.task, 1 + len(data.shape))
   configs.validate(config, data.task, 1 + len(data.shape))
   return data, plan(config, data.task, data.shape, data.outputs, devices)
 

@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     *(f'data/{name}' for name in ('sources', 'toy', 'uci')),
     *(f'devices/{name}' for name in ('collectives', 'cpu', 'layout')),
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
-    *(f'maths/{name}' for name in ('losses', 'prior_networks', 'tasks')),
+    *(f'maths/{name}' for name in ('calibration', 'losses', 'prior_networks', 'tasks')),
     'methods/latent_factor',
     *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'user_networks', 'zoo')),
     *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),

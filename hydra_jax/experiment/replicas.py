@@ -45,6 +45,21 @@ class Replica:
 
 
 @dataclass(frozen=True)
+class Place:
+  """Where a trained network is.
+
+  Attributes:
+    folder: Its artifact, a folder under `artifacts`.
+    index: Of the replica in it.
+    spread: By which its heads are spread, see `maths.calibration`.
+  """
+
+  folder: str
+  index: int
+  spread: float = 1.0
+
+
+@dataclass(frozen=True)
 class Trained:
   """A row of the table, to be evaluated.
 
@@ -52,13 +67,13 @@ class Trained:
     model: None for teachers of whom only predictions are given.
     key: Says all it depends on.
     scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
-    place: The folder of its artifact under `artifacts`, and its index there; None where it was not trained here.
+    place: Where its artifact is; None where it was not trained here.
   """
 
   model: Model | None
   key: str
   scores: Callable[[Callable], dict[str, Scores]]
-  place: tuple[str, int] | None = None
+  place: Place | None = None
 
 
 def reuse_or_make(

@@ -19,9 +19,10 @@ from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, run_report
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
-from hydra_jax.experiment.replicas import Replica, Trained, grouped
+from hydra_jax.experiment.replicas import Place, Replica, Trained, grouped
 from hydra_jax.experiment.schema import method_of, resolve
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
+from hydra_jax.experiment.validation import best_of, with_spread
 from hydra_jax.experiment.workdir import check_workdir, record, record_models
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def run(
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0, config.validation)
-  configs.settle(config, data.task)
+  configs.settle(config, data.task, data.train.example.ndim, data.train.varies)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
     config=config, artifacts=workdir / 'artifacts', index=0, data=data, profile=workdir / 'profile' if profile else None
@@ -88,7 +89,7 @@ def carry_out(
   convolves = any(phase.phase.network.convolves(shape) for method in planned for phase in method.phases)
   rows, timings, tests = [], [], []
   notes: dict[str, str] = {}
-  locations: dict[str, list[tuple[str, int]]] = {}
+  locations: dict[str, list[Place]] = {}
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       several = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
@@ -97,6 +98,7 @@ def carry_out(
       for name, trained in models.items():
         if trained.place is not None:
           locations.setdefault(name, []).append(trained.place)
+          rows += run_report.spread_row(replica, name, trained.place)
       scores = {name: run_report.evaluated(replica, name, trained) for name, trained in models.items()}
       more, matrices = compare(replica, models, scores)
       rows += more
@@ -120,13 +122,16 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
   config = group[0].config
   teachers, ensembles = teachers_of(group, planned)
   models = {'ensemble': ensembles}
+  found: dict[str, list[tuple[PlannedMethod, list[Trained]]]] = {}
   for method in planned:
     if method.recipe.role == 'teacher':
       continue
     if (rule := getattr(method.recipe.settings.own, 'grouping', 'one_each')) != 'one_each':
       heads = len(method.phases[-1].phase.network.heads)
       logger.info(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
-    models[method.name] = train_method(group, method, teachers)
+    trained = with_spread(group, method, train_method(group, method, teachers), teachers)
+    found.setdefault(method.name, []).append((method, trained))
+  models |= {name: rows[0][1] if len(rows) == 1 else best_of(group, rows) for name, rows in found.items()}
   return [dict(zip(models, row, strict=True)) for row in zip(*models.values(), strict=True)]
 
 

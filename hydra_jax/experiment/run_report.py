@@ -17,7 +17,7 @@ from hydra_jax.data import Data, outside_of
 from hydra_jax.devices import processes
 from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
 from hydra_jax.experiment import provenance
-from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
+from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import bar
@@ -99,6 +99,15 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
 
   folder = reuse_or_make(replica, 'divergences', key, f'{name}: heads against members', make)
   return store.read_arrays(folder / 'divergences.npz')
+
+
+def spread_row(replica: Replica, name: str, place: Place) -> list[dict]:
+  """The row of the spread of a student's heads, if it was calibrated."""
+  if place.spread == 1 or replica.data.validation is None:
+    return []
+  n = len(replica.data.validation.x)
+  row = {'split': 'validation', 'method': name, 'replica': replica.index, 'metric': 'spread', 'value': place.spread}
+  return [{**row, 'n': n}]
 
 
 def _models(trained: Mapping[str, Trained]) -> dict[str, evaluate.Model]:

@@ -171,11 +171,13 @@ KNOWN += tuple(f.name for method in registry.METHODS.values() for f in fields(me
 OF_DISTILLATION = ('unlabelled',)
 # What differs from `training` by default where a student learns from members.
 DISTILLATION: dict[str, Any] = dict(learning_rate=3e-3, unlabelled=())
-# What Hydra distils on by default, by the kind of inputs: the members agree on training data, and changed inputs keep
-# more of their disagreement. `experiments/inputs.py` is the study for images; for vectors, half was the best share but
-# for protein, or close to it, by the NLL on validation parts of the UCI sets, of networks that predict a variance.
-IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.5)
-VECTORS: dict[str, Any] = dict(augment=('noise',), augment_share=0.5)
+# The word in `augment` for inputs that are chosen in the run.
+AUTO = 'auto'
+# What Hydra distils on by default. The members agree on training data, and on changed inputs they disagree more. Images
+# are changed as in IMAGES; `experiments/inputs.py` is the study. Vectors get noise where that predicts the validation
+# part better, see `plan.CHOICES`: always, it did harm on some sets.
+IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.25)
+VECTORS: dict[str, Any] = dict(augment=(AUTO,))
 
 
 class Section(ConfigDict):
@@ -208,7 +210,7 @@ def default_config() -> ConfigDict:
   students: dict[str, dict[str, Any]] = {
     name: defaults(method.settings) for name, method in registry.METHODS.items() if name != 'ensemble'
   }
-  students['hydra'] |= IMAGES
+  students['hydra'] |= dict(augment=(AUTO,))
   # As many small networks as members: they need another network than the other students.
   students['small_ensemble'] |= dict(network=dict(name='mlp', widths=(20, 20)))
   config = ConfigDict(

@@ -1,8 +1,10 @@
 """The work directory of a run: whose it is, and what is recorded in it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from importlib import metadata
 import json
+import math
 from pathlib import Path
 import platform
 
@@ -12,6 +14,7 @@ from hydra_jax import store
 from hydra_jax.data import Data
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.experiment import run_report
+from hydra_jax.experiment.replicas import Place
 
 CONFIG = 'config.json'
 VERSIONS = 'versions.json'
@@ -58,13 +61,14 @@ def record(workdir: Path, config: ConfigDict, data: Data) -> None:
   store.replace_text(workdir / VERSIONS, json.dumps({'format': store.FORMAT, **versions()}, indent=2))
 
 
-def record_models(workdir: Path, locations: Mapping[str, Sequence[tuple[str, int]]]) -> None:
-  """Saves where trained networks are: for each method and replica a folder under `artifacts`, and an index in it."""
-  store.replace_text(workdir / MODELS, json.dumps(locations, indent=1))
+def record_models(workdir: Path, locations: Mapping[str, Sequence[Place]]) -> None:
+  """Saves where trained networks are: for each method and replica a folder under `artifacts`, index and spread."""
+  found = {name: [astuple(place) for place in places] for name, places in locations.items()}
+  store.replace_text(workdir / MODELS, json.dumps(found, indent=1))
 
 
-def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
-  """The folder of the artifact of a method, and its index there.
+def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, Place]:
+  """The folder of the artifact of a method, and its place there.
 
   Raises:
     UserError: It is no folder of a finished run, or there is no such method or replica in it.
@@ -82,12 +86,12 @@ def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, int]:
     raise UserError(
       f"{workdir} has {len(locations)} replicas of '{method}': give replica from 0 to {len(locations) - 1}"
     )
-  name, index = locations[replica]
-  return workdir / 'artifacts' / Path(name).name, index  # never outside
+  place = Place(*locations[replica])
+  return workdir / 'artifacts' / Path(place.folder).name, place  # never outside
 
 
 def _is_location(location: object) -> bool:
   match location:
-    case [str(name), int(index)]:
-      return bool(Path(name).name) and index >= 0 and not isinstance(index, bool)
+    case [str(name), int(index), float(spread)]:
+      return bool(Path(name).name) and index >= 0 and not isinstance(index, bool) and 0 < spread < math.inf
   return False

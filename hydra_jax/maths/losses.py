@@ -15,6 +15,7 @@ import numpy as np
 Gaussian = tuple[jax.Array, jax.Array]
 
 MIN_VARIANCE = 1e-6
+SMALLEST = 1e-37  # a probability whose logarithm is finite in float32
 
 
 def cross_entropy(logits_HxBxC: jax.Array, labels_B: jax.Array) -> jax.Array:
@@ -109,6 +110,30 @@ def distillation(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, temperature
   log_mean = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC / temperature))
   log_a = jax.nn.log_softmax(student_HxBxC / temperature)
   return temperature**2 * relative_entropy(log_mean[None], log_a)
+
+
+def mean_term(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, common_BxC: jax.Array) -> jax.Array:
+  """KL(mean of the members ‖ mean of the heads), for each head, `[H, B]`.
+
+  Every head has the same value. Its gradient is that head's part: the mean of the heads is taken as given, so that
+  heads can be computed one after another, or on other devices. The mean over heads of these gradients is the gradient
+  of the term.
+
+  Args:
+    student_HxBxC: Logits of heads, of all or of some.
+    teacher_MxBxC: Logits of the members.
+    common_BxC: Mean probabilities of all heads, without a gradient.
+
+  Example:
+    >>> heads = jnp.log(jnp.array([[[0.8, 0.2]], [[0.2, 0.8]]]))
+    >>> mean_term(heads, heads[::-1], jnp.array([[0.5, 0.5]]))[:, 0]  # both means are uniform
+    Array([0., 0.], dtype=float32)
+  """
+  log_q = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC))
+  log_mean = jnp.log(jnp.maximum(common_BxC, SMALLEST))
+  # d KL / d p_h = −q / (H · mean), and the loss is a mean over heads.
+  part_HxB = -jnp.sum(jnp.exp(log_q - log_mean + jax.nn.log_softmax(student_HxBxC)), axis=-1)
+  return relative_entropy(log_q, log_mean)[None] + part_HxB - jax.lax.stop_gradient(part_HxB)
 
 
 def similarity(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
+from hydra_jax.maths import calibration, losses, metrics, prior_networks, uncertainty
 from hydra_jax.maths.uncertainty import Uncertainty
 
 Scores = Mapping[str, np.ndarray]
@@ -40,6 +40,9 @@ class Task:
     label: Loss against labels, `(outputs [H, B, C], y) -> [H, B]`.
     member: Loss of head m against member m, `(outputs, teacher [M, B, C], temperature) -> [M, B]`.
     mean: Loss of each head against the mean prediction, same arguments, `[H, B]`.
+    mean_term: Part of the loss that is on the mean of all heads, `(outputs, teacher, common [B, C]) -> [H, B]`.
+    rescale: `(outputs [H, B, …], s) -> outputs`, whose heads differ s times as much; their mean stays.
+    size: Mean model uncertainty of outputs, `[H, B, …] -> []`, which `rescale` changes.
     prior: Loss of a distribution over predictions against all members, same arguments, `[H, B]`.
     canonical: Outputs without what a prediction does not depend on, `[M, B, C] -> [M, B, C]`.
     proxy: Loss of a distribution over predictions against one that stands for all members,
@@ -59,6 +62,9 @@ class Task:
   label: Callable
   member: Callable
   mean: Callable
+  mean_term: Callable | None
+  rescale: Callable
+  size: Callable
   prior: Callable
   canonical: Callable
   proxy: Callable | None
@@ -203,6 +209,9 @@ TASKS = {
     label=losses.cross_entropy,
     member=losses.hydra,
     mean=losses.distillation,
+    mean_term=losses.mean_term,
+    rescale=calibration.spread_logits,
+    size=calibration.mutual_information,
     prior=prior_networks.endd,
     canonical=lambda logits: logits - jnp.mean(logits, axis=-1, keepdims=True),
     proxy=prior_networks.proxy_endd,
@@ -229,6 +238,9 @@ TASKS = {
     label=losses.gaussian_nll,
     member=_at_one(losses.gaussian_hydra),
     mean=_at_one(losses.gaussian_distillation),
+    mean_term=None,
+    rescale=calibration.spread_means,
+    size=calibration.variance_of_means,
     prior=prior_networks.normal_wishart_nll,
     canonical=lambda outputs: outputs,
     proxy=None,

@@ -49,6 +49,8 @@ class Phase:
     network: What is trained.
     loss: `(outputs [H, B, C], batch) -> [H, B]`; the batch has `x`, `y`, `done` (the share of the
       phase that is over), maybe `teacher` [M, B, C], and what `augment.mixup` adds.
+    common: `outputs [H, B, C] -> [H, B, …]`. Its mean over all heads, without a gradient, stands in the batch as
+      `common` `[B, …]`, for losses that depend on all heads.
     reduction: The loss of each head `[H]` is reduced by this to the number that is minimised.
     epochs: Passes over the training data; None: those in the settings of training.
     unread: Settings of the method that this phase does not read. All others are part of the key of its result.
@@ -66,6 +68,7 @@ class Phase:
   unread: tuple[str, ...] = ()
   distils: bool = True
   frozen: tuple[str, ...] = ()
+  common: Callable[[jax.Array], jax.Array] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
   heads_per_step: int = 0
 

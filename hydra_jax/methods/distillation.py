@@ -10,7 +10,7 @@ import numpy as np
 from hydra_jax.devices import collectives
 from hydra_jax.errors import UserError
 from hydra_jax.maths import losses
-from hydra_jax.methods.base import MethodContext, Phase, mean_prediction, with_labels
+from hydra_jax.methods.base import Loss, MethodContext, Phase, mean_prediction, with_labels
 from hydra_jax.nets import batch_ensemble as batch_ensembles
 from hydra_jax.settings import COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, one_of, setting
 
@@ -34,6 +34,9 @@ def _round_robin(members: int, heads: int) -> np.ndarray:
 GROUPINGS = {'one_each': _one_each, 'round_robin': _round_robin}
 
 
+CALIBRATE = 'Makes the disagreement of the heads as large as that of the members, on the validation part.'
+
+
 @dataclass(frozen=True)
 class KD:
   """Settings of `kd`."""
@@ -55,6 +58,10 @@ class Hydra:
   cut: int = setting(-1, WHOLE, 'Stages in the body. Negative numbers count from the end: −1 is dense heads only.')
   grouping: str = setting('one_each', one_of(GROUPINGS, 'grouping'), 'Which members each head learns.')
   temperature: float = setting(3.0, POSITIVE, 'Of the softmax of members and heads.')
+  mean_weight: float = setting(
+    3.0, NOT_NEGATIVE, 'Of KL(mean of the members ‖ mean of the heads) in the loss, in classification.'
+  )
+  calibrate_spread: bool = setting(True, FLAG, CALIBRATE)
   label_weight: float = setting(0.0, SHARE, 'Share of the loss that is against the labels.')
   hinton_epochs: float = setting(
     0.0, NOT_NEGATIVE, 'Passes of a first phase, one head on the mean prediction; 0: none.'
@@ -67,7 +74,7 @@ class Hydra:
 
 
 # Settings of `hydra` that its first phase, with one head, does not read.
-OF_MANY_HEADS = ('heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body')
+OF_MANY_HEADS = ('heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body', 'mean_weight')
 
 
 def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
@@ -78,10 +85,13 @@ def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
     raise UserError(f'heads_per_step={settings.heads_per_step} of {count} heads: set it to fewer, or 0 for all')
   if settings.freeze_body and not settings.hinton_epochs:
     raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
+  loss = with_labels(member_loss(groups, settings, context), settings, context)
+  has_mean_term = bool(settings.mean_weight) and context.task.mean_term is not None
   heads = Phase(
     name='members',
     network=context.network(settings.cut, count, train_body=not settings.freeze_body),
-    loss=with_labels(member_loss(groups, settings, context), settings, context),
+    loss=with_mean_term(loss, settings.mean_weight, context) if has_mean_term else loss,
+    common=jax.nn.softmax if has_mean_term else None,
     reduction='mean',
     unread=('hinton_epochs',),  # what the first phase left is part of the key
     frozen=('body',) if settings.freeze_body else (),
@@ -92,6 +102,13 @@ def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
     return [heads]
   one = context.network(settings.cut, 1)
   return [mean_prediction(one, settings, context, settings.hinton_epochs, OF_MANY_HEADS), heads]
+
+
+def with_mean_term(loss: Loss, weight: float, context: MethodContext) -> Loss:
+  """Adds `weight` times the term on the mean prediction of all heads, see `losses.mean_term`."""
+  mean_term = context.task.mean_term
+  assert mean_term is not None  # regression has none
+  return lambda outputs, batch: loss(outputs, batch) + weight * mean_term(outputs, batch['teacher'], batch['common'])
 
 
 def _similarity_of_heads(weight: float):
@@ -126,6 +143,7 @@ class Temperature:
   """Settings of `small_ensemble` and `batch_ensemble`."""
 
   temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
+  calibrate_spread: bool = setting(True, FLAG, CALIBRATE)
 
 
 def small_ensemble(settings: Temperature, context: MethodContext) -> list[Phase]:

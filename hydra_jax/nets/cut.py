@@ -52,6 +52,30 @@ class Network(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
+def rescaled(network: Network, rescale: Callable[[jax.Array, jax.Array], jax.Array]) -> Network:
+  """The network with outputs `rescale(outputs, params['spread'])`; its params have that entry besides.
+
+  Args:
+    network: Any network.
+    rescale: `(outputs [H, B, C], spread []) -> outputs`, such as `calibration.spread_logits`.
+
+  Returns:
+    A network to predict with. Its heads cannot be spread over devices.
+  """
+
+  def init(key, x):
+    params, state = network.init(key, x)
+    return {**params, 'spread': jnp.float32(1)}, state
+
+  def apply(params, state, x, key=None, train=False, **some):
+    inside = {name: tree for name, tree in params.items() if name != 'spread'}
+    outputs, state = network.apply(inside, state, x, key, train, **some)
+    return rescale(outputs, params['spread']), state
+
+  return network._replace(init=init, apply=apply, body_and_heads=None)
+
+
+@functools.lru_cache(maxsize=256)
 def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
   key, x = jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   params, state = jax.eval_shape(network.init, key, x)

@@ -75,13 +75,14 @@ def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, wei
   chunk = _chunk(network, job.heads_per_chunk, *arguments)
   if chunk < len(weights_K):
     indices = jnp.arange(len(weights_K)) if heads_K is None else heads_K
-    return _by_chunks(network, job.loss, job.penalty, chunk)(*arguments, indices)
+    return _by_chunks(network, job, chunk)(*arguments, indices)
   some = {} if heads_K is None else {'head_indices': heads_K}
   batch = batch if heads_K is None else {**batch, 'heads': heads_K}
 
   def objective(params):
     outputs, new = network.apply(params, model_state, batch['x'], key, True, **some)
-    losses_K = jnp.mean(job.loss(outputs, batch), axis=-1)
+    common = {} if job.common is None else {'common': _mean_over_heads(job.common(outputs))}
+    losses_K = jnp.mean(job.loss(outputs, {**batch, **common}), axis=-1)
     total = jnp.sum(weights_K * losses_K)
     if job.penalty is not None:
       total += share(job.penalty)(params)
@@ -106,11 +107,17 @@ def _chunk(network, heads_per_chunk: int, params, model_state, batch, key, weigh
   return mapping.chunk_of(heads, heads_per_chunk, heads * output.size * output.dtype.itemsize)
 
 
-def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk: int):
+def _mean_over_heads(values_HxB: jax.Array) -> jax.Array:
+  """The mean over all heads on all devices, without a gradient."""
+  return jax.lax.stop_gradient(collectives.mean_over('head', jnp.mean(values_HxB, axis=0)))
+
+
+def _by_chunks(network: Network, job: 'Job', chunk: int):
   """As `of_heads`, for networks whose heads are computed chunk by chunk, to save memory.
 
   Each chunk of heads goes forward and back before the next chunk. Their gradients with respect to the features are
-  summed, and the sum goes back through the body once. Nothing is computed twice.
+  summed, and the sum goes back through the body once. Nothing is computed twice, unless the losses have something in
+  common: that needs all heads before the first loss, so that heads go forward twice.
   """
   assert network.body_and_heads is not None  # else `_chunk` is all heads
   body, tiled = network.body_and_heads
@@ -119,13 +126,16 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
     below = lambda p: body.apply(p, model_state['body'], batch['x'], key, True)
     features, back, body_state = jax.vjp(below, params['body'], has_aux=True)
 
+    def forward(head_params, head_state, features, indices):
+      ids = jnp.asarray(network.heads, jnp.uint32)[indices]
+      return tiled.apply(head_params, head_state, features, key, True, ids)
+
     def of_chunk(d_features, per_head):
       head_params, head_state, weights, indices = per_head
 
       def value(head_params, features):
-        ids = jnp.asarray(network.heads, jnp.uint32)[indices]
-        outputs, new = tiled.apply(head_params, head_state, features, key, True, ids)
-        losses = jnp.mean(loss(outputs, {**batch, 'heads': indices}), axis=-1)
+        outputs, new = forward(head_params, head_state, features, indices)
+        losses = jnp.mean(job.loss(outputs, {**batch, **common, 'heads': indices}), axis=-1)
         return jnp.sum(weights * losses), (losses, new)
 
       (d_params, d_more), found = jax.grad(value, (0, 1), has_aux=True)(head_params, features)
@@ -133,12 +143,20 @@ def _by_chunks(network: Network, loss: Callable, penalty: Callable | None, chunk
 
     per_head = split((params['heads'], model_state['heads'], weights_K, heads_K), chunk)
     first = jax.tree.map(lambda leaf: leaf[0], per_head)
+    common: Batch = {}
+    if (common_of := job.common) is not None:
+
+      def mean_of_chunk(given):
+        head_params, head_state, _, indices = given
+        return jnp.mean(common_of(forward(head_params, head_state, features, indices)[0]), axis=0)
+
+      common = {'common': _mean_over_heads(jax.lax.map(mean_of_chunk, per_head))}
     unroll = mapping.choose(network.mapping, lambda *arguments: of_chunk(*arguments)[0], features, first) == 'unroll'
     d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), per_head, unroll=unroll)
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
-    if penalty is not None:
-      grads = jax.tree.map(jnp.add, grads, jax.grad(share(penalty))(params))
+    if job.penalty is not None:
+      grads = jax.tree.map(jnp.add, grads, jax.grad(share(job.penalty))(params))
     return grads, losses_K, {'body': body_state, 'heads': head_state}
 
   return gradient

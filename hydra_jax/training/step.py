@@ -70,6 +70,8 @@ class Job:
     loss: `(outputs [H, B, C], batch) -> [H, B]`. The batch has `x` and `y`, for students of members `teacher`
       `[M, B, C]`, and in `done` the share of `steps` that is over. Where outputs are those of some heads only, `heads`
       `[K]` has their indices.
+    common: `outputs [H, B, C] -> [H, B, …]`. Its mean over all heads, without a gradient, stands in the batch as
+      `common` `[B, …]`, for losses that depend on all heads.
     reduction: How the losses of the heads `[H]` become the number that is minimised.
     optimizer: Rule of the update.
     steps: Number of steps of the whole phase.
@@ -89,6 +91,7 @@ class Job:
   optimizer: optax.GradientTransformation
   steps: int
   batch_size: int
+  common: Callable[[jax.Array], jax.Array] | None = None
   penalty: Callable[[Tree], jax.Array] | None = None
   heads_per_step: int = 0
   heads_per_chunk: int = 0
