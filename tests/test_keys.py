@@ -63,7 +63,8 @@ def config_of() -> ConfigDict:
 def keys(config: ConfigDict) -> dict[str, str]:
   """Keys of all that a config would save, by 'method/part'."""
   group = [
-    Replica(config=config, artifacts=Path(), index=i, data=load(config.data, '', i)) for i in range(config.replicas)
+    Replica(config=config, artifacts=Path(), index=i, data=load(config.data, '', i, config.validation))
+    for i in range(config.replicas)
   ]
   data, found = group[0].data, {}
 
@@ -100,7 +101,7 @@ def another(path: str, value):
   if isinstance(value, int):
     return value + 2
   assert isinstance(value, float), f'{path} needs another value in OTHERS'
-  return 0.25 if path.endswith(('label_weight', 'augment_share', 'rate')) else 2 * value + 1
+  return 0.25 if path.endswith(('label_weight', 'augment_share', 'rate', 'validation')) else 2 * value + 1
 
 
 # Settings that the first phase of a method does not read.
@@ -114,7 +115,7 @@ def belongs(part: str, path: str) -> bool:
   """Whether what is saved as `part` depends on a setting."""
   method, _, what = part.partition('/')
   distils = method not in (MEMBERS, 'single', 'mc_dropout')
-  if path.startswith(WITHOUT_EFFECT):
+  if path.startswith(WITHOUT_EFFECT) or path.endswith('calibrate_spread'):  # that is another artifact
     return False
   if path in ('data.test', 'data.shifts', 'data.ood', 'evaluation.batch_size'):
     compares = what == 'divergences' and path in ('data.test', 'data.ood')

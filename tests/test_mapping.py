@@ -82,6 +82,14 @@ def test_chunks_of_heads_give_the_same(name, at, chunk):
   chex.assert_trees_all_close(gradient(network, x, chunk), whole, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize('chunk', [1, 2])
+def test_chunks_have_the_mean_of_all_heads(chunk):
+  loss = lambda outputs, batch: member_loss(outputs, batch) + losses.mean_term(outputs, TEACHER, batch['common'])
+  network = cut.multi_head(mlp(C, (8, 7)), 1, H)
+  given = dict(loss=loss, common=jax.nn.softmax)
+  chex.assert_trees_all_close(gradient(network, FLAT, chunk, **given), gradient(network, FLAT, **given), rtol=1e-4)
+
+
 def test_chunks_heed_the_objective_and_the_penalty():
   network = cut.multi_head(mlp(C, (8, 7)), 1, H)
   label = lambda outputs, batch: losses.cross_entropy(outputs, batch['y'])
