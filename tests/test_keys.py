@@ -21,7 +21,7 @@ MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
   *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
-  *('execution.', 'parallel.', 'evaluation.metrics'),
+  *('execution.', 'parallel.'),
 )
 # Another value of each setting that is not a number.
 OTHERS = {
@@ -44,7 +44,7 @@ OTHERS = {
   'mode': 'pmap',
 }
 # These stand for another teacher, or another method, instead of changing one.
-REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'data.name')
+REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'data.name', 'evaluation.metrics')
 REPLACING += ('network.name', 'network.teacher.name', 'network.student.name')
 
 
@@ -125,8 +125,12 @@ def belongs(part: str, path: str) -> bool:
     return method == name and setting not in UNREAD.get(part, ())
   if path.startswith('network.student'):
     return method not in (MEMBERS, PREDICTIONS, 'small_ensemble')
-  if path == 'teacher.keep_as' or path.startswith('distillation.'):
+  if path == 'teacher.keep_as':
     return distils
+  if path.startswith('distillation.') or path == 'training.schedule':  # the teacher has another schedule
+    return distils and method != PREDICTIONS
+  if path == 'training.epochs':
+    return method != 'single'
   if path == 'teacher.schedule':
     return True
   if path.startswith(('network.teacher', 'teacher.')):
