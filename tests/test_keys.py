@@ -106,7 +106,15 @@ def another(path: str, value):
 
 # Settings that the first phase of a method does not read.
 UNREAD = {
-  'hydra/mean prediction': ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body'),
+  'hydra/mean prediction': (
+    'epochs',
+    'heads',
+    'grouping',
+    'heads_per_step',
+    'diversity_weight',
+    'freeze_body',
+    'mean_weight',
+  ),
   'dlf/mean': ('epochs',),
 }
 
