@@ -5,6 +5,7 @@ from dataclasses import replace
 import functools
 import json
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def measured_spread(replica: Replica, student: Trained, teacher: Teacher) -> flo
 
 
 @functools.cache
-def matched(task: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def matched(task: str) -> Callable[[Any, Any], jax.Array]:
   """`calibration.matched_spread` for outputs of heads and members, compiled."""
   row = TASKS[task]
   return jax.jit(lambda heads, members: calibration.matched_spread(heads, members, row.rescale, row.size))
