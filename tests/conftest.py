@@ -14,10 +14,13 @@ os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
 # Small things are compiled and run once: compilation is nearly all the time that tests take.
 # The last two halve its time; XLA of jax 0.12 does not know the first of them, and would end at it.
-FLAGS = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true']
-if metadata.version('jaxlib').startswith('0.10.'):
-  FLAGS += ['--xla_cpu_use_fusion_emitters=false', '--xla_cpu_parallel_codegen_split_count=1']
-os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  if not metadata.version('jaxlib').startswith('0.10.')
+  else '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true '
+  '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1',
+)
 
 import jax
 import numpy as np
