@@ -32,6 +32,7 @@ def value(workdir, data, method, metric):
   return found
 
 
+@pytest.mark.everywhere
 def test_what_a_run_writes(tiny_run):
   workdir, printed = tiny_run
   assert all(list(row) == KEYS for row in rows(workdir))
