@@ -42,7 +42,7 @@ WITHOUT_NUMBERS = (
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'loading', 'paper_tables')),
   *(
     f'experiment/{name}'
-    for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'workdir')
+    for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
   ),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
