@@ -44,7 +44,8 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
   columns = table_style.columns(config.data.ood[0])
-  columns[7:7] = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
+  others = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
+  columns = [*(c for c in columns if c.split != 'cost'), *others, *(c for c in columns if c.split == 'cost')]
   return Definition(
     title=f'{name.upper().replace("CIFAR", "CIFAR-")}' + ', small' * quick,
     runs={name: config},

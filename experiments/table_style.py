@@ -50,9 +50,12 @@ def columns(outside: str) -> list[Column]:
   scores = [
     ('accuracy', 'accuracy', 'high'),
     ('nll', 'NLL', 'low'),
+    ('nll_calibrated', 'NLL cal.', 'low'),
     ('brier', 'Brier', 'low'),
     ('ece', 'ECE', 'low'),
     ('uncertainty_epistemic', 'model unc.', ''),
+    ('rank_correlation', 'rank corr.', 'high'),
+    ('members_worth', 'members worth', 'high'),
   ]
   return [
     *(Column('test', metric, heading, better) for metric, heading, better in scores),

@@ -38,6 +38,7 @@ QUICK = ('single', 'kd', 'hydra_train', 'hydra', 'dlf')
 METRICS = {
   'rmse': ('RMSE', 'low'),
   'nll': ('NLL', 'low'),
+  'nll_calibrated': ('NLL, variances scaled on the validation part', 'low'),
   'crps': ('CRPS', 'low'),
   'coverage_95': ('Coverage of 95% intervals', '0.95'),
 }
@@ -104,6 +105,7 @@ def sections(sets: Sequence[str], students: Sequence[str]) -> list[Section]:
     *(Section(title, of('test', metric, better), rows) for metric, (title, better) in METRICS.items()),
     Section('Model uncertainty ÷ that of the teachers', of('test', 'uncertainty_epistemic_ratio'), rows),
     Section('Rank correlation of model uncertainty with that of the teachers', of('test', 'rank_correlation'), rows),
+    Section('How many averaged teachers have the NLL of a student', of('test', 'members_worth', 'high'), rows),
     Section(
       'AUROC by model uncertainty, test inputs with noise', of('jitter:1', 'auroc_uncertainty_epistemic', 'high'), rows
     ),

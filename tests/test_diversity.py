@@ -65,6 +65,44 @@ def test_a_sharp_member_does_not_hide_whose_head_is_whose():
   assert np.all(np.argmin(found, axis=1) == 3) and diversity.own_head(found) == 1
 
 
+def test_some_members_by_hand():
+  """Of one all are alike; of all there is one subset; two that are sure of other labels do as well as a coin."""
+  p = np.array([[0.2, 0.9, 0.5], [0.8, 0.3, 0.5]])
+  found = diversity.averaged_nll(-np.log(p))
+  assert list(found) == [1, 2] and found[2] == pytest.approx(-np.mean(np.log([0.5, 0.6, 0.5])))
+  both = -np.mean(np.log(p), axis=1)
+  assert min(both) - 1e-9 <= found[1] <= max(both) + 1e-9
+  alike = diversity.averaged_nll(np.full((60, 4), 1.5))
+  assert list(alike) == [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 60]
+  np.testing.assert_allclose(list(alike.values()), 1.5)
+  assert diversity.averaged_nll(np.ones((1, 3))) == {1: 1.0}
+  assert diversity.ladder(1000) == [*diversity.ladder(60)[:-1], 75, 100, 150, 200, 300, 500, 750, 1000]
+
+
+def test_more_members_have_a_lower_nll(random):
+  nll = random.exponential(size=(100, 500))
+  found = list(diversity.averaged_nll(nll).values())
+  assert found[0] == pytest.approx(1, rel=0.1) and all(a > b for a, b in itertools.pairwise(found[:5]))
+  assert diversity.averaged_nll(nll) == diversity.averaged_nll(nll)
+
+
+@pytest.mark.parametrize(
+  'nll, expected',
+  [(0.6, 0), (0.5, 1), (0.4, 2**0.5), (0.3, 2), (0.2, 8**0.5), (0.1, 4), (0.0, 4), (np.inf, 0), (np.nan, np.nan)],
+)
+def test_how_many_members_a_student_is_worth(nll, expected):
+  """By hand; halfway between two sizes in NLL is halfway in their logarithm."""
+  assert diversity.members_worth(nll, {1: 0.5, 2: 0.3, 4: 0.1}) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_size_that_is_worse_by_chance_counts_as_the_one_before():
+  of_members = {1: 0.5, 2: 0.3, 3: 0.4, 5: 0.3, 7: 0.1}
+  found = [diversity.members_worth(nll, of_members) for nll in (0.31, 0.3, 0.29, 0.1)]
+  assert found == sorted(found) and found[1] == 2 and 5 < found[2] < 6 and found[3] == 7
+  one = [diversity.members_worth(nll, {1: 0.5}) for nll in (0.6, 0.5, 0.4)]
+  assert one == [0, 1, 1]
+
+
 def scores_of(logits):
   read = tasks.TASKS['classification'].predictives['members'].read
   labels = jnp.asarray(np.random.default_rng(3).integers(C, size=N))
@@ -92,7 +130,8 @@ def test_rows():
   ]
   scores = {'ensemble': ensemble, 'same': ensemble, 'halved': halved, 'one': one}
   matrices = {'same': {'test': 1.0 - np.eye(M)}}
-  rows = diversity.rows(scores, detection, data, 5, matrices)
+  nll = lambda name: float(np.mean(scores[name]['test']['nll'], dtype=np.float64))
+  rows = diversity.rows(scores, detection, data, 5, matrices, {1: nll('one'), M: nll('ensemble')})
   found = {(r['split'], r['method'], r['metric']): r['value'] for r in rows}
   assert {r['replica'] for r in rows} == {5} and 'plane' not in {r['split'] for r in rows}
   for where in ('test', 'far'):
@@ -122,3 +161,9 @@ def test_rows():
     'auroc_uncertainty_epistemic_ratio',
   ) not in found
   assert found['test', 'same', 'own_head'] == 1
+  assert found['test', 'same', 'members_worth'] == M and found['test', 'one', 'members_worth'] == 1
+  assert {(where, method) for where, method, metric in found if metric == 'members_worth'} == {
+    ('test', method) for method in ('same', 'halved', 'one')
+  }
+  without = diversity.rows(scores, detection, data, 5, matrices)
+  assert without == [row for row in rows if row['metric'] != 'members_worth']

@@ -1,12 +1,13 @@
 """Each setting changes the key of what it affects, and of nothing else; so does the code, and so do the data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from hydra_jax.data import load
+from hydra_jax.data import Split, load
 from hydra_jax.devices.layout import SINGLE_DEVICE
 from hydra_jax.experiment import artifacts, provenance, run_report, teachers
 from hydra_jax.experiment.config import default_config
@@ -196,6 +197,18 @@ def test_the_code_of_a_method_changes_what_it_makes(before, monkeypatch):
   after = keys(config_of())
   changed = {part for part in before if after[part] != before[part]}
   assert changed == {part for part in before if part.startswith('kd/')}
+
+
+def test_the_validation_part_changes_the_keys_of_scores():
+  """Labels are calibrated on it, so that a corrected label there changes what is scored with it."""
+  data = load(config_of().data, '', 0, 0.1)
+  replica = Replica(config=config_of(), artifacts=Path(), index=0, data=data)
+  edited = data.validation.y.copy()
+  edited[0] += 1
+  key = lambda split: run_report.key_of_scores(replace(replica, data=replace(data, validation=split)), 'model')
+  x, y = data.validation.x, data.validation.y
+  made = [key(split) for split in (Split(x, y), Split(x, edited), Split(x + 1, y), None)]
+  assert len(set(made)) == 4 and made[0] == key(data.validation)
 
 
 ARRAYS = dict(x=(30, 4), y=(30,), x_test=(20, 4), y_test=(20,), x_far=(10, 4), x_unused=(10, 4))

@@ -10,7 +10,7 @@ from hydra_jax import data as datasets
 from hydra_jax.data import Data, Scaling, Split
 from hydra_jax.evaluation import evaluate
 from hydra_jax.experiment.config import default_config
-from hydra_jax.maths import losses
+from hydra_jax.maths import calibration, losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.maths.uncertainty import WORDS
 from hydra_jax.nets import cut
@@ -29,13 +29,13 @@ def drawn(targets, shift=0.0, scale=1.0):
   return shift + scale * mean, np.square(scale * sd), shift + scale * y
 
 
-def scored(mean, var, y):
+def scored(mean, var, y, label_scale=None):
   """Scores by the evaluation, of outputs that a network with this scaling would give."""
   scaling = Scaling(np.zeros(1), np.ones(1), *datasets.moments(y))
   outputs = losses.gaussian_outputs((mean - scaling.y_shift) / scaling.y_scale, var / np.square(scaling.y_scale))
   split = Split(np.zeros((N, 1)), y)
   read = REGRESSION.predictives['members'].read
-  return evaluate.score_outputs(outputs.astype(np.float32), split, read, REGRESSION, scaling, 150)
+  return evaluate.score_outputs(outputs.astype(np.float32), split, read, REGRESSION, scaling, 150, label_scale)
 
 
 def crps(mean, var, y):
@@ -47,6 +47,28 @@ def crps(mean, var, y):
 
   between = distance(mean[:, None] - mean[None], var[:, None] + var[None]).mean(axis=(0, 1))
   return distance(y - mean, var).mean(axis=0) - between / 2
+
+
+@pytest.mark.parametrize('targets', [1, 3])
+def test_calibrated_scores_are_those_of_scaled_variances(targets):
+  mean, var, y = drawn(targets, 100, 7)
+  found = scored(mean, var, y, 2.5)
+  np.testing.assert_allclose(found['nll_calibrated'], scored(mean, 2.5 * var, y)['nll'], rtol=1e-4, atol=1e-4)
+  np.testing.assert_array_equal(found['nll'], scored(mean, var, y)['nll'])
+  assert 'nll_calibrated' not in scored(mean, var, y)
+
+
+@pytest.mark.parametrize('targets', [1, 3])
+def test_single_members_and_label_calibration_in_units_of_the_targets(targets):
+  mean, var, y = drawn(targets, 100, 7)
+  scaling = Scaling(np.zeros(1), np.ones(1), *datasets.moments(y))
+  split, read = Split(np.zeros((N, 1)), y), REGRESSION.predictives['members'].read
+  outputs = losses.gaussian_outputs((mean - scaling.y_shift) / scaling.y_scale, var / np.square(scaling.y_scale))
+  density = scipy.stats.norm.logpdf(y, mean, np.sqrt(var)).sum(axis=-1)
+  found = evaluate.label_nll(outputs.astype(np.float32), split, REGRESSION, scaling, 150)
+  np.testing.assert_allclose(found, -density, rtol=1e-4, atol=1e-4)
+  scale = evaluate.label_scale_of(outputs, split, read, REGRESSION, scaling)
+  assert scale == pytest.approx(calibration.variance_scale(mean, var, y), rel=1e-4)
 
 
 @pytest.mark.parametrize('shift, scale', [(0, 1), (1e9, 3), (0, 1e20), (5e-20, 1e-20), (-1e6, 1e-3), (3e4, 1e4)])

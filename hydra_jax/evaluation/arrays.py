@@ -82,5 +82,7 @@ def _scores(task, read, members_first, y, y_scale, bins, batch_size) -> dict[str
   examples_first = [np.swapaxes(each, 0, 1).astype(np.float32) for each in members_first]
   labels = y.astype(np.int32 if task == 'classification' else np.float32)
   found = rows.in_units(in_batches(score, batch_size, *examples_first, labels), y_scale)
-  means = {name: float(np.mean(found[score], dtype=np.float64)) for name, score in rows.averages.items()}
+  means = {
+    name: float(np.mean(found[score], dtype=np.float64)) for name, score in rows.averages.items() if score in found
+  }
   return means | rows.summary(found, bins)

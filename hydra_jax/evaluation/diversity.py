@@ -1,10 +1,12 @@
 """Is the diversity kept? A student's heads beside the members that they learnt from, example by example."""
 
 from collections.abc import Mapping, Sequence
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
 from hydra_jax.data import Data, outside_of
@@ -90,15 +92,85 @@ def own_head(divergences_HxM: np.ndarray) -> float:
   return float(np.mean(np.argmin(divergences_HxM, axis=0) == np.arange(divergences_HxM.shape[1])))
 
 
+# How many random subsets of the members are drawn for each size.
+SUBSETS = 5
+
+
+def ladder(members: int) -> list[int]:
+  """Sizes of subsets of the members, about equally far apart in their logarithm, up to all.
+
+  Example:
+    >>> ladder(60)
+    [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 60]
+  """
+  steps = [1, 2, 3, 5, 7, *(10**power * step // 2 for power in range(1, 7) for step in (2, 3, 4, 6, 10, 15))]
+  return [*(step for step in steps if step < members), members]
+
+
+def averaged_nll(nll_MxN: np.ndarray) -> dict[int, float]:
+  """NLL of n averaged members, `{n: mean NLL}` for the n of `ladder`: the mean over random subsets.
+
+  It is −log of the mean density of the label over the n members, the mean over examples. Subsets are the first n
+  members in orders that are drawn with a fixed seed.
+
+  Args:
+    nll_MxN: −log density of the label by each member.
+
+  Example:
+    >>> averaged_nll(-np.log(np.array([[0.5, 0.25], [0.5, 0.75]])))[2]  # (log 2 + log 2) / 2
+    0.693...
+  """
+  members, random = len(nll_MxN), np.random.default_rng(0)
+  orders = [random.permutation(members) for _ in range(SUBSETS)]
+  log_density = -np.asarray(nll_MxN, np.float64)
+  of = lambda some: float(np.mean(np.log(len(some)) - logsumexp(log_density[some], axis=0)))
+  return {n: float(np.mean([of(order[:n]) for order in orders])) for n in ladder(members)}
+
+
+def members_worth(nll: float, of_members: Mapping[int, float]) -> float:
+  """How many members of the ensemble, averaged, have the NLL of a student: its deep-ensemble equivalent.
+
+  Ashukha et al. 2020, section 4, have it of calibrated NLLs; here both are as predicted. It is interpolated linearly
+  in log n. Where a larger subset happens to have a higher NLL than a smaller one, it counts as having the lower one.
+
+  Args:
+    nll: Mean NLL of the student.
+    of_members: `{n: mean NLL}` of n averaged members on the same examples, n rising from 1 to all.
+
+  Returns:
+    0 where the student is worse than one member, and their number where it is at least as good as all; NaN for NaN.
+
+  Example:
+    >>> members_worth(0.3, {1: 0.5, 4: 0.1})  # half way from 1 to 4 in log n
+    2.0
+  """
+  sizes, values = np.array(list(of_members)), np.minimum.accumulate(list(of_members.values()))
+  if math.isnan(nll) or np.isnan(values).any():
+    return math.nan
+  if nll <= values[-1]:
+    return float(sizes[-1])
+  if nll > values[0]:
+    return 0.0
+  after = max(int(np.argmax(values <= nll)), 1)  # the smallest size that is as good
+  above, below = values[after - 1], values[after]
+  share = (above - nll) / (above - below)
+  return float(sizes[after - 1] ** (1 - share) * sizes[after] ** share)
+
+
 def compared_on(data: Data) -> list[str]:
   """The sets on which every head is compared with every member."""
   return ['test', *outside_of(data)]
 
 
 def rows(
-  scores: Mapping[str, Mapping[str, Scores]], found: Sequence[dict], data: Data, replica: int, matrices: Mapping
+  scores: Mapping[str, Mapping[str, Scores]],
+  found: Sequence[dict],
+  data: Data,
+  replica: int,
+  matrices: Mapping,
+  of_members: Mapping[int, float] | None = None,
 ) -> list[dict]:
-  """Result rows of one replica: what of the ensemble's disagreement each student has kept, and rejection curves.
+  """Result rows of one replica: what of the ensemble each student has kept, and rejection curves.
 
   Args:
     scores: Of every method, `{method: {set: {score: [N]}}}`.
@@ -106,6 +178,7 @@ def rows(
     data: What was evaluated.
     replica: Its index.
     matrices: `{method: {set: [H, M]}}`, see `divergences`.
+    of_members: See `averaged_nll`, on the test set in the units of the targets, if it is known.
   """
   outcome = TASKS[data.task].outcome
   auroc = {(r['split'], r['method']): r['value'] for r in found if r['metric'] == 'auroc_uncertainty_epistemic'}
@@ -134,6 +207,8 @@ def rows(
     if auroc.get((where, 'ensemble')) and not is_constant(epistemic):
       ratio = auroc[where, method] / auroc[where, 'ensemble']
       add(where, method, 'auroc_uncertainty_epistemic_ratio', ratio)
+    if where == 'test' and of_members:
+      add(where, method, 'members_worth', members_worth(float(np.mean(here['nll'], dtype=np.float64)), of_members))
     if where in matrices.get(method, {}):
       add(where, method, 'own_head', own_head(matrices[method][where]))
   return made

@@ -72,12 +72,18 @@ def _options(network: Network, shape: tuple[int, ...]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=64)
 def _scoring(network: Network, shape: tuple[int, ...], read: Callable, task: str, only: tuple[str, ...]) -> Callable:
-  def scores(params, state, scaling, x, y):
+  def scores(params, state, scaling, label_scale, x, y):
     outputs = outputs_of(Model(network, params, state, scaling, read), x)
-    found = TASKS[task].scores(read(outputs), y)
+    found = _scores(TASKS[task], read(outputs), y, label_scale)
     return {name: score for name, score in found.items() if not only or name in only}
 
   return jax.jit(scores, compiler_options=_options(network, shape))
+
+
+def _scores(task: Task, distribution, y, label_scale) -> dict[str, jax.Array]:
+  """Scores of each example, with those after label calibration where there is a scale."""
+  found = task.scores(distribution, y)
+  return found if label_scale is None else found | {'nll_calibrated': task.calibrated_nll(distribution, y, label_scale)}
 
 
 # Up to this number of inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
@@ -105,13 +111,37 @@ def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   return in_batches(f, batch_size, standardised(model.scaling, x), axis=1)
 
 
-def scorer(model: Model, task: str, shape: tuple[int, ...], only: Sequence[str] = ()) -> Callable:
+def scorer(
+  model: Model, task: str, shape: tuple[int, ...], only: Sequence[str] = (), label_scale: float | None = None
+) -> Callable:
   """Compiled `(x, y) -> {score: [B, …]}` for inputs of a shape: all scores of the task, or `only` some by name.
 
-  x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`.
+  x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`. With a
+  `label_scale` there is also `nll_calibrated`.
   """
   f = _scoring(model.network, shape, model.read, task, tuple(only))
-  return functools.partial(f, model.params, model.model_state, model.scaling)
+  return functools.partial(f, model.params, model.model_state, model.scaling, _as_array(label_scale))
+
+
+def _as_array(label_scale: float | None) -> np.ndarray | None:
+  """So that programs do not depend on the value."""
+  return None if label_scale is None else np.asarray(label_scale, np.float32)
+
+
+def label_scale_of(outputs_HxVxC: np.ndarray, split: Split, read: Callable, task: Task, scaling: Scaling) -> float:
+  """What label calibration finds: a temperature of the mean prediction, or a scale of all variances.
+
+  Outputs are those that are evaluated, so heads are spread already; `maths.calibration` says why this order is sound.
+
+  Args:
+    outputs_HxVxC: For the inputs of the split.
+    split: Examples that nothing was trained on.
+    read: `outputs -> distribution`.
+    task: Classification or regression.
+    scaling: Of the targets.
+  """
+  distribution = jax.jit(read)(np.asarray(outputs_HxVxC, np.float32))
+  return task.label_scale(distribution, scale_targets(scaling, split.y))
 
 
 def concatenate_models(models: Sequence[Model]) -> Model:
@@ -130,22 +160,46 @@ def concatenate_models(models: Sequence[Model]) -> Model:
   return replace(models[0], network=network, params=params, model_state=states)
 
 
-def score_outputs(outputs_MxNxC, split: Split, read, task: Task, scaling: Scaling, batch_size: int) -> Scores:
+def score_outputs(
+  outputs_MxNxC,
+  split: Split,
+  read,
+  task: Task,
+  scaling: Scaling,
+  batch_size: int,
+  label_scale: float | None = None,
+) -> Scores:
   """Scores of every example by outputs that are there already, `{score: [N]}`, in the units of the targets."""
+  scale = _as_array(label_scale)
 
   @jax.jit
   def score(outputs_BxMxC, y):
-    return task.scores(read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y)
+    return _scores(task, read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y, scale)
 
   found = in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y))
   return task.in_units(found, scaling.y_scale)
 
 
+def label_nll(outputs_MxNxC, split: Split, task: Task, scaling: Scaling, batch_size: int) -> np.ndarray:
+  """−log density of the label by each member alone, `[M, N]`, in the units of the targets."""
+
+  @jax.jit
+  def of_batch(outputs_BxMxC, y):
+    return task.label(jnp.swapaxes(outputs_BxMxC, 0, 1), y)
+
+  found = in_batches(of_batch, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y), axis=1)
+  return task.in_units({'nll': found}, scaling.y_scale)['nll']
+
+
 def score_all(
-  model: Model, data: Data, batch_size: int, advance: Callable[[int], None] = lambda done: None
+  model: Model,
+  data: Data,
+  batch_size: int,
+  advance: Callable[[int], None] = lambda done: None,
+  label_scale: float | None = None,
 ) -> dict[str, Scores]:
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets."""
-  score = scorer(model, data.task, data.train.example.shape[1:])
+  score = scorer(model, data.task, data.train.example.shape[1:], label_scale=label_scale)
   found = {}
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
     arrays = evaluation.load().arrays(data.scaling)

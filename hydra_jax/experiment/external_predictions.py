@@ -209,6 +209,11 @@ def check(path: str, data: Data) -> None:
     logger.info(f'{path} is taken for {file.kind.arrays[0]}: {other[file.kind.arrays[0]]}')
   if file.kind.task == data.task == 'classification' and _shape(file.arrays, file.kind.arrays[0])[-1] == 1:
     logger.info(f'{path}: one column is taken for class 1 against class 0')
+  if data.validation is not None:
+    logger.info(
+      f'{path}: {data.validation.examples:,} of its training examples are the validation part; where members have '
+      'learnt from these, the calibrated NLL of the ensemble says nothing: set config.validation to 0'
+    )
   sets = {'train': data.given_examples}
   sets |= {name: len(e.load().x) for name, e in data.evaluations.items() if covers(file, name)}
   for name, examples in sets.items():

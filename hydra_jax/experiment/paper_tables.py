@@ -378,7 +378,8 @@ def differences(found: Results) -> Iterator[Table]:
 
 def _over_examples(outcome: Outcome, metric: str, method: str, other: str) -> Difference | None:
   score = TASKS[outcome.task].averages.get(metric)
-  if score is None or not all({method, other} <= set(found) for _, found in outcome.tests):
+  has = lambda found, name: name in found and score in found[name]
+  if score is None or not all(has(found, method) and has(found, other) for _, found in outcome.tests):
     return None
   mean = lambda name: np.stack([found[name][score] for _, found in outcome.tests]).mean(axis=0, dtype=np.float64)
   return paired(mean(method), mean(other))

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
+import numpy as np
 
 from hydra_jax import store
 from hydra_jax.data import Data, Split, load
@@ -66,13 +67,18 @@ class Trained:
   Attributes:
     model: None for teachers of whom only predictions are given.
     key: Says all it depends on.
-    scores: `advance -> {set: scores}`, of every example of every evaluation set that it has predictions for.
+    scores: `(advance, label_scale) -> {set: scores}`, of every example of every evaluation set that it has predictions
+      for; with `nll_calibrated` where there is a scale.
+    on_validation: Returns outputs `[H, V, C]` for the validation part, or None where there are none.
+    on_test: Returns outputs `[H, N, C]` for the test set, or None where there are none.
     place: Where its artifact is; None where it was not trained here.
   """
 
   model: Model | None
   key: str
-  scores: Callable[[Callable], dict[str, Scores]]
+  scores: Callable[[Callable, float | None], dict[str, Scores]]
+  on_validation: Callable[[], np.ndarray | None]
+  on_test: Callable[[], np.ndarray | None]
   place: Place | None = None
 
 

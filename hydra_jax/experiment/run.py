@@ -98,12 +98,14 @@ def carry_out(
       for name, trained in models.items():
         if trained.place is not None:
           locations.setdefault(name, []).append(trained.place)
-          rows += run_report.spread_row(replica, name, trained.place)
-      scores = {name: run_report.evaluated(replica, name, trained) for name, trained in models.items()}
+      found = {name: run_report.evaluated(replica, name, trained) for name, trained in models.items()}
+      scores = {name: each.scores for name, each in found.items()}
       more, matrices = compare(replica, models, scores)
       rows += more
+      for name, each in found.items():
+        rows += run_report.calibration_rows(replica, name, models[name].place, each.label_scale)
       test = replica.data.evaluations['test'].load().fingerprint
-      tests.append((test, {name: found['test'] for name, found in scores.items() if 'test' in found}))
+      tests.append((test, {name: each['test'] for name, each in scores.items() if 'test' in each}))
       if replica.index == 0:
         here = {name: trained for name, trained in models.items() if trained.model is not None}
         rows += run_report.sizes(replica, here)
@@ -159,4 +161,5 @@ def compare(replica: Replica, models: dict[str, Trained], scores: run_report.All
     heads, members = (len(m.model.network.heads) if m.model else 0 for m in (models[name], ensemble))
     if method_of(config, name).matched and heads == members:
       matrices[name] = run_report.divergences(replica, name, models[name], ensemble)
-  return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices), matrices
+  of_members = run_report.averaged_nll(replica, ensemble) if 'test' in scores['ensemble'] else None
+  return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices, of_members), matrices

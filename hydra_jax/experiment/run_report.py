@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 import platform
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,19 +25,25 @@ from hydra_jax.report import figures, tables
 
 logger = logging.getLogger(__name__)
 
+LABEL_SCALE = 'label_scale.json'
+
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
 
 def key_of_scores(replica: Replica, model: str) -> str:
-  """Key of the scores of a model, whose own key is given: with the content of all sets that it is evaluated on."""
+  """Key of the scores of a model, whose own key is given.
+
+  It has the content of all sets that the model is evaluated on, and of the validation part, if labels are calibrated.
+  """
+  held_out = replica.data.validation
   sets, settings = (
     {n: evaluation.key() for n, evaluation in replica.data.evaluations.items()},
     replica.config.evaluation,
   )
   code = [*_code(evaluated), *user_metrics.sources(settings.metrics)]
-  return store.key_of(
-    dict(model=model, sets=sets, batch=settings.batch_size, metrics=list(settings.metrics), code=code)
-  )
+  held_out_key = held_out.fingerprint if held_out is not None else None
+  found = dict(model=model, sets=sets, batch=settings.batch_size, metrics=list(settings.metrics), code=code)
+  return store.key_of(dict(**found, validation=held_out_key))
 
 
 def key_of_divergences(replica: Replica, model: str, ensemble: str) -> str:
@@ -50,15 +56,27 @@ def _code(make: Callable) -> list[str]:
   return [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(make)]
 
 
-def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores]:
-  """Scores of every example of every evaluation set, `{set: {score: [N]}}`."""
+class Evaluated(NamedTuple):
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`, and what label calibration has found.
+
+  The latter is None where there are no predictions for a validation part.
+  """
+
+  scores: dict[str, Scores]
+  label_scale: float | None
+
+
+def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
+  """Evaluates one row of the table; its labels are calibrated on the validation part, if there is one."""
   data, key = replica.data, key_of_scores(replica, trained.key)
 
   def make(new, folder):
     with bar(f'{name}: evaluation', len(data.evaluations), unit='sets') as advance:
-      scores = trained.scores(advance)
+      scale = label_scale(replica, trained)
+      scores = trained.scores(advance, scale)
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
     np.savez(new / 'scores.npz', allow_pickle=False, **flat)
+    (new / LABEL_SCALE).write_text(json.dumps(scale))
 
   folder = reuse_or_make(replica, 'scores', key, f'{name}: evaluation', make)
   scores: dict[str, Any] = {}
@@ -67,7 +85,32 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> dict[str, Scores
     if where not in data.evaluations or values.ndim != 1:
       raise store.Damaged(f'{folder} holds no scores of these sets: delete that folder and run the same command again')
     scores.setdefault(where, {})[score] = values
-  return scores
+  return Evaluated(scores, store.read_json(folder / LABEL_SCALE))
+
+
+def label_scale(replica: Replica, trained: Trained) -> float | None:
+  """What label calibration finds on the validation part; None where there are no predictions for one."""
+  outputs, held_out, task = trained.on_validation(), replica.data.validation, replica.task
+  if outputs is None or held_out is None:
+    return None
+  read = trained.model.read if trained.model else task.predictives['members'].read
+  return evaluate.label_scale_of(outputs, held_out, read, task, replica.data.scaling)
+
+
+def averaged_nll(replica: Replica, ensemble: Trained) -> dict[int, float]:
+  """NLL of n averaged members on the test set, `{n: mean NLL}`, in the units of the targets."""
+  data, task = replica.data, replica.task
+  test = data.evaluations['test']
+  key = store.key_of(dict(ensemble=ensemble.key, test=test.key(), code=_code(averaged_nll)))
+
+  def make(new, folder):
+    outputs = ensemble.on_test()
+    assert outputs is not None
+    nll = evaluate.label_nll(outputs, test.load(), task, data.scaling, replica.config.evaluation.batch_size)
+    (new / 'averaged.json').write_text(json.dumps(list(diversity.averaged_nll(nll).items())))
+
+  folder = reuse_or_make(replica, 'averaged', key, 'ensemble: NLL of some of its members', make)
+  return dict(map(tuple, store.read_json(folder / 'averaged.json')))
 
 
 # Of the way from the best constant prediction to a perfect one.
@@ -101,13 +144,17 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
   return store.read_arrays(folder / 'divergences.npz')
 
 
-def spread_row(replica: Replica, name: str, place: Place) -> list[dict]:
-  """The row of the spread of a student's heads, if it was calibrated."""
-  if place.spread == 1 or replica.data.validation is None:
+def calibration_rows(replica: Replica, name: str, place: Place | None, label_scale: float | None) -> list[dict]:
+  """Rows of what was calibrated on the validation part: the spread of heads, and a temperature or variance scale."""
+  if replica.data.validation is None:
     return []
-  n = len(replica.data.validation.x)
-  row = {'split': 'validation', 'method': name, 'replica': replica.index, 'metric': 'spread', 'value': place.spread}
-  return [{**row, 'n': n}]
+  found = {'spread': place.spread} if place is not None and place.spread != 1 else {}
+  found |= {replica.task.scale_name: label_scale} if label_scale is not None else {}
+  n = replica.data.validation.examples
+  return [
+    {'split': 'validation', 'method': name, 'replica': replica.index, 'metric': metric, 'value': value, 'n': n}
+    for metric, value in found.items()
+  ]
 
 
 def _models(trained: Mapping[str, Trained]) -> dict[str, evaluate.Model]:

@@ -66,8 +66,8 @@ class ExperimentSettings:
   validation: float = setting(
     0.1,
     number(' of at least 0 and less than 1', lambda v: 0 <= v < 1),
-    'Share of the training split that nothing is trained on, at most 1,000 examples. The spread of heads is calibrated '
-    'on it, and inputs are chosen. 0: neither is done.',
+    'Share of the training split that nothing is trained on, at most 1,000 examples. The spread of heads and, for one '
+    'column of the table, NLLs are calibrated on it, and inputs are chosen. 0: nothing of that is done.',
   )
   students: tuple[str, ...] = setting(
     ('single', 'kd', 'hydra'), DISTINCT_NAMES, 'Which sections under `student` are trained.'

@@ -99,31 +99,40 @@ def teacher_in_file(replica: Replica) -> tuple[Teacher, Trained]:
 
   covered = {name: each for name, each in data.evaluations.items() if external_predictions.covers(file, name)}
 
-  def scores(advance):
-    read, found = replica.task.predictives['members'].read, {}
+  def scores(advance, label_scale):
+    task, found = replica.task, {}
+    read = task.predictives['members'].read
     for name, evaluation in covered.items():
       split = evaluation.load()
-      found[name] = evaluate.score_outputs(outputs(name, len(split.x)), split, read, replica.task, data.scaling, size)
+      given = outputs(name, len(split.x))
+      found[name] = evaluate.score_outputs(given, split, read, task, data.scaling, size, label_scale)
     advance(len(data.evaluations))
     return found
+
+  def on_test():
+    return outputs('test', len(covered['test'].load().x)) if 'test' in covered else None
 
   key = store.key_of(dict(file=file.key, data=data.fingerprint))
   given = outputs('train', data.given_examples)
   if data.train_rows is None:
-    return Teacher(given, None, key), Trained(None, key, scores)
-  return Teacher(given[:, data.train_rows], None, key, given[:, data.validation_rows]), Trained(None, key, scores)
+    return Teacher(given, None, key), Trained(None, key, scores, lambda: None, on_test)
+  held_out = given[:, data.validation_rows]
+  return Teacher(given[:, data.train_rows], None, key, held_out), Trained(None, key, scores, lambda: held_out, on_test)
 
 
 def evaluable(replica: Replica, model: Model, key: str) -> Trained:
   """A model as a row of the table."""
   settings = replica.config.evaluation
 
-  def scores(advance):
-    found = evaluate.score_all(model, replica.data, settings.batch_size, advance)
+  def scores(advance, label_scale):
+    found = evaluate.score_all(model, replica.data, settings.batch_size, advance, label_scale)
     more = user_metrics.scores(settings.metrics, model, replica.data, settings.batch_size)
     return {where: {**each, **more.get(where, {})} for where, each in found.items()}
 
-  return Trained(model, key, scores)
+  def on_test():
+    return evaluate.predict(model, replica.data.evaluations['test'].load().x, settings.batch_size)
+
+  return Trained(model, key, scores, lambda: outputs_on_validation(replica, model), on_test)
 
 
 def kept_predictions(replica: Replica, teacher: Model, key: str) -> np.ndarray:

@@ -1,21 +1,34 @@
-"""Calibration of trained heads on inputs that they have not learnt from: the size of their disagreement.
+"""Calibration on inputs that were not learnt from: the size of the heads' disagreement, and how certain the mean is.
 
 Heads that learn from members shrink towards their mean, as any regression does. They rank inputs by their disagreement
 as the members do, and disagree less. One number s for a student mends the size: outputs a_m become ā + s (a_m − ā).
 
-Shapes: H heads or M members, B examples, C outputs.
+Label calibration is another number for each method: a temperature of the mean prediction, or a scale of all variances.
+With it, NLLs of methods can be compared that are over- or underconfident, each by its own amount (Ashukha et al. 2020).
+
+Heads are spread first, and labels are calibrated after that. This order is sound: the spread needs no labels and leaves
+the mean logits as they are, so that it is the same whatever is done to the mean prediction. It does change the mean of
+the probabilities, and the temperature is fitted to just that prediction. A temperature first would be one of other
+predictions than those that are made. In regression likewise: the spread leaves the mean and the variances of the heads,
+and widens the mixture whose variances are then scaled.
+
+Shapes: H heads or M members, B or N examples, C outputs or classes, D targets.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 from hydra_jax.maths import losses, uncertainty
 
 # The range in which s is looked for, and the smallest disagreement, in nats, that there is something to match in.
 LEAST_SPREAD, MOST_SPREAD, LEAST_DISAGREEMENT = 1 / 16, 64.0, 1e-9
-STEPS = 40  # of the bisection of log s: to 1e-11
+STEPS = 40  # of a bisection, of log s or of the logarithm of a temperature: to 1e-11
+# Ranges of label calibration, and the standard deviation that log t has before labels are seen.
+TEMPERATURES, VARIANCE_SCALES, PRIOR_WIDTH = (1 / 16, 16.0), (1 / 64, 64.0), 0.2
 
 
 def spread_logits(logits_HxBxC: jax.Array, spread: jax.Array | float) -> jax.Array:
@@ -100,3 +113,96 @@ def matched_spread(
   bounds = jnp.log(jnp.float32(LEAST_SPREAD)), jnp.log(jnp.float32(MOST_SPREAD))
   low, high = jax.lax.fori_loop(0, STEPS, halve, bounds)
   return jnp.where(disagree, jnp.exp((low + high) / 2), 1.0)
+
+
+def tempered(log_mean_BxC: jax.Array, temperature: jax.Array | float) -> jax.Array:
+  """Log-probabilities at a temperature: `log_softmax(log_mean / τ)`.
+
+  Args:
+    log_mean_BxC: Log of the mean probabilities of the members.
+    temperature: τ; above 1 the prediction becomes less certain.
+
+  Returns:
+    `[B, C]`.
+
+  Example:
+    >>> jnp.exp(tempered(jnp.log(jnp.array([[0.8, 0.2]])), 0.5))  # 16 to 1
+    Array([[0.941..., 0.058...]], dtype=float32)
+  """
+  return jax.nn.log_softmax(log_mean_BxC / temperature)
+
+
+def temperature(log_mean_NxC: np.ndarray, labels_N: np.ndarray) -> float:
+  """The temperature of the mean prediction that minimises the mean NLL of labels (Guo et al. 2017, section 4.2).
+
+  The NLL is convex in β = 1/τ. The sign of its derivative, the mean of E_β[log p] − log p(label), is bisected. It is
+  computed in float64 on the host. For ensembles see Ashukha et al. 2020, section 3: members are averaged first.
+
+  Args:
+    log_mean_NxC: Log of the mean probabilities of the members, see `losses.log_mean_exp`.
+    labels_N: Indices of the classes, of examples that nothing was trained on.
+
+  Returns:
+    τ from 1/16 to 16. It is 1 where no other one has a lower NLL.
+
+  Example:
+    >>> log_mean = np.log(np.array([[0.9, 0.1]] * 4))
+    >>> round(temperature(log_mean, np.array([0, 0, 0, 1])), 3)  # 0.75 is right: log 9 / log 3
+    2.0
+  """
+  # A probability of 0 stays one at every temperature; products with −inf would not be numbers.
+  log_p = np.nan_to_num(np.asarray(log_mean_NxC, np.float64), nan=np.nan, neginf=-1e30)
+  of_label = np.take_along_axis(log_p, np.asarray(labels_N)[:, None], axis=1)[:, 0]
+
+  def slope(beta):
+    return np.mean(np.sum(scipy.special.softmax(beta * log_p, axis=1) * log_p, axis=1) - of_label)
+
+  def nll(beta):
+    return np.mean(scipy.special.logsumexp(beta * log_p, axis=1) - beta * of_label)
+
+  low, high = -np.log(TEMPERATURES[1]), -np.log(TEMPERATURES[0])
+  for _ in range(STEPS):
+    middle = (low + high) / 2
+    low, high = (middle, high) if slope(np.exp(middle)) < 0 else (low, middle)
+  beta = np.exp((low + high) / 2)
+  return float(1 / beta) if nll(beta) < nll(1.0) else 1.0
+
+
+def variance_scale(mean_MxNxD: np.ndarray, var_MxNxD: np.ndarray, y_NxD: np.ndarray) -> float:
+  """The factor t of the variances of all members that is likeliest by targets, a posteriori.
+
+  It minimises the summed NLL of the mixture with variances t σ², plus (log t)² / (2 · 0.2²): log t is normal about 0
+  before targets are seen, so that few of them move t little. It is the scaling of variances of Laves et al. 2020, for
+  mixtures. Of a mixture the NLL is not convex in log t, so that it is searched on a grid first. All is float64.
+
+  Args:
+    mean_MxNxD: Means of the members.
+    var_MxNxD: Variances of the members.
+    y_NxD: Targets of examples that nothing was trained on, in the same units.
+
+  Returns:
+    t from 1/64 to 64. It is 1 where the NLL is not finite.
+
+  Example:
+    >>> y = np.random.default_rng(0).normal(size=(10000, 1))
+    >>> round(variance_scale(np.zeros((1, 10000, 1)), np.full((1, 10000, 1), 0.25), y), 1)
+    4.0
+  """
+  mean, var, y = (np.asarray(each, np.float64) for each in (mean_MxNxD, var_MxNxD, y_NxD))
+  distance_MxN = np.sum(np.square(y - mean) / var, axis=-1)
+  log_var_MxN = np.sum(np.log(var), axis=-1)
+
+  def objective(log_t):
+    log_density = -(distance_MxN / np.exp(log_t) + log_var_MxN + y.shape[-1] * log_t) / 2
+    return -np.sum(scipy.special.logsumexp(log_density, axis=0)) + log_t**2 / (2 * PRIOR_WIDTH**2)
+
+  low, high = np.log(VARIANCE_SCALES)
+  grid = np.linspace(low, high, 65)  # has 0
+  for _ in range(6):
+    values = np.array([objective(log_t) for log_t in grid])
+    if not np.isfinite(values).any():
+      return 1.0
+    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+    found = grid[best]
+    grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 17)
+  return float(np.exp(found))

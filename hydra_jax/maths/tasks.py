@@ -50,6 +50,9 @@ class Task:
     scores: Scores of every example, `(distribution, y) -> {name: [B, …]}`, where y is what the network learns.
     in_units: The same in the units of the targets, on the host in float64, `(scores, y_scale [D]) -> {name: [N]}`.
     averages: Metric names and the score each is the mean of.
+    label_scale: `(distribution, y [N]) -> float`, what label calibration finds on examples that nothing was trained on.
+    scale_name: What it is, as a metric.
+    calibrated_nll: `(distribution, y, label_scale) -> [B]`, the NLL of each example after label calibration.
     skill: `(scores, y [N] or [N, D]) -> ` how far the mean outcome is on the way from the best constant prediction, 0,
       to a perfect one, 1; NaN where y is constant.
     outcome: The score that tells how good a prediction is, whose mean is drawn where uncertain ones are rejected.
@@ -72,6 +75,9 @@ class Task:
   in_units: Callable[[Scores, np.ndarray], Scores]
   averages: Mapping[str, str]
   outcome: str
+  label_scale: Callable[..., float]
+  scale_name: str
+  calibrated_nll: Callable
   skill: Callable[[Scores, np.ndarray], float]
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
@@ -114,6 +120,16 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
   }
 
 
+def categorical_temperature(prediction: Categorical, labels_N) -> float:
+  """See `calibration.temperature`."""
+  return calibration.temperature(np.asarray(prediction.log_mean), np.asarray(labels_N))
+
+
+def tempered_nll(prediction: Categorical, labels_B, temperature) -> jax.Array:
+  """NLL of each example at a temperature of the mean prediction, `[B]`; meaningless where the label is −1 (none)."""
+  return metrics.nll(calibration.tempered(prediction.log_mean, temperature), jnp.maximum(labels_B, 0))
+
+
 def classification_skill(scores: Scores, labels_N: np.ndarray) -> float:
   """(accuracy − share of the most frequent class) / (1 − that share)."""
   most = np.bincount(labels_N).max() / len(labels_N)
@@ -147,6 +163,18 @@ def regression_scores(mixture: losses.Gaussian, y_BxD) -> dict[str, jax.Array]:
     'pit': pit,
     **uncertainty.regression(mean, var).named(),
   }
+
+
+def mixture_variance_scale(mixture: losses.Gaussian, y_NxD) -> float:
+  """See `calibration.variance_scale`."""
+  mean, var = mixture
+  return calibration.variance_scale(np.asarray(mean), np.asarray(var), np.asarray(y_NxD))
+
+
+def scaled_nll(mixture: losses.Gaussian, y_BxD, scale) -> jax.Array:
+  """NLL of each example with the variances of all members times a scale, `[B]`."""
+  mean, var = mixture
+  return metrics.mixture_nll(mean, scale * var, y_BxD)
 
 
 # Power of the unit of the target in a score. A density has it in its logarithm.
@@ -217,16 +245,25 @@ TASKS = {
     proxy=prior_networks.proxy_endd,
     scores=classification_scores,
     in_units=lambda scores, y_scale: scores,
-    averages={'accuracy': 'correct', 'nll': 'nll', 'brier': 'brier', 'disagreement': 'disagreement', **UNCERTAINTIES},
+    averages={
+      'accuracy': 'correct',
+      **{name: name for name in ('nll', 'nll_calibrated', 'brier', 'disagreement')},
+      **UNCERTAINTIES,
+    },
     outcome='correct',
+    label_scale=categorical_temperature,
+    scale_name='temperature',
+    calibrated_nll=tempered_nll,
     skill=classification_skill,
     summary=classification_summary,
     headline={
       'accuracy': ('acc.', 'high'),
       'nll': ('NLL', 'low'),
+      'nll_calibrated': ('NLL cal.', 'low'),
       'brier': ('Brier', 'low'),
       'ece': ('ECE', 'low'),
       'uncertainty_epistemic': ('model unc.', ''),
+      'rank_correlation': ('rank corr.', 'high'),
     },
     under_shift=('accuracy', 'nll', 'ece', *uncertainty.RANKINGS),
   ),
@@ -246,17 +283,26 @@ TASKS = {
     proxy=None,
     scores=regression_scores,
     in_units=regression_in_units,
-    averages={'nll': 'nll', 'nll_gaussian': 'nll_gaussian', 'crps': 'crps', 'coverage_95': 'covered', **UNCERTAINTIES},
+    averages={
+      **{name: name for name in ('nll', 'nll_calibrated', 'nll_gaussian', 'crps')},
+      'coverage_95': 'covered',
+      **UNCERTAINTIES,
+    },
     outcome='squared_error',
+    label_scale=mixture_variance_scale,
+    scale_name='variance_scale',
+    calibrated_nll=scaled_nll,
     skill=regression_skill,
     summary=regression_summary,
     headline={
       'rmse': ('RMSE', 'low'),
       'nll': ('NLL', 'low', 'difference'),
+      'nll_calibrated': ('NLL cal.', 'low', 'difference'),
       'nll_gaussian': ('NLL (Gauss)', 'low', 'difference'),
       'crps': ('CRPS', 'low'),
       'coverage_95': ('cover. 95%', ''),
       'uncertainty_epistemic': ('model unc.', ''),
+      'rank_correlation': ('rank corr.', 'high'),
     },
     under_shift=('rmse', 'crps', 'uncertainty_epistemic'),
   ),

@@ -90,12 +90,14 @@ def latency(text: str, median: float, low: float, high: float) -> str:
 def comparison(rows: Sequence[dict], task: Task, outside: Sequence[str], test_to_train: float = 0.0) -> Table:
   """The table of a run: scores in-domain, detection of out-of-domain inputs, and cost.
 
-  Where there are several replicas, a cell is the mean ± its standard error over them, see `statistics`.
+  Columns that no row is for are left out. Where there are several replicas, a cell is the mean ± its standard error
+  over them, see `statistics`.
   """
   columns = [Column('test', m, *heading) for m, heading in task.headline.items()]
   for name in outside:
     columns += [detection(name, by) for by in uncertainty.RANKINGS]
-  columns += COSTS
+  there = {(row['split'], row['metric']) for row in rows}
+  columns = [*(column for column in columns if (column.split, column.metric) in there), *COSTS]
   batch = next((row['n'] for row in rows if row['metric'] == 'latency_ms'), '')
   values: dict[tuple[str, str, str], list[float]] = {}
   for row in rows:

@@ -1,0 +1,145 @@
+"""Label calibration: what is right stays, a known factor is found, and no input makes it fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from hydra_jax.maths import calibration, metrics
+from hydra_jax.maths.tasks import TASKS
+
+N, C, M, D = 4000, 5, 3, 2
+
+
+def drawn(random, logits):
+  """Labels that are distributed as the logits say."""
+  return np.argmax(logits + random.gumbel(size=logits.shape), axis=1).astype(np.int32)
+
+
+def log_p(logits):
+  return scipy.special.log_softmax(logits, axis=1)
+
+
+def nll(log_mean, labels, tau=1.0):
+  found = metrics.nll(calibration.tempered(jnp.asarray(log_mean, jnp.float32), tau), jnp.asarray(labels))
+  return float(np.mean(np.asarray(found, np.float64)))
+
+
+@pytest.mark.parametrize('factor', [0.2, 1.0, 3.0])
+def test_the_temperature_of_labels_is_found(factor, random):
+  """Probabilities that are `factor` times as sharp in their logits need that temperature, within sampling error."""
+  logits = 2 * random.normal(size=(N, C))
+  labels = drawn(random, logits)
+  assert calibration.temperature(log_p(factor * logits), labels) == pytest.approx(factor, rel=0.06)
+
+
+def test_the_temperature_is_the_minimum_and_scales_with_logits(random):
+  logits = random.normal(size=(200, C))
+  labels = drawn(random, logits / 2)
+  tau = calibration.temperature(log_p(logits), labels)
+  others = [nll(log_p(logits), labels, tau * f) for f in (0.5, 0.9, 1.0, 1.1, 2.0)]
+  assert np.argmin(others) == 2 and min(others) <= nll(log_p(logits), labels)
+  # The same for other units of the logits, and whatever is added to all logits of an example.
+  assert calibration.temperature(log_p(1.7 * logits), labels) == pytest.approx(1.7 * tau, rel=1e-6)
+  assert calibration.temperature(1.7 * logits + random.normal(size=(200, 1)), labels) == pytest.approx(1.7 * tau)
+
+
+def test_no_temperature_raises_the_nll(random):
+  for _ in range(30):
+    count = int(random.integers(1, 20))
+    logits, labels = random.normal(size=(count, C)) * random.uniform(0.01, 30), random.integers(C, size=count)
+    tau = calibration.temperature(log_p(logits), labels)
+    assert 1 / 16 - 1e-9 <= tau <= 16 + 1e-9
+    before, after = (nll(log_p(logits), labels, t) for t in (1.0, tau))
+    assert after <= before + 1e-5 * abs(before)
+
+
+ROW = np.log(np.array([[0.7, 0.3]]))
+DEGENERATE = {
+  'always right': (np.repeat(ROW, 4, 0), [0] * 4, 1 / 16),
+  'always wrong': (np.repeat(ROW, 4, 0), [1] * 4, 16.0),
+  'all alike': (np.log(np.full((4, 2), 0.5)), [0, 1, 1, 1], 1.0),
+  'one example': (ROW, [0], 1 / 16),
+  'probability 0 of others': (np.array([[0.0, -np.inf]] * 3), [0] * 3, 1.0),
+  'probability 0 of the label': (np.array([[0.0, -np.inf], [-0.1, -2.4]]), [1, 0], 16.0),
+  'huge': (np.array([[0.0, -1e4], [-1e4, 0.0]]), [0, 0], 16.0),
+  'no numbers': (np.full((3, 2), np.nan), [0, 1, 0], 1.0),
+}
+
+
+@pytest.mark.parametrize('name', DEGENERATE)
+def test_temperatures_are_finite(name):
+  log_mean, labels, expected = DEGENERATE[name]
+  assert calibration.temperature(log_mean, np.array(labels)) == pytest.approx(expected)
+
+
+def mixture(random, n=N):
+  """Means and variances of members, and targets that are drawn from their mixture."""
+  mean, var = random.normal(size=(M, n, D)), random.uniform(0.5, 2, size=(M, n, D))
+  member = random.integers(M, size=n)
+  at = (member, np.arange(n))
+  return mean, var, mean[at] + np.sqrt(var[at]) * random.normal(size=(n, D))
+
+
+@pytest.mark.parametrize('factor', [0.25, 1.0, 4.0])
+def test_the_scale_of_variances_is_found(factor, random):
+  mean, var, y = mixture(random)
+  assert calibration.variance_scale(mean, var / factor, y) == pytest.approx(factor, rel=0.07)
+
+
+def test_the_scale_of_variances_has_no_units(random):
+  mean, var, y = mixture(random, 100)
+  found = calibration.variance_scale(mean, var, y)
+  assert calibration.variance_scale(3 + 1000 * mean, 1e6 * var, 3 + 1000 * y) == pytest.approx(found, rel=1e-5)
+  assert calibration.variance_scale(mean[::-1], var[::-1], y) == pytest.approx(found, rel=1e-5)
+
+
+def test_the_scale_of_variances_is_the_minimum(random):
+  """By brute force; the NLL of labels is no higher than before, as the prior is for 1."""
+  mean, var, y = mixture(random, 30)
+
+  def objective(t, weight=1.0):
+    found = metrics.mixture_nll(*(jnp.asarray(a, jnp.float32) for a in (mean, t * 5 * var, y)))
+    return float(np.sum(np.asarray(found, np.float64))) + weight * np.log(t) ** 2 / (2 * 0.2**2)
+
+  found = calibration.variance_scale(mean, 5 * var, y)
+  many = np.exp(np.linspace(-3, 3, 301))
+  assert objective(found) <= min(map(objective, many)) + 1e-3
+  assert objective(found, 0) <= objective(1.0, 0)
+
+
+def test_few_targets_move_the_scale_little(random):
+  mean, var, y = mixture(random)
+  found = [calibration.variance_scale(mean[:, :n], var[:, :n] / 16, y[:n]) for n in (1, 10, 100, N)]
+  assert 1 < found[0] < found[1] < found[2] < found[3] < 17 and found[0] < 3
+
+
+@pytest.mark.parametrize(
+  'mean, var, y, low, high',
+  [
+    (0.0, 1.0, 0.0, 1 / 64, 1.0),
+    (0.0, 1e-12, 1.0, 1.0, 64.0),
+    (0.0, 1.0, 1e15, 1.0, 64.0),
+    (0.0, 1e30, 1.0, 1 / 64, 1.0),
+    (np.nan, 1.0, 0.0, 1.0, 1.0),
+  ],
+)
+def test_scales_of_variances_are_finite(mean, var, y, low, high):
+  found = calibration.variance_scale(np.full((M, 50, D), mean), np.full((M, 50, D), var), np.full((50, D), y))
+  assert low * (1 - 1e-9) <= found <= high * (1 + 1e-9)
+
+
+def test_tasks_have_both(random):
+  """The NLL of a task after label calibration is that before, where there is nothing to calibrate."""
+  y = {'classification': random.integers(C, size=20), 'regression': random.normal(size=(20, D)).astype(np.float32)}
+  for name, task in TASKS.items():
+    width = C if name == 'classification' else 2 * D
+    outputs = jnp.asarray(random.normal(size=(M, 20, width)), jnp.float32)
+    read = task.predictives['members'].read(outputs)
+    scale = task.label_scale(read, y[name])
+    labels = jnp.asarray(y[name])
+    same, calibrated = task.calibrated_nll(read, labels, 1.0), task.calibrated_nll(read, labels, scale)
+    np.testing.assert_allclose(same, task.scores(read, labels)['nll'], rtol=1e-5, atol=1e-6)
+    assert calibrated.shape == (20,) and np.mean(calibrated) < np.mean(same) and scale != 1
+    jax.tree.map(np.testing.assert_allclose, jax.jit(task.calibrated_nll)(read, labels, np.float32(scale)), calibrated)
