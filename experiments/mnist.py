@@ -45,9 +45,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
   table = Definition(
     title='MNIST, with Fashion-MNIST as out-of-domain data',
     runs={'mnist': config},
-    sections=[
-      Section('Scores', table_style.columns(outside), ('single', 'ensemble', 'kd', 'endd', 'hydra_train', 'hydra'))
-    ],
+    sections=[Section('Scores', table_style.columns(outside), ('ensemble', *config.students))],
     labels=table_style.LABELS,
     tested=('nll', 'accuracy', 'brier'),
     kept=('test', 'rotate:30', 'translate:4', outside),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+import math
 import time
 from typing import Any
 
@@ -35,6 +36,9 @@ def count_flops(f: Callable, *arguments: Any) -> float:
   XLA counts the body of a loop once, however often it runs. Here it counts as often as it runs, so that the number
   does not depend on how heads are mapped. Of branches the most expensive one counts. A `while` loop whose number of
   turns depends on the data counts once.
+
+  Returns:
+    NaN where XLA does not say.
   """
   return _flops(jax.make_jaxpr(f)(*arguments).jaxpr)
 
@@ -62,8 +66,10 @@ def _flops(jaxpr: Jaxpr) -> float:
   )
   avals: list[Any] = [v.aval for v in inputs]
   shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-  lowered = jax.jit(jaxpr_as_fun(ClosedJaxpr(alone, ())), keep_unused=True).lower(*shapes)
-  return total + (lowered.cost_analysis() or {}).get('flops', 0.0)
+  # XLA counts for a CPU before it compiles, and for a GPU only after it.
+  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+    analysis = jax.jit(jaxpr_as_fun(ClosedJaxpr(alone, ())), keep_unused=True).lower(*shapes).cost_analysis()
+  return total + (math.nan if analysis is None else analysis.get('flops', 0.0))
 
 
 # What calls other functions, by the name of the primitive. Others, such as `scatter`, have a jaxpr that is no call.
