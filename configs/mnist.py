@@ -3,7 +3,7 @@
     hydra-jax run --config=configs/mnist.py [--data_dir=DIR]
     hydra-jax run --config=configs/mnist.py:members=5
 
-Teachers: 50 MLPs 784-100-100-10.
+Teachers: 50 MLPs 784-100-100-10. Students are 784-100-300-10: the last hidden layer has to serve 50 heads.
 """
 
 from hydra_jax.config import apply_argument, default_config
@@ -18,8 +18,8 @@ def get_config(argument=None):
     f'translate:{p}' for p in (2, 4, 6, 8)
   )
   config.teacher.members = 50
+  config.network.student.widths = (100, 300)
   config.training.epochs = 10.0
   config.distillation.epochs = 40.0
-  config.student.hydra.cut = -2
   config.student.batch_ensemble.epochs = 10.0  # a step costs more than the ensemble's
   return apply_argument(config, argument)

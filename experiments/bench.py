@@ -593,15 +593,16 @@ ROWS = {
 def measure(contenders: Sequence[Contender], rounds: int, stretch: float) -> Seconds:
   """Seconds of one call of each contender in each round, from as many calls as fill the stretch."""
   calls = {}
-  for name, run, *_ in contenders:
-    run()  # compiles
-    calls[name] = max(1, math.ceil(stretch / timed(run, 1)))
+  for contender in contenders:
+    contender.run()  # compiles
+    calls[contender.name] = max(1, math.ceil(stretch / timed(contender.run, 1)))
   seconds = {name: [] for name in calls}
   for _ in range(rounds):
-    for name, run, *_ in contenders:
-      if calls[name] > 1:
-        run()  # caches and threads are as another contender left them; one long call does not mind
-      seconds[name].append(timed(run, calls[name]))
+    for contender in contenders:
+      count = calls[contender.name]
+      if count > 1:
+        contender.run()  # caches and threads are as another contender left them; one long call does not mind
+      seconds[contender.name].append(timed(contender.run, count))
   return seconds
 
 

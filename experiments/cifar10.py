@@ -16,7 +16,7 @@ from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import detection
 
-STUDENTS = ('single', 'kd', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
+STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
 # Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does.
 GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
@@ -42,6 +42,7 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     config.data.train = 'train[:80%]'
     config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
   table_style.add_hydra_train(config)
+  table_style.add_equal_terms(config)
   columns = table_style.columns(config.data.ood[0])
   others = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
   columns = [*(c for c in columns if c.split != 'cost'), *others, *(c for c in columns if c.split == 'cost')]

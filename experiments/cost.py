@@ -12,7 +12,8 @@ from experiments import mnist, table_style
 from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
 
-STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra', 'small_ensemble', 'batch_ensemble')
+STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra_light', 'hydra', 'hydra_deep')
+STUDENTS += ('small_ensemble', 'batch_ensemble')
 STUDENTS += ('endd', 'proxy_endd', 'dlf')
 COSTS = {'parameters': 'parameters', 'flops': 'FLOPs for an example', 'latency_ms': 'milliseconds for a batch'}
 

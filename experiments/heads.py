@@ -5,6 +5,8 @@
 The ensembles are those of `hydra-jax table mnist`. With fewer heads than members, members are dealt out to heads.
 """
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from experiments import mnist, table_style
@@ -14,6 +16,13 @@ from hydra_jax.report import figures
 
 HEADS = (1, 2, 5, 10, 20, 50)
 CUTS = {-1: 'dense layer', -2: 'hidden and dense layer', -3: 'whole network'}
+BODIES: dict[str, dict[str, Any]] = {
+  '100-100': dict(widths=(100, 100)),
+  '120-200, bottleneck 32': dict(widths=(120, 200), bottleneck=32),
+  '120-300, bottleneck 40': dict(widths=(120, 300), bottleneck=40),
+  '100-300': dict(widths=(100, 300)),
+  '300-300': dict(widths=(300, 300)),
+}
 SHOWN = {
   'nll': 'NLL',
   'uncertainty_epistemic': 'model uncertainty',
@@ -36,13 +45,22 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     name = f'cut_{-cut}'
     labels[name] = f'heads of the {what}'
     variant(config, name, cut=cut)
+  for i, (what, body) in enumerate(BODIES.items()):
+    for kind, method in (('hydra', 'Hydra'), ('kd', 'KD')):
+      name = f'body_{kind}_{i}'
+      labels[name] = f'{method}, {what}'
+      variant(config, name, 'hydra' if kind == 'hydra' else 'kd_equal', network=dict(name='mlp', **body))
   config.students = tuple(name for name in labels if name != 'ensemble')
-  of_heads, of_cuts = (tuple(n for n in labels if n.startswith((kind, 'ens'))) for kind in ('heads', 'cut'))
+  of = lambda kind: tuple(name for name in labels if name.startswith((kind, 'ens')))
   columns = table_style.columns(outside)
   table = Definition(
     title='Hydra by its heads, on MNIST',
     runs={'mnist': config},
-    sections=[Section('Number of heads', columns, of_heads), Section('Depth of the cut', columns, of_cuts)],
+    sections=[
+      Section('Number of heads', columns, of('heads')),
+      Section('Depth of the cut', columns, of('cut')),
+      Section('Body, with dense heads', columns, of('body')),
+    ],
     labels=labels,
     against=f'heads_{counts[-1]}',
     kept=('test', outside),

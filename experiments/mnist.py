@@ -7,10 +7,13 @@ Other tables (`heads`, `cost`) are made from the same ensembles.
 
 from configs import mnist
 from experiments import table_style
-from hydra_jax.config import update_training
+from hydra_jax.config import IMAGES, update_training, variant
 from hydra_jax.experiment.paper_tables import Definition, Section
 
 OUTSIDE = 'fashion_mnist'
+# Other bodies and heads than the default's, which is 100-300 with dense heads.
+LIGHT = dict(network=dict(name='mlp', widths=(120, 200), bottleneck=32))
+DEEP = dict(network=dict(name='mlp', widths=(100, 100)), cut=-2, augment_share=0.5, mean_weight=0.0)
 
 
 def base(quick: bool):
@@ -27,13 +30,17 @@ def base(quick: bool):
     update_training(config, epochs=3.0)
     config.student.hydra.epochs = 6.0
   table_style.add_hydra_train(config)
+  table_style.add_equal_terms(config)
+  variant(config, 'hydra_light', **LIGHT)
+  deep = {**DEEP, 'augment': IMAGES['augment']}
+  variant(config, 'hydra_deep', **deep)
   return config
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
-  """Rows: single, ensemble, KD, Prior Network, Hydra as it is here, and as in the paper."""
+  """Rows: single, ensemble, KD, Prior Network, Hydra as in the paper, light, by default, and with deep heads."""
   config = base(quick)
-  config.students = ('single', 'kd', 'endd', 'hydra_train', 'hydra')
+  config.students = ('single', 'kd', 'kd_equal', 'endd', 'hydra_train', 'hydra_light', 'hydra', 'hydra_deep')
   outside = config.data.ood[0]
   table = Definition(
     title='MNIST, with Fashion-MNIST as out-of-domain data',

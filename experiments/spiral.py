@@ -9,7 +9,7 @@ from hydra_jax.config import update_training
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import Column
 
-STUDENTS = ('kd', 'endd', 'hydra_train', 'hydra', 'dlf')
+STUDENTS = ('kd', 'kd_equal', 'endd', 'hydra_train', 'hydra', 'dlf')
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
@@ -22,6 +22,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     update_training(config, epochs=20.0)
     config.student.hydra.epochs = 30.0
   table_style.add_hydra_train(config)
+  table_style.add_equal_terms(config)
   columns = [
     Column('test', 'accuracy', 'accuracy', 'high'),
     Column('test', 'nll', 'NLL', 'low'),

@@ -1,6 +1,8 @@
 """Strict arithmetic everywhere, and where the data sets are."""
 
 import fcntl
+import gc
+from importlib import metadata
 import io
 import os
 from pathlib import Path
@@ -11,7 +13,14 @@ import zlib
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
 # Small things are compiled and run once: compilation is nearly all the time that tests take.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+# The last two halve its time; XLA of jax 0.12 does not know the first of them, and would end at it.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  if not metadata.version('jaxlib').startswith('0.10.')
+  else '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true '
+  '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1',
+)
 
 import jax
 import numpy as np
@@ -29,6 +38,12 @@ DATA_DIR = os.environ.get('TFDS_DATA_DIR') or str(ROOT.parent / 'shared')
 def pytest_collection_modifyitems(items):
   """Slow tests come first, so that no process is left with a long one when all others have ended."""
   items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
+def pytest_collection_finish():
+  """What is imported by now stays: the garbage collector need not look at it again and again."""
+  gc.collect()
+  gc.freeze()
 
 
 def has_data(name: str) -> bool:

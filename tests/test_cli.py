@@ -204,7 +204,7 @@ BROKEN = {
   ),
   'adds a key': (
     config_file('config.unlock().teacher.memebers = 3'),
-    "'mine.py': unknown config key 'config.teacher.memebers': did you mean 'members'",
+    "unknown config key 'memebers': did you mean 'members'? (mine.py, line 6)",
   ),
   'lacks a key': (config_file("del config.unlock()['seed']"), "'mine.py': the config has no key 'config.seed'"),
   'wrong type': (config_file("config.seed = 'three'"), '(mine.py, line 6)'),

@@ -367,7 +367,7 @@ def test_another_network_by_name(pairs, expected, shortcuts):
   else:
     configs.set_values(config, pairs, said.append)
   assert config.network.teacher.to_dict() == expected
-  assert config.network.student.to_dict() == dict(name='mlp', widths=(100, 100))
+  assert config.network.student.to_dict() == dict(name='mlp', widths=(100, 300))
   assert [line.split(' with')[0] for line in said] == [f'config.network.teacher is {expected["name"]}'] * (
     expected['name'] != 'mlp'
   )
@@ -402,7 +402,7 @@ def test_networks_check_their_own_arguments(pairs, word):
 def test_a_student_gets_a_network_by_name():
   config = get('digits')
   configs.set_values(config, [('student.kd.network.widths', '(7,)'), ('student.kd.network.name', 'mlp')])
-  assert config.student.kd.network.to_dict() == dict(name='mlp', widths=(7,), homoscedastic=False)
+  assert config.student.kd.network.to_dict() == dict(name='mlp', widths=(7,), homoscedastic=False, bottleneck=0)
   configs.validate(config)
 
 

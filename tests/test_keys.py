@@ -22,7 +22,7 @@ MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
   *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
-  *('execution.', 'parallel.', 'evaluation.metrics'),
+  *('execution.', 'parallel.'),
 )
 # Another value of each setting that is not a number.
 OTHERS = {
@@ -45,7 +45,7 @@ OTHERS = {
   'mode': 'pmap',
 }
 # These stand for another teacher, or another method, instead of changing one.
-REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'data.name')
+REPLACING = ('teacher.predictions', 'teacher.checkpoints', 'data.name', 'evaluation.metrics')
 REPLACING += ('network.name', 'network.teacher.name', 'network.student.name')
 
 
@@ -107,7 +107,15 @@ def another(path: str, value):
 
 # Settings that the first phase of a method does not read.
 UNREAD = {
-  'hydra/mean prediction': ('epochs', 'heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body'),
+  'hydra/mean prediction': (
+    'epochs',
+    'heads',
+    'grouping',
+    'heads_per_step',
+    'diversity_weight',
+    'freeze_body',
+    'mean_weight',
+  ),
   'dlf/mean': ('epochs',),
 }
 
@@ -116,7 +124,7 @@ def belongs(part: str, path: str) -> bool:
   """Whether what is saved as `part` depends on a setting."""
   method, _, what = part.partition('/')
   distils = method not in (MEMBERS, 'single', 'mc_dropout')
-  if path.startswith(WITHOUT_EFFECT):
+  if path.startswith(WITHOUT_EFFECT) or path.endswith('calibrate_spread'):  # that is another artifact
     return False
   if path in ('data.test', 'data.shifts', 'data.ood', 'evaluation.batch_size'):
     compares = what == 'divergences' and path in ('data.test', 'data.ood')
@@ -126,8 +134,12 @@ def belongs(part: str, path: str) -> bool:
     return method == name and setting not in UNREAD.get(part, ())
   if path.startswith('network.student'):
     return method not in (MEMBERS, PREDICTIONS, 'small_ensemble')
-  if path == 'teacher.keep_as' or path.startswith('distillation.'):
+  if path == 'teacher.keep_as':
     return distils
+  if path.startswith('distillation.') or path == 'training.schedule':  # the teacher has another schedule
+    return distils and method != PREDICTIONS
+  if path == 'training.epochs':
+    return method != 'single'
   if path == 'teacher.schedule':
     return True
   if path.startswith(('network.teacher', 'teacher.')):

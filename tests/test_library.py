@@ -199,7 +199,7 @@ def test_what_a_run_has_trained_is_loaded(tiny_run):
     assert np.mean(found.epistemic) == pytest.approx(scores[method, 'uncertainty_epistemic'], rel=1e-4, abs=1e-7)
     np.testing.assert_allclose(found.members.mean(axis=0), found.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(predictor.predict(x[:7], batch_size=3).mean, found.mean[:7], rtol=1e-4, atol=1e-6)
-  data = datasets.load(default_config().data, '', 0)
+  data = datasets.load(default_config().data, '', 0, default_config().validation)
   np.testing.assert_array_equal(predictor.model.scaling.x_shift, data.scaling.x_shift)
   with pytest.raises(UserError, match="did you mean 'hydra'"):
     hydra_jax.load(workdir, 'hydar')

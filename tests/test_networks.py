@@ -33,7 +33,8 @@ def build(stages, at, heads, x=X):
 
 
 def run(network, params, state, x=X, train=False):
-  return network.apply(params, state, x, jax.random.key(2), train)
+  """As one program, which takes less to compile than its operations one by one."""
+  return jax.jit(network.apply, static_argnums=4)(params, state, x, jax.random.key(2), train)
 
 
 @pytest.mark.parametrize('homoscedastic', [False, True])
@@ -124,10 +125,10 @@ def test_an_ensemble_is_its_members(name, train):
   make, x = SMALL[name]
   network, params, state = build(make(), 0, H, x)
   outputs, new = run(network, params, state, x, train)
-  alone = chain(make())
+  alone = jax.jit(chain(make()).apply, static_argnums=4)
   for m in range(H):
     own = lambda tree, m=m: jax.tree.map(lambda leaf: leaf[m], tree['heads'])
-    expected, expected_state = alone.apply(own(params), own(state), x, jax.random.fold_in(jax.random.key(2), m), train)
+    expected, expected_state = alone(own(params), own(state), x, jax.random.fold_in(jax.random.key(2), m), train)
     np.testing.assert_allclose(outputs[m], expected, rtol=1e-3, atol=1e-4)
     chex.assert_trees_all_close(own(new), expected_state, rtol=1e-4, atol=1e-5)
   assert not np.allclose(outputs[0], outputs[1], atol=1e-2)

@@ -58,6 +58,11 @@ def member(outputs, batch):
   return losses.hydra(outputs, batch['teacher'][batch.get('heads', jnp.arange(H))], 2.0)
 
 
+def with_mean(outputs, batch):
+  """The loss of Hydra by default: with a term on the mean of all heads, which may be on other devices."""
+  return member(outputs, batch) + 3 * losses.mean_term(outputs, batch['teacher'], batch['common'])
+
+
 def similarity(params):
   over_devices = functools.partial(collectives.mean_over, 'head')
   return 0.5 * losses.similarity([params['heads'][0]['Dense_0']['kernel']], over_devices)
@@ -71,8 +76,10 @@ CASES = {
   'ensemble': case(lambda: mlp(C, (8, 7))),
   'ensemble in groups': case(lambda: mlp(C, (8, 7)), heads_per_chunk=1),
   'ensemble with dropout': case(lambda: with_dropout(mlp(C, (8, 7)), 0.3)),
-  'hydra': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean'),
-  'hydra in chunks': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', heads_per_chunk=1),
+  'hydra': case(lambda: mlp(C, (8, 7)), 1, loss=with_mean, reduction='mean', common=jax.nn.softmax),
+  'hydra in chunks': case(
+    lambda: mlp(C, (8, 7)), 1, loss=with_mean, reduction='mean', common=jax.nn.softmax, heads_per_chunk=1
+  ),
   'hydra kept apart': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', penalty=similarity),
   'some heads': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', heads_per_step=3),
   'one network': case(lambda: mlp(C, (8,)), heads=1),

@@ -32,6 +32,7 @@ def value(workdir, data, method, metric):
   return found
 
 
+@pytest.mark.everywhere
 def test_what_a_run_writes(tiny_run):
   workdir, printed = tiny_run
   assert all(list(row) == KEYS for row in rows(workdir))
@@ -190,7 +191,7 @@ def test_members_of_other_runs_and_architectures(tiny_run, tmp_path):
   assert kept.shape == (5, 1198, 10) and kept.dtype == np.float16
   own = np.load(next(tiny_run[0].glob('artifacts/predictions-*/predictions.npy')))
   np.testing.assert_allclose(kept[:3], own, rtol=2e-3, atol=1e-2)
-  assert json.loads((workdir / 'config.json').read_text())['student']['hydra']['heads'] == 5
+  assert json.loads((workdir / 'config.json').read_text())['teacher']['members'] == 5
   assert value(workdir, 'cost', 'ensemble', 'parameters') == 3 * 17610 + 2 * (64 * 130 + 130 + 130 * 10 + 10)
   wrong = '--config.data.train=test'
   done = hydra_jax('run', '--config=configs/digits.py', teacher, wrong, f'--workdir={tmp_path / "no"}')

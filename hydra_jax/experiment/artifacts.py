@@ -308,7 +308,8 @@ def _network(network: dict[str, Any], sources: Mapping[str, str], own: Collectio
   _check_keys(network, like, 'network.', file, optional=like)
   for key, value in network.items():
     if isinstance(like[key], int) and not isinstance(like[key], bool):
-      _expect(value >= 1, file, f'network.{key} is less than 1')
+      least = 0 if like[key] == 0 else 1
+      _expect(value >= least, file, f'network.{key} is less than {least}')
     if isinstance(like[key], tuple):
       _expect(all(type(each) is int and each >= 1 for each in value), file, f'network.{key} is no list of sizes')
       _expect(len(value) <= 1000, file, f'network.{key} is too long')

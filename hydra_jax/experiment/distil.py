@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised
+from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised, validation_rows
 from hydra_jax.errors import UserError, look_up
+from hydra_jax.evaluation import evaluate
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.experiment.schema import DISTILLATION
+from hydra_jax.experiment.validation import apply_spread, matched
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
@@ -37,6 +39,7 @@ def distil(
   method: str = 'hydra',
   network: Callable[[int], list[Stage]] = mlp,
   seed: int = 0,
+  validation: float = 0.1,
   **settings: Any,
 ) -> Predictor:
   """Distils the predictions of an ensemble into one network.
@@ -48,6 +51,8 @@ def distil(
     method: A student that learns from members, such as `hydra`, `kd`, `endd`, `dlf`.
     network: `outputs -> stages`, the network of the student.
     seed: Decides how it starts and the order of the examples.
+    validation: Share of the inputs that the student does not learn from, at most 1,000. On these, its heads are spread
+      until they disagree as much as the members. 0: they are not.
     **settings: Of the method, as under `config.student`, such as `cut=-2`, `temperature=1.0`, `epochs=50.0`,
       `learning_rate=1e-3`. Inputs are not augmented: there are predictions for these inputs only.
 
@@ -73,14 +78,16 @@ def distil(
   phases = METHODS[method].phases(own, MethodContext(row, stages, members))
   if not phases[-1].distils:
     raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
-  data = {'x': standardised(scaling, x), 'y': np.zeros(len(x), np.float32), 'teacher': outputs}
+  held_out = validation_rows(len(x), validation if getattr(own, 'calibrate_spread', False) else 0.0)
+  learnt = np.setdiff1d(np.arange(len(x)), held_out)
+  data = {'x': standardised(scaling, x[learnt]), 'y': np.zeros(len(learnt), np.float32), 'teacher': outputs[:, learnt]}
   source = resident([data], stack([scaling]))
   init_key, key = jax.random.split(jax.random.key(seed))
   state: State | None = None
   for phase in phases:
     epochs = training.epochs if phase.epochs is None else phase.epochs
-    steps = steps_for(epochs, len(x), training.batch_size)
-    optimizer = optimizers.build(training, steps, len(x) / training.batch_size, phase.frozen)
+    steps = steps_for(epochs, len(learnt), training.batch_size)
+    optimizer = optimizers.build(training, steps, len(learnt) / training.batch_size, phase.frozen)
     job = Job(
       network=phase.network,
       loss=phase.loss,
@@ -102,6 +109,9 @@ def distil(
   predictive = row.predictives[METHODS[method].predictive]
   params, model_state = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
   model = Model(phases[-1].network, params, model_state, scaling, predictive.read)
+  if len(held_out):
+    heads = evaluate.predict(model, x[held_out], batch_size=500)
+    model = apply_spread(model, float(matched(task)(heads, outputs[:, held_out])), task)
   has_members = predictive is row.predictives['members']
   return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, (), has_members)
 

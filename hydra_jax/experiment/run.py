@@ -148,7 +148,8 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
   else:
     (method,) = [method for method in planned if method.recipe.role == 'teacher']
     ensembles = train_method(group, method)
-  return [teacher_of(*both) for both in zip(group, ensembles, strict=True)], ensembles
+  students = [method.recipe for method in planned if method.recipe.role == 'student']
+  return [teacher_of(*both, students) for both in zip(group, ensembles, strict=True)], ensembles
 
 
 def compare(replica: Replica, models: dict[str, Trained], scores: run_report.AllScores) -> tuple[list[dict], dict]:

@@ -17,9 +17,7 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance
-from hydra_jax.experiment.config import learns_from_members
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
-from hydra_jax.experiment.schema import resolve
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
 from hydra_jax.training.program import head_specs
@@ -60,14 +58,13 @@ def augments_inputs(data: Data, training: TrainingSettings) -> bool:
   return data.train.varies or bool(training.augment)
 
 
-def teacher_of(replica: Replica, ensemble: Trained) -> Teacher:
+def teacher_of(replica: Replica, ensemble: Trained, students: Sequence[artifacts.Recipe]) -> Teacher:
   """An ensemble as a teacher, with its predictions if a student needs them."""
-  config = replica.config
   needed = any(
-    learns_from_members(config, name) and not augments_inputs(replica.data, resolve(config, name).training)
-    for name in config.students
+    recipe.method.learns_from == 'members' and not augments_inputs(replica.data, recipe.settings.training)
+    for recipe in students
   )
-  key = key_of_teacher(config, ensemble.key)
+  key = key_of_teacher(replica.config, ensemble.key)
   assert ensemble.model is not None
   predictions = kept_predictions(replica, ensemble.model, key) if needed else None
   return Teacher(predictions, ensemble.model, key, outputs_on_validation(replica, ensemble.model))

@@ -1,10 +1,11 @@
 """What is decided on the validation part, which nothing is trained on: the spread of heads, and what to distil on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 import functools
 import json
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +74,12 @@ def measured_spread(replica: Replica, student: Trained, teacher: Teacher) -> flo
   """The spread with which the heads of a student disagree as much as the members."""
   assert student.model is not None and teacher.validation is not None and replica.data.validation is not None
   outputs = evaluate.predict(student.model, replica.data.validation.x, replica.config.evaluation.batch_size)
-  return float(_matched(replica.data.task)(outputs, np.asarray(teacher.validation, np.float32)))
+  return float(matched(replica.data.task)(outputs, np.asarray(teacher.validation, np.float32)))
 
 
 @functools.cache
-def _matched(task: str):
+def matched(task: str) -> Callable[[Any, Any], jax.Array]:
+  """`calibration.matched_spread` for outputs of heads and members, compiled."""
   row = TASKS[task]
   return jax.jit(lambda heads, members: calibration.matched_spread(heads, members, row.rescale, row.size))
 

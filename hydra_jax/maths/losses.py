@@ -132,7 +132,7 @@ def mean_term(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, common_BxC: ja
   log_q = log_mean_exp(jax.nn.log_softmax(teacher_MxBxC))
   log_mean = jnp.log(jnp.maximum(common_BxC, SMALLEST))
   # d KL / d p_h = −q / (H · mean), and the loss is a mean over heads.
-  part_HxB = -jnp.sum(jnp.exp(log_q - log_mean + jax.nn.log_softmax(student_HxBxC)), axis=-1)
+  part_HxB = -jnp.sum(jnp.exp((log_q - log_mean)[None] + jax.nn.log_softmax(student_HxBxC)), axis=-1)
   return relative_entropy(log_q, log_mean)[None] + part_HxB - jax.lax.stop_gradient(part_HxB)
 
 

@@ -153,13 +153,17 @@ def is_count(value: Any) -> bool:
   return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False) -> list[Stage]:
-  """Multi-layer perceptron with ReLU: one stage for each hidden layer and one for the outputs.
+def mlp(
+  outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = False, bottleneck: int = 0
+) -> list[Stage]:
+  """Multi-layer perceptron with ReLU: one stage for each hidden layer, for the bottleneck, and for the outputs.
 
   Args:
     outputs: Number of outputs.
     widths: Of the hidden layers.
     homoscedastic: For Gaussian outputs: the predicted variances are parameters that do not depend on the input.
+    bottleneck: Width of a linear layer below the outputs; 0: there is none. Many dense heads above it cost little, as
+      their kernels are of low rank.
 
   Returns:
     Stages that read inputs of any shape `[B, …]`.
@@ -175,6 +179,8 @@ def mlp(outputs: int, widths: Sequence[int] = (100, 100), homoscedastic: bool = 
     raise UserError(f'widths={widths!r} must be a tuple of whole numbers of at least 1, such as (100, 100)')
   if not isinstance(homoscedastic, bool):
     raise UserError(f'homoscedastic={homoscedastic!r} must be True or False')
-  hidden = [from_linen(Hidden(w)) for w in widths]
+  if not is_count(bottleneck) and bottleneck != 0:
+    raise UserError(f'bottleneck={bottleneck!r} must be a whole number of at least 0')
+  hidden = [from_linen(Hidden(w)) for w in widths] + ([dense(bottleneck)] if bottleneck else [])
   last = from_linen(Homoscedastic(outputs)) if homoscedastic else dense(outputs)
   return [*hidden, last] if hidden else [_flattening(last)]
