@@ -239,6 +239,7 @@ def test_regression_needs_no_flag_more(tmp_path, capsys):
   np.savez(tmp_path / 'members.npz', x=x, y=y, mean=1e9 + 3 * mean, std=3 * sd, **test)
   command = ['run', '--config=configs/external.py', f'--config.teacher.predictions={tmp_path}/members.npz']
   command += [f'--workdir={tmp_path}/run', "--config.students=('hydra',)", '--config.student.hydra.epochs=1']
+  command += ['--config.validation=0.6']
   assert cli.main(command) == 0
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['student']['hydra']['temperature'] == 1.0
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'results.jsonl').read_text().splitlines()]
@@ -247,5 +248,8 @@ def test_regression_needs_no_flag_more(tmp_path, capsys):
   density = scipy.stats.norm.pdf(y[:E], 1e9 + 3 * mean[:, :E], 3 * sd[:, :E]).mean(axis=0)
   assert found['test', 'ensemble', 'rmse'] == pytest.approx(rmse, rel=1e-4)
   assert found['test', 'ensemble', 'nll'] == pytest.approx(-np.log(density).mean(), rel=1e-4)
+  for method in ('ensemble', 'hydra'):  # the file has predictions for the validation part
+    assert 1 / 64 <= found['validation', method, 'variance_scale'] <= 64 and found['test', method, 'nll_calibrated']
+  assert 0 <= found['test', 'hydra', 'members_worth'] <= M
   assert cli.main([*command, '--config.student.hydra.temperature=2']) == 2
   assert 'temperature is for classification: set it to 1.0' in capsys.readouterr().err

@@ -58,6 +58,17 @@ def test_uncertainty_is_where_it_belongs(tiny_run):
     assert three[0] == pytest.approx(three[1] + three[2], rel=1e-5)
 
 
+def test_labels_are_calibrated_on_the_validation_part(tiny_run):
+  """Of every row of the table. 120 images say little of the temperature, so that an NLL on others may rise."""
+  workdir, printed = tiny_run
+  for method in ('ensemble', 'single', 'kd', 'hydra'):
+    assert 1 / 16 <= value(workdir, 'validation', method, 'temperature') <= 16
+    before, after = (value(workdir, 'test', method, metric) for metric in ('nll', 'nll_calibrated'))
+    assert 0 < after != before
+    assert method == 'ensemble' or 0 <= value(workdir, 'test', method, 'members_worth') <= 3
+  assert next(row['method'] for row in rows(workdir)) == 'ensemble' and 'rank' in printed and 'cal.' in printed
+
+
 def test_costs_are_counted_by_hand(tiny_run):
   workdir, _ = tiny_run
   body, dense = 64 * 100 + 100 + 100 * 100 + 100, 100 * 10 + 10

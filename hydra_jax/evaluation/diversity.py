@@ -128,17 +128,18 @@ def averaged_nll(nll_MxN: np.ndarray) -> dict[int, float]:
 
 
 def members_worth(nll: float, of_members: Mapping[int, float]) -> float:
-  """How many members of the ensemble, averaged, have the NLL of a student: its deep-ensemble equivalent.
+  """How few members of the ensemble, averaged, have the NLL of a student: its deep-ensemble equivalent.
 
-  Ashukha et al. 2020, section 4, have it of calibrated NLLs; here both are as predicted. It is interpolated linearly
-  in log n. Where a larger subset happens to have a higher NLL than a smaller one, it counts as having the lower one.
+  Ashukha et al. 2020, section 4, have it of calibrated NLLs. Here both are as predicted. It is interpolated linearly
+  in log n. Where more members have a higher NLL than fewer, they count as having the lower one. This is so by chance,
+  and where members are underconfident, as their mean is even more.
 
   Args:
     nll: Mean NLL of the student.
     of_members: `{n: mean NLL}` of n averaged members on the same examples, n rising from 1 to all.
 
   Returns:
-    0 where the student is worse than one member, and their number where it is at least as good as all; NaN for NaN.
+    0 where the student is worse than one member, and the number of all where no fewer are as good; NaN for NaN.
 
   Example:
     >>> members_worth(0.3, {1: 0.5, 4: 0.1})  # half way from 1 to 4 in log n
