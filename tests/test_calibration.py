@@ -34,15 +34,21 @@ def test_the_temperature_of_labels_is_found(factor, random):
   assert calibration.temperature(log_p(factor * logits), labels) == pytest.approx(factor, rel=0.06)
 
 
-def test_the_temperature_is_the_minimum_and_scales_with_logits(random):
+def test_the_temperature_is_the_minimum_of_what_it_minimises(random):
   logits = random.normal(size=(200, C))
   labels = drawn(random, logits / 2)
   tau = calibration.temperature(log_p(logits), labels)
-  others = [nll(log_p(logits), labels, tau * f) for f in (0.5, 0.9, 1.0, 1.1, 2.0)]
-  assert np.argmin(others) == 2 and min(others) <= nll(log_p(logits), labels)
-  # The same for other units of the logits, and whatever is added to all logits of an example.
-  assert calibration.temperature(log_p(1.7 * logits), labels) == pytest.approx(1.7 * tau, rel=1e-6)
-  assert calibration.temperature(1.7 * logits + random.normal(size=(200, 1)), labels) == pytest.approx(1.7 * tau)
+  whole = lambda t: 200 * nll(log_p(logits), labels, t) + np.log(t) ** 2 / (2 * calibration.PRIOR_OF_TEMPERATURE**2)
+  assert np.argmin([whole(tau * f) for f in (0.5, 0.95, 1.0, 1.05, 2.0)]) == 2
+  # The same, whatever is added to all logits of an example.
+  assert calibration.temperature(logits + random.normal(size=(200, 1)), labels) == pytest.approx(tau)
+
+
+def test_few_labels_move_the_temperature_little(random):
+  """Five right predictions say little, and 5,000 a lot."""
+  row = np.log(np.array([[0.7, 0.3]]))
+  few, many = (calibration.temperature(np.repeat(row, n, axis=0), np.zeros(n, int)) for n in (5, 5000))
+  assert 0.6 < few < 1 and many < 0.2
 
 
 def test_no_temperature_raises_the_nll(random):
@@ -57,21 +63,23 @@ def test_no_temperature_raises_the_nll(random):
 
 ROW = np.log(np.array([[0.7, 0.3]]))
 DEGENERATE = {
-  'always right': (np.repeat(ROW, 4, 0), [0] * 4, 1 / 16),
-  'always wrong': (np.repeat(ROW, 4, 0), [1] * 4, 16.0),
-  'all alike': (np.log(np.full((4, 2), 0.5)), [0, 1, 1, 1], 1.0),
-  'one example': (ROW, [0], 1 / 16),
-  'probability 0 of others': (np.array([[0.0, -np.inf]] * 3), [0] * 3, 1.0),
-  'probability 0 of the label': (np.array([[0.0, -np.inf], [-0.1, -2.4]]), [1, 0], 16.0),
-  'huge': (np.array([[0.0, -1e4], [-1e4, 0.0]]), [0, 0], 16.0),
-  'no numbers': (np.full((3, 2), np.nan), [0, 1, 0], 1.0),
+  'always right': (np.repeat(ROW, 4, 0), [0] * 4, -1),
+  'always wrong': (np.repeat(ROW, 4, 0), [1] * 4, 1),
+  'all alike': (np.log(np.full((4, 2), 0.5)), [0, 1, 1, 1], 0),
+  'one example': (ROW, [0], -1),
+  'probability 0 of others': (np.array([[0.0, -np.inf]] * 3), [0] * 3, 0),
+  'probability 0 of the label': (np.array([[0.0, -np.inf], [-0.1, -2.4]]), [1, 0], 1),
+  'huge': (np.array([[0.0, -1e4], [-1e4, 0.0]]), [0, 0], 1),
+  'no numbers': (np.full((3, 2), np.nan), [0, 1, 0], 0),
 }
 
 
 @pytest.mark.parametrize('name', DEGENERATE)
 def test_temperatures_are_finite(name):
-  log_mean, labels, expected = DEGENERATE[name]
-  assert calibration.temperature(log_mean, np.array(labels)) == pytest.approx(expected)
+  """And less than 1 where the prediction should be surer, more than 1 where it should be less sure."""
+  log_mean, labels, direction = DEGENERATE[name]
+  tau = calibration.temperature(log_mean, np.array(labels))
+  assert 1 / 16 - 1e-9 <= tau <= 16 + 1e-9 and np.sign(np.round(np.log(tau), 9)) == direction
 
 
 def mixture(random, n=N):
