@@ -54,8 +54,11 @@ def pareto(found: Results, outside: str) -> Figure:
           ax.errorbar([price.mean], [value.mean], [value.error], fmt=marker, ms=6, color=colour, label=label)
           front.append((price.mean, sign * value.mean))
       ax.plot(*best(front, sign), color='#888888', lw=1, ls=':', zorder=0)
-      ax.set(xscale='log', xlabel=what, ylabel=heading)
-      ax.xaxis.set_minor_formatter(NullFormatter())
+      ax.set(xlabel=what, ylabel=heading)
+      prices = [price for price, _ in front]
+      if max(prices, default=0) > 10 * min(prices, default=0):  # a shorter axis in logarithms would have no labels
+        ax.set(xscale='log')
+        ax.xaxis.set_minor_formatter(NullFormatter())
   figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
   return figure
 
