@@ -16,6 +16,7 @@ from pathlib import Path
 import shutil
 import stat
 import tempfile
+import time
 from typing import Any, NoReturn
 import zipfile
 import zlib
@@ -34,6 +35,7 @@ WRITTEN_TO = ('.', 'artifacts', 'artifacts/*.progress', 'figures')
 FORMAT = 3
 OTHER_FORMAT = 'was written by another version of hydra_jax, in another format'
 LONGEST_JSON = 64 * 2**20  # bytes
+REMOVALS = 50  # attempts, a tenth of a second apart
 # Some file systems cannot sync a folder.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
@@ -165,7 +167,19 @@ def writing(folder: Path) -> Iterator[Path]:
     yield new
     complete(new, folder)
   finally:
-    shutil.rmtree(new, ignore_errors=True)
+    _remove(new)
+
+
+def _remove(folder: Path) -> None:
+  """Removes an unfinished folder, if it is there.
+
+  Threads of tensorstore may still write into it, after the write of another array has failed. So it is tried again.
+  """
+  for _ in range(REMOVALS):
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+      return
+    time.sleep(0.1)
 
 
 def complete(new: Path, folder: Path) -> None:

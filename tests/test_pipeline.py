@@ -71,11 +71,12 @@ def test_labels_are_calibrated_on_the_validation_part(tiny_run):
 
 def test_costs_are_counted_by_hand(tiny_run):
   workdir, _ = tiny_run
-  body, dense = 64 * 100 + 100 + 100 * 100 + 100, 100 * 10 + 10
-  assert value(workdir, 'cost', 'single', 'parameters') == body + dense
-  assert value(workdir, 'cost', 'ensemble', 'parameters') == 3 * (body + dense)
-  assert value(workdir, 'cost', 'hydra', 'parameters') == body + 3 * dense
-  needed = 2 * (64 * 100 + 100 * 100 + 100 * 10)
+  of_body = lambda last: 64 * 100 + 100 + 100 * last + last
+  of_dense = lambda last: last * 10 + 10
+  assert value(workdir, 'cost', 'ensemble', 'parameters') == 3 * (of_body(100) + of_dense(100))
+  assert value(workdir, 'cost', 'single', 'parameters') == of_body(300) + of_dense(300)
+  assert value(workdir, 'cost', 'hydra', 'parameters') == of_body(300) + 3 * of_dense(300) + 1  # and the spread
+  needed = 2 * (64 * 100 + 100 * 300 + 300 * 10)
   assert needed <= value(workdir, 'cost', 'single', 'flops') <= 1.1 * needed
 
 
@@ -99,7 +100,7 @@ def test_a_changed_student_does_not_train_the_teachers_again(tiny_run, tmp_path)
   for part in ('ensemble of 3', 'teacher predictions', 'single: labels', 'kd: mean prediction'):
     assert f'{part}: reused' in done.stdout
   new = {p.name.rpartition('-')[0] for p in (workdir / 'artifacts').iterdir() if p.name not in old}
-  assert new == {'mean-prediction', 'members', 'divergences', 'scores', 'timings'}
+  assert new == {'mean-prediction', 'members', 'spread', 'divergences', 'scores', 'timings'}
 
 
 def test_no_fault_changes_a_bit():
@@ -131,27 +132,27 @@ def finishes(workdir, config, *more, data_dir=DATA_DIR):
 def test_predictions_of_another_framework(tiny_run, tmp_path):
   """Those of our own teacher, through a file, give the students and the scores that the teacher itself gives."""
   workdir, _ = tiny_run
-  data, ensemble = (
-    datasets.load(default_config().data, DATA_DIR, 0),
-    next(workdir.glob('artifacts/labels-*/recipe.json')),
-  )
+  # The file holds the whole training split, of which the same tenth is the validation part again.
+  whole, data = (datasets.load(default_config().data, DATA_DIR, 0, share) for share in (0.0, 0.1))
+  ensemble = next(workdir.glob('artifacts/labels-*/recipe.json'))
   if json.loads(ensemble.read_text())['role'] != 'teacher':
     ensemble = next(p for p in workdir.glob('artifacts/labels-*/recipe.json') if p != ensemble)
   model, _ = artifacts.load(str(ensemble.parent), data)
   test, letters = toy.digits('test'), toy.letters()
   predictions = {
-    name: np.asarray(jax.nn.softmax(evaluate.predict(model, x, 500)))
+    name: np.asarray(evaluate.predict(model, x, 500))
     for name, x in (
-      ('probabilities', data.train.x),
-      ('probabilities_test', test[0]),
-      ('probabilities_letters', letters),
+      ('logits', whole.train.x),
+      ('logits_test', test[0]),
+      ('logits_letters', letters),
     )
   }
-  inputs = dict(x=data.train.x, y=data.train.y, x_test=test[0], y_test=test[1], x_letters=letters)
+  inputs = dict(x=whole.train.x, y=whole.train.y, x_test=test[0], y_test=test[1], x_letters=letters)
   np.savez(tmp_path / 'members.npz', **inputs, **predictions)
   config = f'--config.teacher.predictions={tmp_path / "members.npz"}'
   same = [a for a in TINY[1:] if 'shifts' not in a and 'teacher' not in a] + ["--config.data.ood=('letters','noise')"]
   same += [f'--config.student.{s}.batch_size=64' for s in ('single', 'kd', 'hydra')]
+  same += ['--config.network.student.widths=(100,300)']
   # A file has predictions for the inputs in it alone, so our own run has to learn from these as well.
   own = tmp_path / 'own'
   shutil.copytree(workdir, own)
@@ -189,7 +190,7 @@ def test_members_of_other_runs_and_architectures(tiny_run, tmp_path):
   done = hydra_jax('run', '--config=configs/digits.py', *quick, *more, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   kept = np.load(next(workdir.glob('artifacts/predictions-*/predictions.npy')))
-  assert kept.shape == (5, 1198, 10) and kept.dtype == np.float16
+  assert kept.shape == (5, 1078, 10) and kept.dtype == np.float16
   own = np.load(next(tiny_run[0].glob('artifacts/predictions-*/predictions.npy')))
   np.testing.assert_allclose(kept[:3], own, rtol=2e-3, atol=1e-2)
   assert json.loads((workdir / 'config.json').read_text())['teacher']['members'] == 5
@@ -272,6 +273,9 @@ def test_each_phase_compiles_once(tmp_path, caplog):
   assert len(compiled) == len(list(tmp_path.glob('run/artifacts/labels-*'))) + len(
     [p for name in ('mean-prediction', 'members') for p in tmp_path.glob(f'run/artifacts/{name}-*')]
   )
-  seeds = [artifacts.load(str(tmp_path / 'run'), datasets.load(config.data, DATA_DIR, r), r) for r in range(2)]
+  seeds = [
+    artifacts.load(str(tmp_path / 'run'), datasets.load(config.data, DATA_DIR, r, config.validation), r)
+    for r in range(2)
+  ]
   assert seeds[0][1] != seeds[1][1]
   assert not np.allclose(*(jax.tree.leaves(model.params)[1] for model, _ in seeds))

@@ -108,6 +108,8 @@ RUNS = {
       *student('single', optimizer='adamw', weight_decay=0.01, schedule='constant', warmup_epochs=0.5),
       *student('kd', augment="('mixup','crop','cutout')", augment_share=0.3, label_weight=0.5, temperature=2.0),
       *student('hydra', heads=2, grouping='round_robin', heads_per_step=1, hinton_epochs=4.0, freeze_body=True),
+      '--config.validation=0.2',
+      *student('hydra', mean_weight=1.0, calibrate_spread=False),
       *student('hydra', diversity_weight=0.01, cut=-2, augment="('shuffle',)", augment_share=0.2, temperature=2.0),
       *student('small_ensemble', augment="('noise','scale')", temperature=2.0, **{'network.widths': '(12,)'}),
       *student('batch_ensemble', augment="('ods',)", temperature=2.0),
@@ -232,7 +234,7 @@ def test_every_layout_gives_the_same(run, monkeypatch):
   monkeypatch.setattr(figures, 'draw_all', lambda *args, **kwargs: None)
   expected = results(run('base', TAME))
   assert {key[2] for key in expected} == {'ensemble', 'kd', 'hydra'}
-  assert {key[1] for key in expected} == {'test', 'rotate:30', 'letters', 'noise', 'cost'}
+  assert {key[1] for key in expected} == {'test', 'rotate:30', 'letters', 'noise', 'cost', 'validation'}
   assert expected[0, 'test', 'ensemble', 'accuracy'] > 0.5
   for name, flags in LAYOUTS.items():
     found = results(run(name, [*TAME, *flags]))
@@ -263,7 +265,9 @@ def test_every_value_gives_results(name, run, monkeypatch):
   assert {key[2] for key in found} == methods
   assert {key[0] for key in found} == set(range(config['replicas']))
   shown = {*config['data']['ood']} - {'plane'}
-  assert {key[1] for key in found} == {'test', *config['data']['shifts'], *shown, 'cost'}
+  held_out = {key[1] for key in found} & {'validation'}  # small sets have none
+  assert held_out or name in ('regression', 'networks')
+  assert {key[1] for key in found} == {'test', *config['data']['shifts'], *shown, 'cost', *held_out}
   for method in methods:
     of = lambda where, method=method: {metric for _, split, m, metric in found if (split, m) == (where, method)}
     assert LABELLED[task] <= of('test') and of('cost') == {'parameters', 'flops'}
@@ -350,7 +354,7 @@ def test_every_value_is_run(setting, configs):
 
 def test_every_setting_is_set(configs):
   """Of settings that several sections have, it is enough that one of them has another value than the default."""
-  training, shared = defaults(TrainingSettings), ('temperature', 'label_weight')
+  training, shared = defaults(TrainingSettings), ('temperature', 'label_weight', 'calibrate_spread')
 
   def general(key):
     last = key.split('.')[-1]
