@@ -39,6 +39,7 @@ ANOTHER_PROGRAM_AFTER = 20.0
 NOBODY_THERE_AFTER = 30.0
 # The store ends with process 0. So process 0 waits at most this time for the others to read why it ends.
 FAREWELL_SECONDS = 5.0
+ENDING_SECONDS = 0.5  # from the last line of a process to its end
 # The other processes see a file that process 0 has written within this time.
 SHARED_WITHIN = 10.0
 ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
@@ -433,20 +434,23 @@ def exit_now(code: int, line: str) -> None:
   os.write(2, f'hydra-jax: {line}\n'.encode(errors='replace'))
   if group := _group():
     others = LOST if code == 1 else code
-    until = time.monotonic() + FAREWELL_SECONDS
-    threading.Thread(target=lambda: _tell(group, others, line), daemon=True).start()
-    done = threading.Thread(target=lambda: _farewell(group), daemon=True)
-    done.start()
-    done.join(until - time.monotonic())
+    saying_so = threading.Thread(target=lambda: _farewell(group, others, line), daemon=True)
+    saying_so.start()
+    saying_so.join(FAREWELL_SECONDS)
   os._exit(code)
 
 
-def _farewell(group: Group) -> None:
-  """Waits until the last line of this process is in the store; process 0 waits for the lines of all processes."""
-  wanted = range(group.count) if group.index == 0 else (group.index,)
-  with contextlib.suppress(Exception):
-    while not set(wanted) <= set(_endings(group)):
-      time.sleep(0.05)
+def _farewell(group: Group, code: int, line: str) -> None:
+  """Puts the last line of this process into the store. Process 0, which holds the store, waits for all lines.
+
+  JAX aborts a process that is left when the store is gone. So process 0 also waits until the others have ended.
+  """
+  _tell(group, code, line)
+  if group.index == 0:
+    with contextlib.suppress(Exception):
+      while len(_endings(group)) < group.count:
+        time.sleep(0.05)
+    time.sleep(ENDING_SECONDS)
 
 
 def rank_folder(folder: Path) -> Path:
