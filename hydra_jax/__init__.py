@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from hydra_jax.errors import UserError
+  from hydra_jax.estimators.distil import distil
   from hydra_jax.evaluation import diversity
   from hydra_jax.evaluation.arrays import evaluate
   from hydra_jax.evaluation.predictor import Prediction, Predictor
-  from hydra_jax.experiment.distil import distil
-  from hydra_jax.experiment.loading import load
   from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
   from hydra_jax.methods.base import Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.cut import Network, grow, multi_head, sampled
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
+  from hydra_jax.serving.loading import load
 
 __version__ = '0.1.0'
 
@@ -40,9 +40,9 @@ _FOLDERS = {'diversity': 'evaluation', **dict.fromkeys(('losses', 'metrics', 'pr
 _MODULES = {
   'UserError': 'errors',
   'evaluate': 'evaluation.arrays',
-  'distil': 'experiment.distil',
+  'distil': 'estimators.distil',
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
-  'load': 'experiment.loading',
+  'load': 'serving.loading',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
   'batch_ensemble': 'nets.batch_ensemble',

@@ -29,6 +29,8 @@ MAY_IMPORT = {
     *('settings', 'text', 'training', 'user_files'),
   ),
   'config': ('experiment',),
+  'serving': ('errors', 'evaluation', 'experiment'),
+  'estimators': ('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'settings', 'training'),
 }
 
 

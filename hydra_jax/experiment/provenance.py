@@ -34,12 +34,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
   ),
   'cost': ('evaluation/cost',),
 }
-# Modules that change no saved number: they show, store, or check.
+# Modules that change no saved number of a run: they show, store, check, or do not take part in runs.
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('report/figures', 'report/tables'),
-  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'distil', 'loading', 'paper_tables')),
+  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables')),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
@@ -47,6 +47,7 @@ WITHOUT_NUMBERS = (
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *('training/__init__', 'training/settings'),
+  *('estimators/__init__', 'estimators/distil', 'serving/__init__', 'serving/loading'),
 )
 
 
