@@ -20,7 +20,7 @@ from hydra_jax.experiment.schema import AUTO, DISTILLATION, VECTORS
 from hydra_jax.experiment.validation import apply_spread, matched
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import MethodContext, Phase
+from hydra_jax.methods.base import Phase
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
 from hydra_jax.settings import short
@@ -289,10 +289,7 @@ def planned(
   if not outputs.present.all():
     row = absent.with_absent(row, float(_share(lesson)))
 
-  def stages(predictive: str, times: int = 1) -> list[Stage]:
-    return network(times * row.predictives[predictive].outputs(targets))
-
-  phases = METHODS[method].phases(own, MethodContext(row, stages, members))
+  phases = METHODS[method].phases(own, training.context_of(row, network, members, targets))
   if not phases[-1].distils:
     raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
   changes = CHANGES[how.augment[0]] if how.augment else ((),)

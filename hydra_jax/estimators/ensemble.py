@@ -14,7 +14,6 @@ from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import MethodContext
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
 
@@ -112,10 +111,7 @@ def ensemble_of(
   how, own = training.settings_of(METHOD, settings, {})
   row = TASKS[given.task]
 
-  def stages(predictive: str, times: int = 1) -> list[Stage]:
-    return network(times * row.predictives[predictive].outputs(given.outputs))
-
-  phases = METHODS[METHOD].phases(own, MethodContext(row, stages, int(members)))
+  phases = METHODS[METHOD].phases(own, training.context_of(row, network, int(members), given.outputs))
   scaling = standardise(Split(given.x[learnt], given.y[learnt]), given.task == 'classification')
   arrays = _arrays(given, scaling)
   part = lambda rows: {name: array[rows] for name, array in arrays.items()}

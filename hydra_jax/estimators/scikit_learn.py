@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.special
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
@@ -16,7 +17,6 @@ from hydra_jax.errors import UserError
 from hydra_jax.estimators import distil as distillation, teachers
 from hydra_jax.estimators.distil import Lesson
 from hydra_jax.estimators.ensemble import Labelled, ensemble_of
-from hydra_jax.evaluation.arrays import evaluate
 from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.maths.uncertainty import Uncertainty
 from hydra_jax.nets.stages import Stage, mlp
@@ -307,11 +307,12 @@ def fitted(teacher: Any, X: Any, y: Any, **weights: Any) -> Any:
 
 
 def label_score(predictor: Predictor, x: np.ndarray, y: np.ndarray) -> float:
-  """Mean NLL of labels."""
+  """Mean NLL of labels under the mixture of the heads."""
   found = predictor.predict(x)
-  if predictor.task == 'regression':
-    means, variances = (found.members, found.member_variances) if predictor.has_members else (found.mean, found.total)
-    wrap = lambda each: each if predictor.has_members else each[None]
-    return evaluate((wrap(means), wrap(variances)), y)['nll']
-  logits = found.log_members if predictor.has_members else np.log(np.maximum(found.mean, 1e-30))[None]
-  return evaluate(logits, y)['nll']
+  if predictor.task == 'classification':
+    of_label = np.take_along_axis(found.mean, y[:, None], axis=1)
+    return -float(np.mean(np.log(np.maximum(of_label, teachers.LEAST_PROBABILITY), dtype=np.float64)))
+  alone = found.mean[None], found.total[None]
+  mean, variance = (found.members, found.member_variances) if predictor.has_members else alone
+  log_density = -np.sum(np.square(y - mean) / variance + np.log(2 * np.pi * variance), axis=-1) / 2
+  return -float(np.mean(scipy.special.logsumexp(log_density, axis=0) - np.log(len(mean))))

@@ -1,8 +1,8 @@
 """Training of the phases of a method on arrays, without a config or a work directory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import functools
 from typing import Any
 
@@ -12,8 +12,11 @@ import numpy as np
 
 from hydra_jax.data import Scaling
 from hydra_jax.errors import look_up
-from hydra_jax.methods.base import Loss, Phase
+from hydra_jax.maths.tasks import Task
+from hydra_jax.methods.base import Loss, MethodContext, Phase
 from hydra_jax.methods.registry import METHODS
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import Stage
 from hydra_jax.progress import bar
 from hydra_jax.settings import defaults, make
 from hydra_jax.training import loop, optimizers
@@ -59,6 +62,44 @@ def settings_of(method: str, changes: Mapping[str, Any], base: Mapping[str, Any]
     look_up(own | training, key, f'setting of {method}')
     (own if key in own else training)[key] = value
   return make(TrainingSettings, training, ''), make(kind, own, '')
+
+
+@dataclass(frozen=True)
+class Context(MethodContext):
+  """As `MethodContext`, for networks that are made once: what was compiled for one fit serves the next.
+
+  Attributes:
+    make: `outputs -> stages`.
+    targets: Number of classes or of targets.
+  """
+
+  make: Callable[[int], list[Stage]] = field(kw_only=True)
+  targets: int = field(kw_only=True)
+
+  def network(self, at: int, heads: int, predictive: str = 'members', train_body: bool = True) -> cut.Network:
+    """The network, cut and tiled."""
+    return _network(self.make, self.task.predictives[predictive].outputs(self.targets), at, heads, train_body)
+
+
+def context_of(task: Task, make: Callable[[int], list[Stage]], members: int, targets: int) -> Context:
+  """What a method is given besides its settings.
+
+  Args:
+    task: Classification or regression.
+    make: `outputs -> stages`.
+    members: Of the teacher, or of the ensemble.
+    targets: Number of classes or of targets.
+  """
+
+  def stages(predictive: str, times: int = 1) -> list[Stage]:
+    return make(times * task.predictives[predictive].outputs(targets))
+
+  return Context(task, stages, members, make=make, targets=targets)
+
+
+@functools.lru_cache(maxsize=64)
+def _network(make: Callable[[int], list[Stage]], outputs: int, at: int, heads: int, train_body: bool) -> cut.Network:
+  return cut.multi_head(make(outputs), at, heads, train_body)
 
 
 def train(
