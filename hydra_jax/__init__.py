@@ -1,8 +1,9 @@
 """hydra_jax: ensembles of neural networks, distilled into one network that keeps their disagreement.
 
 * `distil`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
-* `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`: modules of functions of arrays.
+* `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`, `conformal`: modules of functions of arrays.
 
 docs/library.md shows them at work. A name is imported when it is first used. `import hydra_jax` itself imports neither
 JAX nor any other library, and sets nothing.
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
   from hydra_jax.estimators.distil import distil
   from hydra_jax.evaluation import diversity
   from hydra_jax.evaluation.arrays import evaluate
+  from hydra_jax.evaluation.calibrated import Calibration, calibrate
   from hydra_jax.evaluation.predictor import Prediction, Predictor
-  from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
+  from hydra_jax.maths import conformal, losses, metrics, prior_networks, uncertainty
   from hydra_jax.methods.base import Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
   from hydra_jax.nets.batch_ensemble import batch_ensemble
@@ -35,11 +37,15 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 # Public modules, by the folder that each is in.
-_FOLDERS = {'diversity': 'evaluation', **dict.fromkeys(('losses', 'metrics', 'prior_networks', 'uncertainty'), 'maths')}
+_FOLDERS = {
+  'diversity': 'evaluation',
+  **dict.fromkeys(('conformal', 'losses', 'metrics', 'prior_networks', 'uncertainty'), 'maths'),
+}
 # Other public names, by the module that defines each.
 _MODULES = {
   'UserError': 'errors',
   'evaluate': 'evaluation.arrays',
+  **dict.fromkeys(('Calibration', 'calibrate'), 'evaluation.calibrated'),
   'distil': 'estimators.distil',
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'serving.loading',
@@ -52,6 +58,7 @@ _MODULES = {
 }
 
 __all__ = [
+  'Calibration',
   'Method',
   'MethodContext',
   'Network',
@@ -61,7 +68,9 @@ __all__ = [
   'Stage',
   'UserError',
   'batch_ensemble',
+  'calibrate',
   'chain',
+  'conformal',
   'distil',
   'diversity',
   'evaluate',

@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
+  *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables')),
   *(

@@ -12,6 +12,10 @@ the probabilities, and the temperature is fitted to just that prediction. A temp
 predictions than those that are made. In regression likewise: the spread leaves the mean and the variances of the heads,
 and widens the mixture whose variances are then scaled.
 
+Conformal scores come last (`maths.conformal`). They are those of calibrated predictions, as these are what sets and
+intervals are made of. Their promise holds for any prediction that was fixed before their examples were seen. So the
+temperature is fitted to other held-out examples than the scores: `evaluation.calibrated` divides them.
+
 Shapes: H heads or M members, B or N examples, C outputs or classes, D targets.
 """
 
