@@ -44,12 +44,18 @@ def mean_logits(logits_MxBxC: jax.Array, temperature: float = 1.0) -> jax.Array:
 def mean_gaussian(outputs_MxBxK: jax.Array) -> jax.Array:
   """Outputs of one Gaussian with the mean and the variance of the mixture of those that are present, `[1, B, 2 D]`."""
   present = is_present(outputs_MxBxK)
-  weights = (present / jnp.sum(present, axis=0, keepdims=True))[..., None]
+  weights = _weights(present)
   mean, var = losses.gaussian(_filled(outputs_MxBxK, present))
   middle = jnp.sum(weights * mean, axis=0, keepdims=True)
   whole = jnp.sum(weights * (var + jnp.square(mean - middle)), axis=0, keepdims=True)
   above = jnp.maximum(whole - losses.MIN_VARIANCE, losses.MIN_VARIANCE)
   return jnp.concatenate([middle, above + jnp.log(-jnp.expm1(-above))], axis=-1)
+
+
+def _weights(present_MxB: jax.Array) -> jax.Array:
+  """Weights of the members of a mean over those that are present, `[M, B, 1]` float32."""
+  present = present_MxB.astype(jnp.float32)
+  return (present / jnp.sum(present, axis=0, keepdims=True))[..., None]
 
 
 def _filled(outputs_MxBxC: jax.Array, present_MxB: jax.Array) -> jax.Array:
@@ -94,14 +100,14 @@ def mutual_information(logits_MxNxC: jax.Array, present_MxN: jax.Array) -> jax.A
 def variance_of_means(outputs_MxNxK: jax.Array, present_MxN: jax.Array) -> jax.Array:
   """Model uncertainty in squared units of the network of the members that are present, the mean over examples, `[]`."""
   mean, _ = losses.gaussian(outputs_MxNxK)
-  weights = (present_MxN / jnp.sum(present_MxN, axis=0, keepdims=True))[..., None]
+  weights = _weights(present_MxN)
   middle = jnp.sum(weights * mean, axis=0, keepdims=True)
   return _mean_of_present(jnp.mean(jnp.square(mean - middle), axis=-1), present_MxN)
 
 
 def _mean_of_present(values_MxN: jax.Array, present_MxN: jax.Array) -> jax.Array:
   """The mean over the members that are present, then over examples."""
-  return jnp.mean(jnp.sum(jnp.where(present_MxN, values_MxN, 0), axis=0) / jnp.sum(present_MxN, axis=0))
+  return jnp.mean(jnp.sum(_weights(present_MxN)[..., 0] * jnp.where(present_MxN, values_MxN, 0), axis=0))
 
 
 SIZES: dict[str, Callable[..., jax.Array]] = {

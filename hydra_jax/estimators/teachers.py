@@ -239,7 +239,7 @@ def _checked_inputs(ensemble: Any, x: Any, **options: Any) -> np.ndarray:
 
 def _samples(ensemble: Any, rows: int) -> np.ndarray | None:
   """`[M, N]`, which member was fitted on which row; None for other rows than those of its training set."""
-  if not hasattr(ensemble, 'estimators_samples_') or rows != ensemble._n_samples:
+  if rows != ensemble._n_samples:
     return None
   seen = np.zeros((len(ensemble.estimators_), rows), bool)
   for member, samples in enumerate(ensemble.estimators_samples_):
@@ -295,7 +295,7 @@ def _of_ensemble(ensemble: Any, predict: Callable[[Any], Outputs], read: Callabl
     predict=predict,
     name=f'{type(ensemble).__name__} of {len(ensemble.estimators_)}',
     classes=getattr(ensemble, 'classes_', None),
-    seen=functools.partial(_samples, ensemble),
+    seen=functools.partial(_samples, ensemble) if hasattr(ensemble, 'estimators_samples_') else None,
     fits=_refitting(ensemble, read),
   )
 
