@@ -157,7 +157,8 @@ class Predictor:
 
     Of inputs that are like them, no more than a share p has a value of at most p. Where the network has one head, the
     total uncertainty stands in for the epistemic one, which is 0. Of several targets, uncertainty is the mean of their
-    variances, each in units of the variance in the training split.
+    variances, each in units of the variance in the training split. Inputs so large that the network overflows have the
+    least p-value there is.
 
     Args:
       x: Inputs `[N, …]` as for `predict`.

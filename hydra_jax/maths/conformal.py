@@ -461,20 +461,20 @@ def _refuse_losses(uncertainty: np.ndarray, loss: np.ndarray) -> None:
 
 def _binomial_bound(losses: np.ndarray, counts: np.ndarray, wrong: float) -> np.ndarray:
   """The rate of losses at which so few are seen with a chance of `wrong`, by Clopper and Pearson; 1 for no example."""
-  some = losses < counts
-  with np.errstate(invalid='ignore'):
-    return np.where(some, scipy.stats.beta.ppf(1 - wrong, losses + 1, np.where(some, counts - losses, 1)), 1.0)
+  right = np.maximum(counts - losses, 1)
+  return np.where(losses < counts, scipy.stats.beta.ppf(1 - wrong, losses + 1, right), 1.0)
 
 
 def _hoeffding_bentkus_bound(losses: np.ndarray, counts: np.ndarray, wrong: float) -> np.ndarray:
   """The lowest mean above the one seen, at which the chance of that is at most `wrong` by either bound; 1 for none."""
-  mean = losses / np.maximum(counts, 1)
+  size = np.maximum(counts, 1)
+  mean = losses / size
   low, high = mean, np.ones_like(mean)
   for _ in range(BISECTIONS):
     middle = (low + high) / 2
     # Hoeffding's exponent is the KL from a mean seen to a mean supposed.
     exponent = scipy.special.rel_entr(mean, middle) + scipy.special.rel_entr(1 - mean, 1 - middle)
-    bentkus = math.e * scipy.stats.binom.cdf(np.ceil(losses), counts, middle)
-    likely = np.minimum(np.exp(-counts * exponent), bentkus) > wrong
+    bentkus = math.e * scipy.stats.binom.cdf(np.ceil(losses), size, middle)
+    likely = np.minimum(np.exp(-size * exponent), bentkus) > wrong
     low, high = np.where(likely, middle, low), np.where(likely, high, middle)
-  return high
+  return np.where(counts > 0, high, 1.0)
