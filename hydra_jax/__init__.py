@@ -1,6 +1,7 @@
 """hydra_jax: ensembles of neural networks, distilled into one network that keeps their disagreement.
 
-* `distil`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
 * `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
 * `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`, `conformal`: modules of functions of arrays.
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from hydra_jax.errors import UserError
   from hydra_jax.estimators.distil import distil
+  from hydra_jax.estimators.ensemble import train_ensemble
+  from hydra_jax.estimators.scikit_learn import HydraClassifier, HydraRegressor
   from hydra_jax.evaluation import diversity
   from hydra_jax.evaluation.arrays import evaluate
   from hydra_jax.evaluation.calibrated import Calibration, calibrate
@@ -47,6 +50,8 @@ _MODULES = {
   'evaluate': 'evaluation.arrays',
   **dict.fromkeys(('Calibration', 'calibrate'), 'evaluation.calibrated'),
   'distil': 'estimators.distil',
+  'train_ensemble': 'estimators.ensemble',
+  **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'serving.loading',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
@@ -59,6 +64,8 @@ _MODULES = {
 
 __all__ = [
   'Calibration',
+  'HydraClassifier',
+  'HydraRegressor',
   'Method',
   'MethodContext',
   'Network',
@@ -88,6 +95,7 @@ __all__ = [
   'resnet',
   'resnet50',
   'sampled',
+  'train_ensemble',
   'uncertainty',
   'wide_resnet',
 ]

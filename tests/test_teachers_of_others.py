@@ -88,13 +88,15 @@ def test_members_that_have_seen_all_rows_are_fitted_on_other_folds(model):
   x, y = WINE
   x, names = x[:, :4], np.array(['c', 'a', 'b'])[y]
   fold = KFold(3, shuffle=True, random_state=5)
-  fit = lambda rows: [clone(m).fit(x[rows], names[rows]) for m in model] if isinstance(model, list) else clone(model).fit(x[rows], names[rows])
-  outputs = out_of_bag(fit(slice(None)), x, names, cv=fold)
+
+  def fit(rows):
+    return [clone(m).fit(x[rows], names[rows]) for m in (model if isinstance(model, list) else [model])]
+
+  whole = fit(slice(None))
+  outputs = out_of_bag(whole if isinstance(model, list) else whole[0], x, names, cv=fold)
   expected = np.empty(outputs.logits.shape[1:])
   for others, rows in fold.split(x):
-    fitted = fit(others)
-    predict = lambda m: m.predict_proba(x[rows])
-    expected[rows] = np.mean(list(map(predict, fitted)), axis=0) if isinstance(fitted, list) else predict(fitted)
+    expected[rows] = np.mean([fitted.predict_proba(x[rows]) for fitted in fit(others)], axis=0)
   assert outputs.present.all()
   np.testing.assert_allclose(special.softmax(outputs.logits, -1).mean(axis=0), expected, atol=1e-5)
 
@@ -109,7 +111,10 @@ def test_without_folds_it_says_that_members_have_seen_the_rows(caplog):
 def test_members_that_miss_a_class_have_its_column(random):
   """A bag without class 2 knows of two classes, and its columns are moved."""
   x, y = WINE
-  full, part = DecisionTreeClassifier(random_state=0).fit(x, y), DecisionTreeClassifier(random_state=0).fit(x[y > 0], y[y > 0])
+  full, part = (
+    DecisionTreeClassifier(random_state=0).fit(x, y),
+    DecisionTreeClassifier(random_state=0).fit(x[y > 0], y[y > 0]),
+  )
   p = special.softmax(teachers.read([full, part]).predict(x).logits, axis=-1)
   np.testing.assert_allclose(p[1, :, 1:], part.predict_proba(x), atol=1e-5)
   assert p[1, :, 0].max() < 1e-5

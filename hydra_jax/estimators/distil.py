@@ -1,7 +1,7 @@
 """Distillation of an ensemble into one network, without a config or a work directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 import logging
 from typing import Any
 
@@ -105,7 +105,9 @@ def distil(
   if is_arrays(teacher):
     outputs = teachers.from_arrays(teacher)
     if x_unlabelled is not None:
-      raise UserError('x_unlabelled needs a teacher that predicts on other inputs: give the ensemble in place of arrays')
+      raise UserError(
+        'x_unlabelled needs a teacher that predicts on other inputs: give the ensemble in place of arrays'
+      )
   else:
     source = teachers.read(teacher)
     outputs = teachers.labels(source, given, y, cv)
@@ -265,9 +267,7 @@ def student_of(
   return students[best]
 
 
-def planned(
-  lesson: Lesson, method: str, network: Callable[[int], list[Stage]], settings: Mapping[str, Any]
-) -> Plan:
+def planned(lesson: Lesson, method: str, network: Callable[[int], list[Stage]], settings: Mapping[str, Any]) -> Plan:
   """How a student is trained; refused where the lesson is not enough for it."""
   outputs, source = lesson.outputs, lesson.source
   members, _, targets = next(iter(outputs.arrays.values())).shape
@@ -312,7 +312,7 @@ def _refuse_absent(method: str, own: Any, members: int) -> None:
 def _with_labels(lesson: Lesson, held_out: np.ndarray) -> tuple[Lesson, np.ndarray]:
   """Without rows for which no member has a prediction."""
   present = lesson.outputs.present
-  kept = present.any(axis=0)
+  kept = np.asarray(present.any(axis=0))
   if present.all():
     return lesson, held_out
   logger.info(f'{present.mean():.0%} of rows × members have a prediction, and {kept.mean():.1%} of the rows have any')

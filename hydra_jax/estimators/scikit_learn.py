@@ -1,25 +1,88 @@
 """Estimators of scikit-learn: an ensemble, or a teacher that is there, distilled into one network."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, fields
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
 
 from hydra_jax.data import LEAST_VALIDATION, MOST_VALIDATION
+from hydra_jax.data.columns import Columns
 from hydra_jax.errors import UserError
 from hydra_jax.estimators import distil as distillation, teachers
 from hydra_jax.estimators.distil import Lesson
 from hydra_jax.estimators.ensemble import Labelled, ensemble_of
+from hydra_jax.evaluation.calibrated import calibrate
 from hydra_jax.evaluation.predictor import Prediction, Predictor
-from hydra_jax.maths.uncertainty import Uncertainty
+from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
+
+
+class Uncertainties(NamedTuple):
+  """Three numbers for each row: nats in classification, and variance of each target in regression.
+
+  Attributes:
+    total: How uncertain the next label is.
+    aleatoric: Part of it on which all heads agree.
+    epistemic: Part of it that comes from their disagreement.
+  """
+
+  total: np.ndarray
+  aleatoric: np.ndarray
+  epistemic: np.ndarray
+
+
+# Settings that the ensemble does not have.
+OF_STUDENTS = {'augment'}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+  """How the networks of one fit are trained.
+
+  Attributes:
+    network: `outputs -> stages`.
+    ensemble: Settings of the ensemble.
+    student: Settings of the student.
+    held_out: Rows that no network learns from.
+    seed: Decides all that is random.
+  """
+
+  network: Callable[[int], list[Stage]]
+  ensemble: dict[str, Any]
+  student: dict[str, Any]
+  held_out: np.ndarray
+  seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+  """What is chosen by the size of a table: the network, and settings of the ensemble and of the student."""
+
+  network: Callable[[int], list[Stage]]
+  ensemble: dict[str, Any]
+  student: dict[str, Any]
+
+
+# Steps of training; sets of a few hundred rows were best after about as many.
+STEPS = 2000
+NETWORK = functools.partial(mlp, widths=(128, 128))
+
+
+def defaults_for(rows: int, features: int, task: str) -> Chosen:
+  """Settings for a table."""
+  del features, task
+  batch_size = 2 ** min(10, max(5, round(np.log2(rows / 50))))
+  how = dict(batch_size=batch_size, epochs=float(max(10, STEPS * batch_size / rows)))
+  return Chosen(network=NETWORK, ensemble=how, student=how)
 
 
 class _Hydra(BaseEstimator):
@@ -54,21 +117,22 @@ class _Hydra(BaseEstimator):
     """Trains the ensemble, or takes the teacher, and distils it.
 
     Args:
-      X: Inputs `[N, features]`.
+      X: Inputs `[N, features]`: numbers, or a DataFrame that may have text, categories, dates and missing values.
       y: Labels `[N]`; in regression also `[N, targets]`.
       sample_weight: Weight of each row in all losses `[N]`.
 
     Returns:
       This estimator.
+
+    Raises:
+      UserError: The teacher or a setting is wrong.
+      ValueError: X or y cannot be used, as in other estimators of scikit-learn.
     """
     x, y = self._read(X, y)
     weight = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)
     seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-    targets = self._targets(y)
     kept = np.arange(len(x)) if weight is None else np.flatnonzero(weight)
-    if not len(kept):
-      raise ValueError('sample_weight is 0 for all rows')
-    held_out = self._held_out(targets[kept], seed)
+    targets = self._targets(y)
     given = Labelled(
       x=x[kept],
       y=targets[kept],
@@ -76,57 +140,106 @@ class _Hydra(BaseEstimator):
       weight=None if weight is None else weight[kept],
       classes=self._names(),
     )
-    lesson = self._lesson(X, y, given, weight, kept, held_out, seed)
-    score = lambda predictor: label_score(predictor, given.x[held_out], given.y[held_out])
+    plan = self._plan(given, seed)
+    lesson = self._lesson(X, y, given, weight, kept, plan)
+    held_out = plan.held_out
     student = distillation.student_of(
-      lesson, self.method, self._network(), seed, held_out, self._settings(given), bool(self.verbose), score
+      lesson,
+      self.method,
+      plan.network,
+      seed,
+      held_out,
+      plan.student,
+      bool(self.verbose),
+      lambda predictor: label_score(predictor, given.x[held_out], given.y[held_out]),
     )
     self.predictor_ = student
+    if len(held_out):
+      self.predictor_ = calibrate(student, given.x[held_out], self._labels(y)[kept][held_out])
     return self
 
-  def _lesson(self, X, y, given: Labelled, weight, kept, held_out, seed: int) -> Lesson:
+  def _plan(self, given: Labelled, seed: int) -> 'Plan':
+    """How networks are trained, by the size of the table where it is not said."""
+    chosen = defaults_for(len(given.x), given.x.shape[1], given.task)
+    epochs = {} if self.epochs == 'auto' else {'epochs': float(self.epochs)}
+    said = epochs | dict(self.settings or {})
+    own = {field.name for field in fields(METHODS[self.method].settings)} if self.method in METHODS else set()
+    return Plan(
+      network=chosen.network if isinstance(self.network, str) and self.network == 'auto' else self.network,
+      ensemble=chosen.ensemble | {name: value for name, value in said.items() if name not in own | OF_STUDENTS},
+      student=chosen.student | said,
+      held_out=held_out_rows(len(given.x), self.validation, seed, given.y if given.task == 'classification' else None),
+      seed=seed,
+    )
+
+  def _lesson(self, X, y, given: Labelled, weight, kept, plan: 'Plan') -> Lesson:
     """What the student is taught: by the teacher, or by an ensemble that is trained here."""
     if self.teacher is None:
-      settings = self._settings(given)
       self.ensemble_ = ensemble_of(
-        given, self.members, self._network(), seed, held_out, settings, bool(self.verbose)
+        given, self.members, plan.network, plan.seed, plan.held_out, plan.ensemble, bool(self.verbose)
       )
       source = teachers.read(self.ensemble_)
       outputs = source.predict(given.x)
     else:
       weights = {} if weight is None else {'sample_weight': weight}
       self.teacher_ = fitted(self.teacher, X, y, **weights)
-      if isinstance(self.teacher_, Predictor):
-        self.ensemble_ = self.teacher_
       source = teachers.read(self.teacher_, given.task, getattr(self, 'classes_', None))
       outputs = teachers.labels(source, X, y, self.cv, **weights).of(kept)
-    targets = given.y if given.task == 'regression' else None
-    outputs = distillation.completed(outputs, targets, len(kept))
-    self._check_outputs(outputs, given)
-    # Changed inputs are arrays: a teacher that reads names of columns cannot be asked about them.
-    source = source if isinstance(X, np.ndarray) else None
-    return Lesson(x=given.x, outputs=outputs, source=source, weight=given.weight, classes=given.classes)
-
-  def _check_outputs(self, outputs: teachers.Outputs, given: Labelled) -> None:
+    outputs = distillation.completed(outputs, given.y if given.task == 'regression' else None, len(kept))
     columns = next(iter(outputs.arrays.values())).shape[-1]
     if outputs.task != given.task or columns != given.outputs:
       raise UserError(
         f'the teacher is for {outputs.task} with {columns} outputs, and y for {given.task} with {given.outputs}'
       )
+    # Changed inputs are arrays: a teacher that reads columns of a table by name cannot be asked about them.
+    can_ask = self.columns_ is None or self.teacher is None
+    return Lesson(
+      x=given.x, outputs=outputs, source=source if can_ask else None, weight=given.weight, classes=given.classes
+    )
 
-  def _network(self) -> Callable[[int], list[Stage]]:
-    return mlp if isinstance(self.network, str) and self.network == 'auto' else self.network
+  def _inputs(self, X, y=None) -> np.ndarray:
+    """Columns as numbers; where y is given, what becomes of each column of a table is decided."""
+    if not is_table(X):
+      self.columns_ = None
+      return validate_data(self, X)
+    validate_data(self, X, skip_check_array=True)
+    self.columns_ = Columns.fit(X)
+    return self.columns_.encode(X)
 
-  def _settings(self, given: Labelled) -> dict[str, Any]:
-    epochs = {} if self.epochs == 'auto' else {'epochs': float(self.epochs)}
-    return epochs | dict(self.settings or {})
+  def _encoded(self, X) -> np.ndarray:
+    """Inputs of a fitted estimator."""
+    check_is_fitted(self, 'predictor_')
+    if self.columns_ is None:
+      return validate_data(self, X, reset=False)
+    validate_data(self, X, reset=False, skip_check_array=True)
+    if not is_table(X):
+      X = dict(zip(self.feature_names_in_, np.asarray(X).T, strict=True))
+    return self.columns_.encode(X)
 
   def _predict(self, X) -> Prediction:
-    check_is_fitted(self)
-    x = validate_data(self, X, reset=False)
+    x = self._encoded(X)
     return self.predictor_.predict(x)
 
-  def uncertainty(self, X) -> Uncertainty:
+  def __sklearn_is_fitted__(self) -> bool:
+    return hasattr(self, 'predictor_')
+
+  def calibrate(self, X, y):
+    """Fits how certain the student is to rows that nothing was trained on, in place of the validation part of `fit`.
+
+    With such rows, sets and intervals hold the label as often as they promise. The validation part of `fit` has chosen
+    between students, and a teacher that is given may have seen it, so that its promise is only nearly kept.
+
+    Args:
+      X: Inputs `[N, features]`.
+      y: Labels or targets.
+
+    Returns:
+      This estimator.
+    """
+    self.predictor_ = calibrate(self.predictor_, self._encoded(X), self._labels(y))
+    return self
+
+  def uncertainty(self, X) -> 'Uncertainties':
     """How uncertain each prediction is.
 
     Args:
@@ -136,7 +249,8 @@ class _Hydra(BaseEstimator):
       `total`, `aleatoric` and `epistemic`, see `Prediction`: nats `[N]`, or variances shaped like the targets.
     """
     found = self._predict(X)
-    return Uncertainty(*(self._shaped(each) for each in (found.total, found.aleatoric, found.epistemic)))
+    total, aleatoric, epistemic = map(self._shaped, (found.total, found.aleatoric, found.epistemic))
+    return Uncertainties(total, aleatoric, epistemic)
 
   def predict_members(self, X) -> np.ndarray:
     """What each head predicts: probabilities `[M, N, C]`, or means `[M, N]` or `[M, N, targets]`.
@@ -189,7 +303,9 @@ class HydraClassifier(ClassifierMixin, _Hydra):
   """
 
   def _read(self, X, y):
-    x, y = validate_data(self, X, y)
+    y = _checked_labels(self, y, dtype=None)
+    x = self._inputs(X)
+    check_consistent_length(x, y)
     check_classification_targets(y)
     y = column_or_1d(y, warn=True)
     self.classes_ = np.unique(y)
@@ -206,8 +322,9 @@ class HydraClassifier(ClassifierMixin, _Hydra):
   def _names(self) -> tuple[str, ...]:
     return tuple(map(str, self.classes_))
 
-  def _held_out(self, targets, seed: int) -> np.ndarray:
-    return held_out_rows(len(targets), self.validation, seed, targets)
+  def _labels(self, y) -> np.ndarray:
+    """Names of the classes, as the predictor has them."""
+    return np.asarray(self._names())[self._targets(y)]
 
   def predict_proba(self, X) -> np.ndarray:
     """Mean probabilities of the heads, `[N, C]`.
@@ -225,6 +342,19 @@ class HydraClassifier(ClassifierMixin, _Hydra):
       X: Inputs `[N, features]`.
     """
     return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+  def predict_set(self, X, coverage: float = 0.9, method: str = 'lac') -> np.ndarray:
+    """Sets of classes that hold the label with a chance of at least `coverage`, see `Predictor.predict_set`.
+
+    Args:
+      X: Inputs `[N, features]`.
+      coverage: More than 0 and less than 1.
+      method: `lac` for the fewest classes, or `aps` for coverage that is more even.
+
+    Returns:
+      Booleans `[N, C]`, with columns as in `classes_`.
+    """
+    return self.predictor_.predict_set(self._encoded(X), coverage, method)
 
 
 class HydraRegressor(RegressorMixin, _Hydra):
@@ -245,7 +375,9 @@ class HydraRegressor(RegressorMixin, _Hydra):
     return tags
 
   def _read(self, X, y):
-    x, y = validate_data(self, X, y, multi_output=True, y_numeric=True)
+    y = _checked_labels(self, y, dtype=np.float64)
+    x = self._inputs(X)
+    check_consistent_length(x, y)
     self._is_flat = y.ndim == 1
     return x, y
 
@@ -258,8 +390,8 @@ class HydraRegressor(RegressorMixin, _Hydra):
   def _names(self) -> tuple[str, ...]:
     return ()
 
-  def _held_out(self, targets, seed: int) -> np.ndarray:
-    return held_out_rows(len(targets), self.validation, seed)
+  def _labels(self, y) -> np.ndarray:
+    return self._targets(y)
 
   def _shaped(self, values: np.ndarray) -> np.ndarray:
     return values[..., 0] if self._is_flat else values
@@ -277,6 +409,31 @@ class HydraRegressor(RegressorMixin, _Hydra):
     found = self._predict(X)
     mean = self._shaped(found.mean)
     return (mean, self._shaped(np.sqrt(found.total))) if return_std else mean
+
+  def predict_interval(self, X, coverage: float = 0.9) -> np.ndarray:
+    """Intervals that hold each target with a chance of at least `coverage`, see `Predictor.predict_interval`.
+
+    Args:
+      X: Inputs `[N, features]`.
+      coverage: More than 0 and less than 1.
+
+    Returns:
+      Lower and upper ends, `[N, 2]`, or `[N, targets, 2]`.
+    """
+    found = self.predictor_.predict_interval(self._encoded(X), coverage)
+    return found[:, 0] if self._is_flat else found
+
+
+def is_table(X: Any) -> bool:
+  """Whether X is a DataFrame of any library, with a name for each column."""
+  return hasattr(X, '__arrow_c_stream__') and all(isinstance(name, str) for name in getattr(X, 'columns', ()))
+
+
+def _checked_labels(estimator: BaseEstimator, y: Any, dtype: Any) -> np.ndarray:
+  """Labels without missing values; refused as scikit-learn refuses them."""
+  if y is None:
+    raise ValueError(f'{type(estimator).__name__} requires y to be passed, but the target y is None')
+  return check_array(y, ensure_2d=False, allow_nd=False, dtype=dtype, input_name='y', ensure_min_samples=0)
 
 
 def held_out_rows(rows: int, share: float, seed: int, classes: np.ndarray | None = None) -> np.ndarray:
@@ -312,7 +469,8 @@ def label_score(predictor: Predictor, x: np.ndarray, y: np.ndarray) -> float:
   if predictor.task == 'classification':
     of_label = np.take_along_axis(found.mean, y[:, None], axis=1)
     return -float(np.mean(np.log(np.maximum(of_label, teachers.LEAST_PROBABILITY), dtype=np.float64)))
-  alone = found.mean[None], found.total[None]
-  mean, variance = (found.members, found.member_variances) if predictor.has_members else alone
+  mean, variance = found.members, found.member_variances
+  if mean is None or variance is None:
+    mean, variance = found.mean[None], found.total[None]
   log_density = -np.sum(np.square(y - mean) / variance + np.log(2 * np.pi * variance), axis=-1) / 2
   return -float(np.mean(scipy.special.logsumexp(log_density, axis=0) - np.log(len(mean))))

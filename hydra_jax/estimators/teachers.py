@@ -383,21 +383,23 @@ def read(teacher: Any, task: str | None = None, classes: np.ndarray | None = Non
   """
   for is_one, adapter in ADAPTERS:
     if is_one(teacher):
-      if hasattr(teacher, 'fit') and not hasattr(teacher, 'estimators_') and _is_of('sklearn', 'BaseEstimator')(teacher):
+      if (
+        hasattr(teacher, 'fit') and not hasattr(teacher, 'estimators_') and _is_of('sklearn', 'BaseEstimator')(teacher)
+      ):
         raise UserError(f'the teacher {type(teacher).__name__} is not fitted: call its fit first')
       return adapter(teacher, task, classes)
   what = type(teacher).__name__
   if hasattr(teacher, 'estimators_'):
-    raise UserError(f'{what} adds up its estimators, so that they are no members: give a list of several, fitted by seeds')
+    raise UserError(
+      f'{what} adds up its estimators, so that they are no members: give a list of several, fitted by seeds'
+    )
   raise UserError(
     f'the teacher is a {what}: give arrays [M, N, C], a forest, bagging or voting of scikit-learn, a Predictor, a list '
     'of fitted models or functions, or a function that gives the predictions of all members'
   )
 
 
-def labels(
-  teacher: Teacher, x: Any, y: np.ndarray | None = None, cv: Any = 5, **weights: np.ndarray
-) -> Outputs:
+def labels(teacher: Teacher, x: Any, y: np.ndarray | None = None, cv: Any = 5, **weights: np.ndarray) -> Outputs:
   """What members predict for rows, where possible for rows that they have not seen.
 
   * The rows are those that the ensemble was fitted on, and it says which member has seen which: out-of-bag, NaN where
@@ -470,7 +472,7 @@ def likeliest_variance(mean_MxN: np.ndarray, y_N: np.ndarray) -> float:
 
   Example:
     >>> y = np.random.default_rng(0).normal(scale=3, size=5000)
-    >>> round(np.sqrt(likeliest_variance(np.zeros((1, 5000)), y)), 1)
+    >>> round(likeliest_variance(np.zeros((1, 5000)), y) ** 0.5, 1)
     3.0
   """
   some = slice(None, None, max(1, len(y_N) // ENOUGH_ROWS))

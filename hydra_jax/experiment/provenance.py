@@ -48,7 +48,8 @@ WITHOUT_NUMBERS = (
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *('training/__init__', 'training/settings'),
-  *('estimators/__init__', 'estimators/distil', 'serving/__init__', 'serving/loading'),
+  *(f'estimators/{name}' for name in ('__init__', 'absent', 'distil', 'ensemble', 'scikit_learn', 'teachers')),
+  *('estimators/training', 'serving/__init__', 'serving/loading'),
 )
 
 
