@@ -67,8 +67,8 @@ def with_absent(task: Task, share: float) -> Task:
 
   Args:
     task: A row of `TASKS`.
-    share: Of the predictions `[M, N]` that are present. The loss of a member is divided by it, and is 0 where the member
-      is absent. So the mean over members and examples is that over the predictions that are present.
+    share: Of the predictions `[M, N]` that are present. The loss of a member is divided by it, and is 0 where the
+      member is absent. So the mean over members and examples is that over the predictions that are present.
 
   Returns:
     The task. Losses against the mean prediction take the mean of the members that are present.

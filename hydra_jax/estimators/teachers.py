@@ -1,8 +1,8 @@
 """Ensembles of other libraries as teachers: what their members predict, and which rows each of them has seen.
 
-A member that has seen a row knows its label. Such predictions are too certain, and members agree on them more than they
-do on new rows. So rows that a member was fitted on are left out where the ensemble says which these are (out-of-bag), or
-members are fitted again on other rows (out-of-fold), as in stacking (Wolpert 1992).
+A member that has seen a row knows its label. Such predictions are too certain, and members agree on them more than
+they do on new rows. So rows that a member was fitted on are left out where the ensemble says which these are
+(out-of-bag), or members are fitted again on other rows (out-of-fold), as in stacking (Wolpert 1992).
 
 Shapes: M members, N examples, C classes, D targets.
 """
