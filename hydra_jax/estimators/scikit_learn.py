@@ -341,7 +341,8 @@ class HydraClassifier(ClassifierMixin, _Hydra):
     Args:
       X: Inputs `[N, features]`.
     """
-    return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    column = self.predict_proba(X).argmax(axis=1)
+    return self.classes_[column]
 
   def predict_set(self, X, coverage: float = 0.9, method: str = 'lac') -> np.ndarray:
     """Sets of classes that hold the label with a chance of at least `coverage`, see `Predictor.predict_set`.
