@@ -1,6 +1,7 @@
 """hydra_jax: ensembles of neural networks, distilled into one network that keeps their disagreement.
 
 * `distil`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `read_table`, `Columns`: tables, and what their columns become.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
 * `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`: modules of functions of arrays.
 
@@ -18,6 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from hydra_jax.data.columns import Columns
+  from hydra_jax.data.tables import read_table
   from hydra_jax.errors import UserError
   from hydra_jax.estimators.distil import distil
   from hydra_jax.evaluation import diversity
@@ -39,6 +42,8 @@ _FOLDERS = {'diversity': 'evaluation', **dict.fromkeys(('losses', 'metrics', 'pr
 # Other public names, by the module that defines each.
 _MODULES = {
   'UserError': 'errors',
+  'Columns': 'data.columns',
+  'read_table': 'data.tables',
   'evaluate': 'evaluation.arrays',
   'distil': 'estimators.distil',
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
@@ -52,6 +57,7 @@ _MODULES = {
 }
 
 __all__ = [
+  'Columns',
   'Method',
   'MethodContext',
   'Network',
@@ -76,6 +82,7 @@ __all__ = [
   'mlp',
   'multi_head',
   'prior_networks',
+  'read_table',
   'resnet',
   'resnet50',
   'sampled',
