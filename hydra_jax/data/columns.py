@@ -258,7 +258,7 @@ def _free_text(array: Any, name: str) -> str:
   rows = int((codes >= 0).sum())
   if len(words) <= max(1, MOST_TEXTS * rows):
     return ''
-  return f'free text or names of rows: {len(words):,} different ones in {rows:,} rows, such as {values.shown(words[0])}'
+  return f'free text or names of rows: {len(words):,} different ones in {rows:,} rows'
 
 
 @dataclass(frozen=True)
