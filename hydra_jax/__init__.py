@@ -3,6 +3,7 @@
 * `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
 * `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
 * `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
+* `read_table`, `Columns`: tables, and what their columns become.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
 * `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`, `conformal`: modules of functions of arrays.
 
@@ -20,6 +21,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from hydra_jax.data.columns import Columns
+  from hydra_jax.data.tables import read_table
   from hydra_jax.errors import UserError
   from hydra_jax.estimators.distil import distil
   from hydra_jax.estimators.ensemble import train_ensemble
@@ -47,6 +50,8 @@ _FOLDERS = {
 # Other public names, by the module that defines each.
 _MODULES = {
   'UserError': 'errors',
+  'Columns': 'data.columns',
+  'read_table': 'data.tables',
   'evaluate': 'evaluation.arrays',
   **dict.fromkeys(('Calibration', 'calibrate'), 'evaluation.calibrated'),
   'distil': 'estimators.distil',
@@ -64,6 +69,7 @@ _MODULES = {
 
 __all__ = [
   'Calibration',
+  'Columns',
   'HydraClassifier',
   'HydraRegressor',
   'Method',
@@ -92,6 +98,7 @@ __all__ = [
   'mlp',
   'multi_head',
   'prior_networks',
+  'read_table',
   'resnet',
   'resnet50',
   'sampled',

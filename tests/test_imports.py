@@ -18,7 +18,7 @@ MAY_IMPORT = {
   'formats': (),
   'progress': ('formats',),
   'devices': ('errors', 'store'),
-  'data': ('errors', 'progress', 'store', 'user_files'),
+  'data': ('errors', 'progress', 'settings', 'store', 'text', 'user_files'),
   'nets': ('devices', 'errors', 'user_files'),
   'methods': ('devices', 'errors', 'maths', 'nets', 'settings', 'user_files'),
   'training': ('data', 'devices', 'errors', 'nets', 'settings', 'store'),

@@ -34,13 +34,14 @@ from hydra_jax.data.checks import (
   warn_far,
   warn_unseen,
 )
-from hydra_jax.data.columns import Columns
+from hydra_jax.data.columns import Columns, encoded
 from hydra_jax.data.outside import UNLABELLED, resized
 from hydra_jax.errors import UserError, look_up
 
 # What other folders take from here.
 __all__ = [
   'About',
+  'Columns',
   'Data',
   'Evaluation',
   'LARGEST',
@@ -52,6 +53,7 @@ __all__ = [
   'about',
   'check_inputs',
   'constant',
+  'encoded',
   'fingerprint',
   'load',
   'moments',

@@ -14,7 +14,7 @@ from hydra_jax.settings import COUNT_OR_0, DISTINCT_NAMES, TEXT, defaults, make,
 
 @dataclass(frozen=True)
 class TableOptions:
-  """Behind `csv:FILE?`, `parquet:FILE?` and `hf:NAME?`, for a table."""
+  """Of a table, divided by `&`: `csv:houses.csv?target=price&drop=id`. Commas divide columns."""
 
   target: tuple[str, ...] = setting((), DISTINCT_NAMES, 'The column to predict, or several of numbers.')
   drop: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Columns that are no inputs.')
@@ -33,7 +33,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class CsvOptions(TableOptions):
-  """Behind `csv:FILE?`, as well."""
+  """Of a CSV file, beside those of a table."""
 
   delimiter: str = setting('', TEXT, 'Between values, such as ; or tab. Empty: found by the rows.')
   decimal: str = setting('.', TEXT, 'A comma if numbers have a decimal comma.')
@@ -42,7 +42,7 @@ class CsvOptions(TableOptions):
 
 @dataclass(frozen=True)
 class FolderOptions:
-  """Behind `folder:PATH?`, for images in sub-folders that are called as their classes."""
+  """Of images in sub-folders that are called as their classes."""
 
   size: int = setting(0, COUNT_OR_0, 'Side of the squares that images become. 0: they are all of one size.')
   test: str = setting('', TEXT, 'The share that is the test part (0.2), where there are no folders train and test.')
@@ -51,7 +51,7 @@ class FolderOptions:
 
 @dataclass(frozen=True)
 class HubOptions(TableOptions):
-  """Behind `hf:NAME?`, as well."""
+  """Of a data set of Hugging Face, by its name or its folder, beside those of a table."""
 
   subset: str = setting('', TEXT, 'Which part of the data set, where it has several.')
   image: str = setting('', TEXT, 'The column of images. Empty: the only one there is.')
@@ -60,7 +60,7 @@ class HubOptions(TableOptions):
 
 @dataclass(frozen=True)
 class TfdsOptions:
-  """Behind `tfds:NAME?`."""
+  """Of an image set of TensorFlow Datasets that is prepared."""
 
   target: str = setting('', TEXT, 'The feature that is the class. Empty: the only one there is, or label.')
   image: str = setting('', TEXT, 'The feature that is the image. Empty: the only one there is.')
@@ -93,6 +93,18 @@ OPTIONS: dict[str, type] = {
 SHOWN = ('csv:FILE?target=COLUMN', 'parquet:FILE?target=COLUMN', 'folder:PATH', 'hf:NAME', 'tfds:NAME')
 
 
+def documented() -> list[tuple[str, type, tuple[str, ...]]]:
+  """For the page of settings: how each form is written, its options, and those of them that stand there before."""
+  table = tuple(defaults(TableOptions))
+  return [
+    ('parquet:FILE?OPTIONS', TableOptions, ()),
+    ('csv:FILE?OPTIONS', CsvOptions, table),
+    ('hf:NAME?OPTIONS', HubOptions, table),
+    ('folder:PATH?OPTIONS', FolderOptions, ()),
+    ('tfds:NAME?OPTIONS', TfdsOptions, ()),
+  ]
+
+
 def read(name: str) -> Address | None:
   """The parts of a name with a form, or None if it has none.
 
@@ -112,6 +124,7 @@ def read(name: str) -> Address | None:
   if not place:
     raise UserError(f"config.data.name='{name}' names no place: write {SHOWN[list(OPTIONS).index(form)]}")
   what = f"config.data.name='{name}'"
+  place = str(Path(place).expanduser()) if place.startswith('~') else place  # the shell leaves it behind a colon
   return Address(form, place, make(OPTIONS[form], _options(query, OPTIONS[form], what), f'{what}: '))
 
 

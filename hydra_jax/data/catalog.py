@@ -204,9 +204,12 @@ def _find(config: Any, data_dir: str) -> Source:
 
 def _instead(name: str) -> str:
   """What to write for a name that is none."""
+  word, colon, rest = name.partition(':')
+  if colon and (close := closest(word, FORMS)):
+    return f"did you mean '{close}:{rest}'?"
   place = Path(name.partition('?')[0])
   if form := 'folder' if place.is_dir() else BY_SUFFIX.get(place.suffix.lower()):
     return f'write {form}:{name}' + ('?target=COLUMN' if form != 'folder' and '?' not in name else '')
-  if close := closest(name, [*SOURCES, *(f'{form}:' for form in FORMS)]):
+  if close := closest(name, SOURCES):
     return f"did you mean '{close}'?"
   return f'choose one of {", ".join(SOURCES)}, or write {", ".join(address.SHOWN)}, FILE.npz, or FILE.py:FUNCTION'

@@ -14,7 +14,7 @@ import numpy as np
 
 from hydra_jax.data import values
 from hydra_jax.data.splits import text_bits
-from hydra_jax.data.tables import as_table
+from hydra_jax.data.tables import as_table, is_table
 from hydra_jax.errors import UserError, closest, look_up, nearest
 from hydra_jax.store import one_line
 
@@ -31,6 +31,8 @@ MOST_TEXTS = 0.5
 # Whole numbers that are all different are numbers of rows if chance makes them so with less than this probability.
 BY_CHANCE = 1e-4
 DAY = 86400.0
+# Columns that a summary names.
+SHOWN = 100
 # Bounds of a saved schema.
 MOST_COLUMNS, LONGEST_TEXT, LARGEST = 100_000, 10_000, 1e300
 
@@ -256,7 +258,7 @@ def _free_text(array: Any, name: str) -> str:
   rows = int((codes >= 0).sum())
   if len(words) <= max(1, MOST_TEXTS * rows):
     return ''
-  return f'free text or names of rows: {len(words):,} different ones in {rows:,} rows, such as {values.shown(words[0])}'
+  return f'free text or names of rows: {len(words):,} different ones in {rows:,} rows'
 
 
 @dataclass(frozen=True)
@@ -373,10 +375,11 @@ class Columns:
 
   def summary(self) -> str:
     """What became of each column, as a small table."""
-    rows = [(column.name, _described(column)) for column in self.columns]
-    width = max((len(one_line(name, 30)) for name, _ in rows), default=0)
-    head = f'{len(rows)} columns become {len(self.features)} inputs:'
-    return '\n'.join([head, *(f'  {one_line(name, 30):{width}}  {what}' for name, what in rows)])
+    rows = [(one_line(column.name, 30), _described(column)) for column in self.columns[:SHOWN]]
+    width = max((len(name) for name, _ in rows), default=0)
+    head = f'{len(self.columns)} columns become {len(self.features)} inputs:'
+    more = [f'  and {len(self.columns) - SHOWN:,} more'] if len(self.columns) > SHOWN else []
+    return '\n'.join([head, *(f'  {name:{width}}  {what}' for name, what in rows), *more])
 
   def to_json(self) -> dict[str, Any]:
     """The schema as JSON can write it."""
@@ -412,6 +415,21 @@ class Columns:
     if more:
       listed = ', '.join(one_line(name, 30) for name in more[:8]) + (', …' if len(more) > 8 else '')
       logger.info(f'columns that were not there in training are ignored: {listed}')
+
+
+def encoded(x: Any, columns: Columns | None) -> np.ndarray:
+  """Inputs as an array: of a table, what its columns become; of all else, itself.
+
+  Args:
+    x: An array `[N, …]`, or a table as `Columns.fit` takes it.
+    columns: The schema; None where a network was trained on arrays.
+
+  Raises:
+    UserError: It is a dict, and there is no schema; or the table does not fit.
+  """
+  if columns is None and isinstance(x, Mapping):
+    raise UserError('the network was trained on arrays, and not on a table: give an array [examples, …]')
+  return np.asarray(x) if columns is None or not is_table(x) else columns.encode(x)
 
 
 def _renamed(name: str, others: Sequence[str]) -> str:
@@ -561,7 +579,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-  return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
+  return type(value) in (int, float) and abs(value) <= LARGEST  # not so for NaN
 
 
 def _read_column(found: Any, where: str, expect: Callable[[bool, str], None]) -> Column:

@@ -19,7 +19,6 @@ from hydra_jax.store import one_line
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = tuple(sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN))
 Divided = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]  # images, labels and bits by part
 # Pillow's modes of grey images of 8 bits or less.
 GREY = ('1', 'L', 'LA')
@@ -199,18 +198,24 @@ def _folders(place: Path) -> list[Path]:
   return sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith('.'))
 
 
+@functools.cache
+def _suffixes() -> frozenset[str]:
+  """Of the files that Pillow reads."""
+  return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
 def _listed(folder: Path) -> list[tuple[Path, str]]:
   """Files of images and their classes; says which files are none, by their names."""
   found: list[tuple[Path, str]] = []
   others: list[tuple[Path, str]] = []
   for of_class in _folders(folder):
     for file in sorted(p for p in of_class.rglob('*') if p.is_file() and not p.name.startswith('.')):
-      (found if file.suffix.lower() in SUFFIXES else others).append((file, of_class.name))
+      (found if file.suffix.lower() in _suffixes() else others).append((file, of_class.name))
   if others:
     listed = ', '.join(str(file.relative_to(folder)) for file, _ in others[:4]) + (', …' if len(others) > 4 else '')
     logger.warning(f'{folder}: {len(others):,} files are no images, and are left out: {listed}')
   if not found:
-    raise UserError(f"'{folder}' has no images: add files such as {SUFFIXES[0]} to a sub-folder for each class")
+    raise UserError(f"'{folder}' has no images: add files such as .png and .jpg to a sub-folder for each class")
   return found
 
 

@@ -82,7 +82,7 @@ def at_random(rows: np.ndarray, blocks: np.ndarray, strata: np.ndarray | None, s
   for each in np.unique(stratum):
     (inside,) = np.nonzero(stratum == each)
     inside = inside[np.argsort(bits[inside], kind='stable')]
-    chosen[inside[: _prefix(sizes[inside], share)]] = True
+    chosen[inside[_taken(sizes[inside], share)]] = True
   test = chosen[blocks]
   _refuse_empty(test, count)
   return test
@@ -97,10 +97,16 @@ def _strata_of(blocks: np.ndarray, strata: np.ndarray, count: int) -> np.ndarray
   return np.where(low == high, low, -1)
 
 
-def _prefix(sizes: np.ndarray, share: float) -> int:
-  """How many blocks, in order, have about a share of the rows; one is left for the training part."""
-  taken = np.concatenate([[0], np.cumsum(sizes[:-1])])
-  return int(np.argmin(np.abs(taken - share * sizes.sum())))
+def _taken(sizes: np.ndarray, share: float) -> list[int]:
+  """Blocks, in order, that have about a share of the rows; those too large are passed over, and one is left."""
+  wanted, taken = share * float(sizes.sum()), []
+  for i, size in enumerate(sizes.tolist()):
+    if abs(wanted - size) < wanted:  # with it, the part is closer to its size
+      taken.append(i)
+      wanted -= size
+    if wanted <= 0:
+      break
+  return taken[:-1] if len(taken) == len(sizes) else taken
 
 
 def latest(times: np.ndarray, share: float) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from hydra_jax.data import labels, splits, values
 from hydra_jax.data.address import Address, CsvOptions, TableOptions, kinds_of, share_of
 from hydra_jax.data.columns import Columns, fitted
-from hydra_jax.data.tables import read_table
+from hydra_jax.data.tables import as_table, read_table
 from hydra_jax.errors import UserError, look_up
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def made(what: str, tables: Mapping[str, Any], options: TableOptions, train: str
 
   Args:
     what: Begins messages.
-    tables: Arrow tables by part: `train` alone, or several that are divided already.
+    tables: As `as_table` takes them, by part: `train` alone, or several that are divided already.
     options: Targets, kinds of columns, and how rows are divided.
     train: The part to train on.
     task: As the user says, or `auto`.
@@ -126,6 +126,7 @@ def made(what: str, tables: Mapping[str, Any], options: TableOptions, train: str
     UserError: The options do not fit the tables.
   """
   with _of(what):
+    tables = {name: as_table(table) for name, table in tables.items()}
     _check(options, tables)
     tables = {name: _with_targets(table, options, f'{what}, {name}') for name, table in tables.items()}
     parts = tables if len(tables) > 1 else _divided(what, next(iter(tables.values())), options, task)

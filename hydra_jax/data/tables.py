@@ -9,6 +9,7 @@ import io
 import json
 import logging
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,16 @@ def as_table(table: Any) -> Any:
   pa, _ = arrow()
   if not is_table(table):
     raise UserError(
-      f'a {type(table).__name__} is no table: give a DataFrame (pandas 2.2 or later, polars, …), a pyarrow.Table, or a '
-      'dict of columns'
+      f'an object of type {type(table).__name__} is no table: give a DataFrame (pandas 2.2 or later, polars, …), '
+      'a pyarrow.Table, or a dict of columns'
     )
   try:
     if isinstance(table, Mapping):
       columns = [_column(name, column) for name, column in table.items()]
-      found = pa.Table.from_arrays([pa.array(column) for column in columns], names=[str(name) for name in table])
+      _refuse_lengths({str(name): len(column) for name, column in table.items()})
+      found = pa.Table.from_arrays(
+        [pa.array(column, from_pandas=True) for column in columns], names=[str(name) for name in table]
+      )
     else:
       found = pa.table(table)
   except UserError:
@@ -65,6 +69,15 @@ def _column(name: Any, column: Any) -> Any:
   if getattr(column, 'ndim', 1) != 1:
     raise UserError(f"column '{name}' has shape {list(column.shape)}, and must be [rows]")
   return column
+
+
+def _refuse_lengths(lengths: Mapping[str, int]) -> None:
+  first, *others = lengths or ['']
+  for name in others:
+    if lengths[name] != lengths[first]:
+      raise UserError(
+        f"column '{name}' has {lengths[name]:,} rows, and column '{first}' {lengths[first]:,}: give all as many"
+      )
 
 
 def _index(table: Any) -> Sequence[str]:
@@ -166,7 +179,7 @@ def _bytes(path: str) -> bytes:
 
 
 def _utf_8(path: str, content: bytes, encoding: str) -> bytes:
-  """The content in UTF-8, without the mark of byte order."""
+  """The content in UTF-8, without the mark of byte order and empty lines before the first row."""
   encoding = 'utf-16' if encoding == 'utf-8' and content[:2] in UTF_16 else encoding
   try:
     text = content.decode(encoding)
@@ -178,7 +191,9 @@ def _utf_8(path: str, content: bytes, encoding: str) -> bytes:
     raise UserError(f'{path} is not {encoding} (byte 0x{content[e.start]:02x} in line {line}): {hint}') from e
   if '\0' in text[:SAMPLE_BYTES]:
     raise UserError(f'{path} is no text file: give a CSV file')
-  return content if encoding == 'utf-8' and text[0] != '\ufeff' else text.removeprefix('\ufeff').encode()
+  if encoding != 'utf-8' or text[0] == '\ufeff':
+    content = text.removeprefix('\ufeff').encode()
+  return re.sub(rb'\A([ \t]*\r?\n)+', b'', content)
 
 
 def _rows(content: bytes, delimiter: str) -> list[list[str]]:

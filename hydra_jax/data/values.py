@@ -68,7 +68,9 @@ def plain(column: Any, missing: tuple[str, ...], what: str) -> Any:
   array, types = column.combine_chunks(), pa.types
   array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
   if types.is_dictionary(array.type):
-    array = array.dictionary_decode()
+    words = array.dictionary
+    words = words.cast(pa.large_string()) if types.is_string_view(words.type) else words
+    array = pa.DictionaryArray.from_arrays(array.indices, words).dictionary_decode()
   if types.is_binary(array.type) or types.is_large_binary(array.type) or types.is_fixed_size_binary(array.type):
     try:
       array = array.cast(pa.large_binary()).cast(pa.large_string())

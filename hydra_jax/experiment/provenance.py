@@ -19,8 +19,9 @@ PACKAGE = Path(__file__).parents[1]
 # (see `definition`), so that adding a method does not retrain what other methods have trained.
 LAYERS: dict[str, tuple[str, ...]] = {
   'training': (
-    *(f'data/{name}' for name in ('__init__', 'corruptions', 'files', 'labels', 'photos', 'read_ahead', 'shifts')),
-    *(f'data/{name}' for name in ('sources', 'toy', 'uci')),
+    *(f'data/{name}' for name in ('__init__', 'arrays', 'catalog', 'checks', 'columns', 'corruptions', 'files', 'hub')),
+    *(f'data/{name}' for name in ('image_folders', 'labels', 'outside', 'photos', 'read_ahead', 'shifts', 'sources')),
+    *(f'data/{name}' for name in ('splits', 'table_sets', 'tables', 'toy', 'uci', 'values')),
     *(f'devices/{name}' for name in ('collectives', 'cpu', 'layout')),
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
     *(f'maths/{name}' for name in ('calibration', 'losses', 'prior_networks', 'tasks')),
@@ -37,6 +38,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Modules that change no saved number of a run: they show, store, check, or do not take part in runs.
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
+  'data/address',
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
