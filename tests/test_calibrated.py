@@ -97,13 +97,14 @@ def test_the_temperature_changes_the_mean_alone(random):
 
 def test_probabilities_too_small_for_float32_are_not_lost():
   predictor = calibrated('classification')
-  x = np.zeros((1, F))
-  x[0] = 300 * (WEIGHTS.mean(0)[:, 0] - WEIGHTS.mean(0)[:, 1])
+  direction = WEIGHTS.mean(axis=0)[:, 0] - WEIGHTS.mean(axis=0)[:, 1]
+  x = np.array([[60 / SURE], [150 / SURE]]) * direction / np.sum(direction**2)
   before, after = replace(predictor, calibration=None).predict(x), predictor.predict(x)
-  assert before.mean.min() == 0 and np.isfinite(before.log_members).all()
+  assert before.mean[0].min() > 0 == before.mean[1].min() and np.isfinite(before.log_members).all()
   log_mean = scipy.special.logsumexp(before.log_members.astype(np.float64), axis=0) - math.log(M)
   expected = scipy.special.softmax(log_mean / predictor.calibration.label_scale, axis=1)
-  np.testing.assert_allclose(after.mean, expected.astype(np.float32), rtol=1e-5)
+  np.testing.assert_allclose(after.mean, expected, rtol=1e-4)
+  assert 1e-30 < after.mean[1].min() < 1e-10
 
 
 def test_the_scale_changes_all_variances(random):
@@ -158,6 +159,16 @@ def test_sets_cover_what_they_promise(method, random):
   assert np.mean(found) > expected - 4.5 * deviation and 1.2 < np.mean(sizes) < 2.8
   if method == 'lac':
     assert np.mean(found) < expected + 4.5 * deviation
+
+
+def test_the_likeliest_class_is_in_every_set(random):
+  predictor = calibrated('classification')
+  x, _ = examples(random, 300)
+  likeliest = predictor.predict(x).mean.argmax(axis=1)
+  for method in ('lac', 'aps'):
+    sets = predictor.predict_set(x, 0.05, method)
+    assert sets[np.arange(300), likeliest].all() and sets.sum(axis=1).mean() < 1.2
+    assert (predictor.predict_set(x, 0.999, method) >= sets).all()
 
 
 def test_intervals_cover_each_target_as_promised(random):
@@ -302,6 +313,8 @@ def test_many_examples_are_kept_as_few_scores(random):
     deviation = math.sqrt(coverage * (1 - coverage) * (1 / 8000 + 1 / 20000))
     assert hit > coverage - 4.5 * deviation
     assert hit < max(coverage, likeliest) + 2 / MOST_SCORES + 4.5 * deviation + 0.05 * (coverage < likeliest)
+  deviation = math.sqrt(0.01 * 0.99 * (1 / 9000 + 1 / 20000))
+  assert within_chance((predictor.out_of_domain(x, batch_size=5000) <= 0.01).mean(), 0.01, deviation)
   assert Calibration.from_json(found.to_json()) == found
 
 

@@ -193,6 +193,19 @@ def test_sets_cover_what_they_promise(method, n, coverage, random):
   assert abs(np.mean(naive) - coverage) > 4.5 * deviation
 
 
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_the_example_at_the_threshold_is_covered(dtype, random):
+  """Sets and scores round alike: of n held-out labels just k are covered, where no two scores are equal."""
+  p, labels = drawn(random, 500)
+  p = p.astype(dtype)
+  for scores, sets in ((conformal.lac_scores, conformal.lac_sets), (conformal.aps_scores, conformal.aps_sets)):
+    values = scores(p, labels)
+    for coverage in (0.85, 0.9, 0.95, 0.99):
+      threshold = conformal.quantile(values, coverage)
+      covered = sets(p, threshold)[np.arange(500), labels].sum()
+      assert covered == (values <= threshold).sum() == conformal.rank(500, coverage)
+
+
 def regression_data(random, n):
   mean, deviation = 1e3 + random.normal(size=(n, D)), random.uniform(0.5, 3, (n, D))
   noise = np.stack([random.normal(size=n), random.standard_t(3, n), random.exponential(size=n)], axis=1)
