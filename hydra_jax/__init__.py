@@ -37,6 +37,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.batch_ensemble import batch_ensemble
   from hydra_jax.nets.cut import Network, grow, multi_head, sampled
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
+  from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
   from hydra_jax.serving.loading import load
 
@@ -64,6 +65,7 @@ _MODULES = {
   'batch_ensemble': 'nets.batch_ensemble',
   **dict.fromkeys(('Network', 'grow', 'multi_head', 'sampled'), 'nets.cut'),
   **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
+  'tabular': 'nets.tabular',
   **dict.fromkeys(('lenet', 'resnet', 'resnet50', 'wide_resnet'), 'nets.zoo'),
 }
 
@@ -102,6 +104,7 @@ __all__ = [
   'resnet',
   'resnet50',
   'sampled',
+  'tabular',
   'train_ensemble',
   'uncertainty',
   'wide_resnet',
