@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.data import check_inputs, scale_inputs, standardised
+from hydra_jax.data import Columns, check_inputs, encoded, scale_inputs, standardised
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation import calibrated
 from hydra_jax.evaluation.calibrated import Calibration
@@ -58,6 +58,7 @@ class Predictor:
     classes: Their names, by column of the probabilities; empty if they are numbered, and in regression.
     has_members: Whether it predicts as members, and not as one distribution over predictions.
     calibration: What was fitted to held-out labelled examples, see `calibrate`; None: nothing was.
+    columns: What the columns of a table become, if it was trained on one.
   """
 
   model: Model
@@ -66,6 +67,7 @@ class Predictor:
   reads_bytes: bool = False
   classes: tuple[str, ...] = ()
   has_members: bool = True
+  columns: Columns | None = None
   calibration: Calibration | None = None
 
   def __post_init__(self) -> None:
@@ -76,21 +78,23 @@ class Predictor:
     """Predicts for inputs as they were in the data set: not scaled, images as uint8.
 
     Args:
-      x: Inputs `[N, …]`.
+      x: Inputs `[N, …]`. Where it was trained on a table, also a table with these columns: a DataFrame, a
+        `pyarrow.Table` or a dict of columns.
       batch_size: Inputs that are computed at once. The last batch is padded, so that one program serves all.
 
     Returns:
       Predictions with uncertainty, in the units of the targets.
 
     Raises:
-      UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was.
+      UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was; or
+        columns are missing or of another kind.
 
     Example:
       >>> predictor = hydra_jax.load('runs/digits', 'hydra')  # doctest: +SKIP
       >>> prediction = predictor.predict(x)  # doctest: +SKIP
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
-    x = self._checked(np.asarray(x))
+    x = self._checked(encoded(x, self.columns))
     found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
     swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
     found |= {name: swap(found[name]) for name in ('members', 'log_members', 'member_variances')}

@@ -1,4 +1,4 @@
-"""Networks for images, as lists of stages.
+"""Networks for images, as lists of stages, and the names of all networks.
 
 All read images `[B, height, width, channels]` in float32 and give outputs `[B, outputs]` in float32. Every residual
 block is a stage. Pooling belongs to the stage below the outputs. So at a cut of -1 each head is a dense layer, and at a
@@ -20,6 +20,7 @@ from hydra_jax.devices import collectives
 from hydra_jax.devices.cpu import convolve
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.nets.stages import Stage, chain, dense, from_linen, is_count, mlp
+from hydra_jax.nets.tabular import tabular
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -348,6 +349,7 @@ def _reads_images(stage: Stage, at_least: int = 1) -> Stage:
 
 NETWORKS: dict[str, Callable[..., list[Stage]]] = {
   'mlp': mlp,
+  'tabular': tabular,
   'lenet': lenet,
   'cnn': cnn,
   'resnet': resnet,
