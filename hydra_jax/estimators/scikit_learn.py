@@ -190,12 +190,12 @@ class _Hydra(BaseEstimator):
       self.teacher_ = fitted(self.teacher, X, y, **weights)
       source = teachers.read(self.teacher_, given.task, getattr(self, 'classes_', None))
       outputs = teachers.labels(source, X, y, self.cv, **weights).of(kept)
-    outputs = distillation.completed(outputs, given.y if given.task == 'regression' else None, len(kept))
     columns = next(iter(outputs.arrays.values())).shape[-1]
     if outputs.task != given.task or columns != given.outputs:
       raise UserError(
         f'the teacher is for {outputs.task} with {columns} outputs, and y for {given.task} with {given.outputs}'
       )
+    outputs = distillation.completed(outputs, given.y if given.task == 'regression' else None, len(kept))
     # Changed inputs are arrays: a teacher that reads columns of a table by name cannot be asked about them.
     can_ask = self.columns_ is None or self.teacher is None
     return Lesson(

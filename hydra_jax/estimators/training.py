@@ -193,7 +193,7 @@ def score_of(job: Job, examples: Examples, stopping: Stopping) -> early_stopping
     fold = examples.fold
 
     def part(k: int) -> dict[str, np.ndarray]:
-      return {name: np.compress(fold == k, a, axis=name == 'teacher') for name, a in examples.arrays.items()}
+      return {name: np.compress(fold == k, a, axis=int(name == 'teacher')) for name, a in examples.arrays.items()}
 
     of_fold = lambda heads, k: early_stopping.held_out_score(job, [part(k)], scaling, stopping.measure, heads)
     return early_stopping.by_fold(of_fold, folds.of_heads(len(job.network.heads), examples.folds))
