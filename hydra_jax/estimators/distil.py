@@ -11,6 +11,7 @@ import scipy.special
 from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised, validation_rows
 from hydra_jax.errors import UserError
 from hydra_jax.estimators import absent, teachers, training
+from hydra_jax.estimators.ensemble import Rule
 from hydra_jax.estimators.teachers import Outputs, Teacher
 from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation import evaluate
@@ -53,6 +54,8 @@ def distil(
   y: Any = None,
   cv: Any = 5,
   x_unlabelled: Any = None,
+  patience: int = 0,
+  average: float = 0.0,
   verbose: bool = True,
   **settings: Any,
 ) -> Predictor:
@@ -84,6 +87,10 @@ def distil(
       estimate the variance of members of a regression that give means alone. The student does not learn from them.
     cv: Number of folds, or a splitter of scikit-learn; 0: members are not fitted again.
     x_unlabelled: More inputs `[N', …]`, on which a teacher that is no array also teaches.
+    patience: Training stops after as many scores on the validation part without an improvement, and the best student is
+      kept. A score is how far it is from the members; there are 4 in each pass, and at least 50 steps between two. 0:
+      training is as long as `epochs` says.
+    average: Decay of a running average of the parameters, such as 0.99, which is what is kept; 0: the last ones are.
     verbose: Whether a progress bar is shown.
     **settings: Of the method, as under `config.student`, such as `cut=-2`, `temperature=1.0`, `epochs=50.0`,
       `learning_rate=1e-3`. Where the teacher is no array and inputs are vectors, `augment` is `('auto',)` (with and
@@ -114,7 +121,8 @@ def distil(
   lesson = Lesson(x=x, outputs=completed(outputs, y, len(x)), source=source)
   if source is not None and x_unlabelled is not None:
     lesson = with_rows(lesson, check_inputs(np.asarray(x_unlabelled), 'x_unlabelled', x[:8]))
-  return student_of(lesson, method, network, seed, validation_rows(len(x), validation), settings, verbose)
+  rule = Rule(0, patience, average)
+  return student_of(lesson, method, network, seed, validation_rows(len(x), validation), rule, settings, verbose)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +227,8 @@ class Plan:
     training: Settings of training.
     phases: Of the method.
     changes: Inputs to choose from, each names of changes.
+    average: Decay of a running average of the parameters; 0: there is none.
+    patience: Number of scores on held-out rows without an improvement after which training stops; 0: it does not.
   """
 
   method: str
@@ -226,6 +236,8 @@ class Plan:
   training: Any
   phases: list[Phase]
   changes: tuple[tuple[str, ...], ...] = ((),)
+  average: float = 0.0
+  patience: int = 0
 
 
 def student_of(
@@ -234,6 +246,7 @@ def student_of(
   network: Callable[[int], list[Stage]],
   seed: int,
   held_out: np.ndarray,
+  rule: Rule,
   settings: Mapping[str, Any],
   verbose: bool,
   score: Callable[[Predictor], float] | None = None,
@@ -246,13 +259,14 @@ def student_of(
     network: `outputs -> stages`.
     seed: Decides all that is random.
     held_out: Rows of x that it does not learn from.
+    rule: When its training stops, and what is kept.
     settings: Of method and training, by name.
     verbose: Whether progress is shown.
     score: How bad a student is, where inputs are chosen from; None: how far it is from the mean of the members.
   """
   lesson, held_out = _with_labels(lesson, held_out)
-  plan = planned(lesson, method, network, settings)
-  if not getattr(plan.own, 'calibrate_spread', False) and len(plan.changes) == 1:
+  plan = replace(planned(lesson, method, network, settings), average=rule.average, patience=rule.patience)
+  if not getattr(plan.own, 'calibrate_spread', False) and len(plan.changes) == 1 and not plan.patience:
     held_out = held_out[:0]
   students = []
   for changes in plan.changes if len(held_out) else plan.changes[:1]:
@@ -335,8 +349,17 @@ def _trained(
   part = replace(lesson, x=x[learnt], outputs=lesson.outputs.of(learnt), weight=weight)
   if changes:
     part = with_noise(part, scaling, seed)
-  given = Examples(arrays=_arrays(part, scaling), scaling=scaling, pass_length=len(learnt))
-  params, state = training.train(plan.phases, given, plan.training, (seed,), label)
+  ones = None if weight is None else np.ones(len(held_out))
+  aside = replace(lesson, x=x[held_out], outputs=lesson.outputs.of(held_out), weight=ones, more=None)
+  given = Examples(
+    arrays=_arrays(part, scaling),
+    scaling=scaling,
+    held_out=_arrays(aside, scaling) if plan.patience and len(held_out) else None,
+    pass_length=len(learnt),
+  )
+  stretch = training.stretch_of(len(learnt), plan.training.batch_size)
+  stopping = training.Stopping(stretch=stretch, patience=plan.patience) if plan.patience else None
+  params, state = training.train(plan.phases, given, plan.training, (seed,), label, plan.average, stopping)
   predictive = METHODS[plan.method].predictive
   model = Model(plan.phases[-1].network, params, state, scaling, TASKS[task].predictives[predictive].read)
   if len(held_out) and getattr(plan.own, 'calibrate_spread', False):

@@ -16,6 +16,7 @@ from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.training.folds import of_rows as folds_of_rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ def train_ensemble(
   sample_weight: Any = None,
   *,
   task: str = 'auto',
+  folds: int = 0,
+  patience: int = 12,
+  average: float = 0.0,
   verbose: bool = True,
   **settings: Any,
 ) -> Predictor:
@@ -45,10 +49,16 @@ def train_ensemble(
     members: M, number of networks.
     network: `outputs -> stages`.
     seed: Decides how networks start and the order of the examples.
-    validation: Share of the examples that nothing is trained on, at most 1,000. Training stops where these are
-      predicted no better, member by member. 0: training is as long as `epochs` says.
+    validation: Share of the examples that nothing is trained on, at most 1,000. Training stops when these are
+      predicted no better, and each member is as it was when it predicted them best. 0, and where they would be fewer
+      than 16: training is as long as `epochs` says.
     sample_weight: Weight of each example in the loss `[N]`, at least 0.
     task: `classification`, `regression`, or `auto`: by the values of y.
+    folds: K, at least 2: member m learns from all rows but those of fold m mod K, which tell when its training stops.
+      All of the ensemble has then seen all rows. 0: the validation part tells.
+    patience: Training stops after as many scores without an improvement of any member. There are 4 in each pass, and
+      at least 50 steps between two.
+    average: Decay of a running average of the parameters, such as 0.99, which is what is kept; 0: the last ones are.
     verbose: Whether a progress bar is shown.
     **settings: Of training, such as `epochs=50.0`, `batch_size=64`, `learning_rate=1e-3`, `weight_decay=1e-4`.
 
@@ -68,7 +78,17 @@ def train_ensemble(
     raise UserError(f'y has {len(targets):,} labels for {len(x):,} inputs: they must match')
   weight = checked_weight(sample_weight, len(x))
   given = Labelled(x=x, y=targets, outputs=meaning.outputs, weight=weight, classes=meaning.names)
-  return ensemble_of(given, members, network, seed, validation_rows(len(x), validation), settings, verbose)
+  held_out = validation_rows(len(x), validation)
+  return ensemble_of(given, members, network, seed, held_out, Rule(folds, patience, average), settings, verbose)
+
+
+@dataclass(frozen=True)
+class Rule:
+  """When training stops, and what is kept: see `train_ensemble`."""
+
+  folds: int = 0
+  patience: int = 12
+  average: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +121,7 @@ def ensemble_of(
   network: Callable[[int], list[Stage]],
   seed: int,
   held_out: np.ndarray,
+  rule: Rule,
   settings: Mapping[str, Any],
   verbose: bool,
 ) -> Predictor:
@@ -110,15 +131,28 @@ def ensemble_of(
   learnt = np.setdiff1d(np.arange(len(given.x)), held_out)
   how, own = training.settings_of(METHOD, settings, {})
   row = TASKS[given.task]
-
   phases = METHODS[METHOD].phases(own, training.context_of(row, network, int(members), given.outputs))
   scaling = standardise(Split(given.x[learnt], given.y[learnt]), given.task == 'classification')
   arrays = _arrays(given, scaling)
   part = lambda rows: {name: array[rows] for name, array in arrays.items()}
-  examples = Examples(arrays=part(learnt), scaling=scaling, held_out=part(held_out) if len(held_out) else None)
-  params, state = training.train(phases, examples, how, (seed, 1), 'ensemble' if verbose else '')
+  examples = Examples(
+    arrays=part(learnt),
+    scaling=scaling,
+    held_out=part(held_out) if len(held_out) else None,
+    fold=_folds(given, learnt, rule.folds, seed) if rule.folds else None,
+  )
+  stopping = training.Stopping(
+    stretch=training.stretch_of(len(learnt), how.batch_size), patience=rule.patience, measure=row.held_out
+  )
+  label = 'ensemble' if verbose else ''
+  params, state = training.train(phases, examples, how, (seed, 1), label, rule.average, stopping)
   model = Model(phases[-1].network, params, state, scaling, row.predictives['members'].read)
   return Predictor(model, given.task, given.x.shape[1:], given.x.dtype == np.uint8, given.classes)
+
+
+def _folds(given: Labelled, learnt: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """The fold of each row that is learnt from."""
+  return folds_of_rows(len(learnt), count, seed, given.y[learnt] if given.task == 'classification' else None)
 
 
 def _arrays(given: Labelled, scaling: Any) -> dict[str, np.ndarray]:

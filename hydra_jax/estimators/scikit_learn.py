@@ -18,12 +18,14 @@ from hydra_jax.data import LEAST_VALIDATION, MOST_VALIDATION
 from hydra_jax.data.columns import Columns
 from hydra_jax.errors import UserError
 from hydra_jax.estimators import distil as distillation, teachers
+from hydra_jax.estimators.defaults import defaults_for
 from hydra_jax.estimators.distil import Lesson
-from hydra_jax.estimators.ensemble import Labelled, ensemble_of
+from hydra_jax.estimators.ensemble import Labelled, Rule, ensemble_of
 from hydra_jax.evaluation.calibrated import calibrate
 from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.methods.registry import METHODS
-from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.nets.stages import Stage
+from hydra_jax.nets.tabular import tabular
 
 
 class Uncertainties(NamedTuple):
@@ -52,6 +54,7 @@ class Plan:
     network: `outputs -> stages`.
     ensemble: Settings of the ensemble.
     student: Settings of the student.
+    rule: When training stops.
     held_out: Rows that no network learns from.
     seed: Decides all that is random.
   """
@@ -59,30 +62,19 @@ class Plan:
   network: Callable[[int], list[Stage]]
   ensemble: dict[str, Any]
   student: dict[str, Any]
+  rule: Rule
   held_out: np.ndarray
   seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-  """What is chosen by the size of a table: the network, and settings of the ensemble and of the student."""
-
-  network: Callable[[int], list[Stage]]
-  ensemble: dict[str, Any]
-  student: dict[str, Any]
+# How a student is trained, besides what an ensemble is: it stops where it is as close to its teacher as it gets.
+MOST_STUDENT_STEPS, STUDENT_STEPS = 8000, 2000
 
 
-# Steps of training; sets of a few hundred rows were best after about as many.
-STEPS = 2000
-NETWORK = functools.partial(mlp, widths=(128, 128))
-
-
-def defaults_for(rows: int, features: int, task: str) -> Chosen:
-  """Settings for a table."""
-  del features, task
-  batch_size = 2 ** min(10, max(5, round(np.log2(rows / 50))))
-  how = dict(batch_size=batch_size, epochs=float(max(10, STEPS * batch_size / rows)))
-  return Chosen(network=NETWORK, ensemble=how, student=how)
+@functools.lru_cache(maxsize=64)
+def _tabular(arguments: tuple[tuple[str, Any], ...]) -> Callable[[int], list[Stage]]:
+  """The network of these arguments, the same object each time, so that what was compiled for it serves again."""
+  return functools.partial(tabular, **dict(arguments))
 
 
 class _Hydra(BaseEstimator):
@@ -129,6 +121,8 @@ class _Hydra(BaseEstimator):
       ValueError: X or y cannot be used, as in other estimators of scikit-learn.
     """
     x, y = self._read(X, y)
+    if len(x) < 2:
+      raise ValueError('n_samples=1: give more rows')
     weight = None if sample_weight is None else _check_sample_weight(sample_weight, x, ensure_non_negative=True)
     seed = int(check_random_state(self.random_state).randint(2**31 - 1))
     kept = np.arange(len(x)) if weight is None else np.flatnonzero(weight)
@@ -141,7 +135,8 @@ class _Hydra(BaseEstimator):
       classes=self._names(),
     )
     plan = self._plan(given, seed)
-    lesson = self._lesson(X, y, given, weight, kept, plan)
+    readable = x if self.columns_ is None else X
+    lesson = self._lesson(readable, y, given, weight, kept, plan)
     held_out = plan.held_out
     student = distillation.student_of(
       lesson,
@@ -149,6 +144,7 @@ class _Hydra(BaseEstimator):
       plan.network,
       seed,
       held_out,
+      plan.rule,
       plan.student,
       bool(self.verbose),
       lambda predictor: label_score(predictor, given.x[held_out], given.y[held_out]),
@@ -160,15 +156,24 @@ class _Hydra(BaseEstimator):
 
   def _plan(self, given: Labelled, seed: int) -> 'Plan':
     """How networks are trained, by the size of the table where it is not said."""
-    chosen = defaults_for(len(given.x), given.x.shape[1], given.task)
+    rows, features = given.x.shape
+    chosen = defaults_for(rows, features, given.task)
+    held_out = held_out_rows(rows, self.validation, seed, given.y if given.task == 'classification' else None)
     epochs = {} if self.epochs == 'auto' else {'epochs': float(self.epochs)}
     said = epochs | dict(self.settings or {})
     own = {field.name for field in fields(METHODS[self.method].settings)} if self.method in METHODS else set()
+    steps = MOST_STUDENT_STEPS if len(held_out) else STUDENT_STEPS
+    passes = steps * chosen.training['batch_size'] / rows
+    student = chosen.training | {'epochs': max(10.0, passes)} | chosen.student
+    is_auto = isinstance(self.network, str) and self.network == 'auto'
+    # A fixed number of passes is kept; what is left out is chosen in training.
+    folds = chosen.folds if self.epochs == 'auto' and len(held_out) else 0
     return Plan(
-      network=chosen.network if isinstance(self.network, str) and self.network == 'auto' else self.network,
-      ensemble=chosen.ensemble | {name: value for name, value in said.items() if name not in own | OF_STUDENTS},
-      student=chosen.student | said,
-      held_out=held_out_rows(len(given.x), self.validation, seed, given.y if given.task == 'classification' else None),
+      network=_tabular(tuple(chosen.network.items())) if is_auto else self.network,
+      ensemble=chosen.training | {name: value for name, value in said.items() if name not in own | OF_STUDENTS},
+      student=student | said,
+      rule=Rule(folds, chosen.patience if self.epochs == 'auto' else 0, chosen.average),
+      held_out=held_out,
       seed=seed,
     )
 
@@ -176,7 +181,7 @@ class _Hydra(BaseEstimator):
     """What the student is taught: by the teacher, or by an ensemble that is trained here."""
     if self.teacher is None:
       self.ensemble_ = ensemble_of(
-        given, self.members, plan.network, plan.seed, plan.held_out, plan.ensemble, bool(self.verbose)
+        given, self.members, plan.network, plan.seed, plan.held_out, plan.rule, plan.ensemble, bool(self.verbose)
       )
       source = teachers.read(self.ensemble_)
       outputs = source.predict(given.x)
@@ -185,12 +190,12 @@ class _Hydra(BaseEstimator):
       self.teacher_ = fitted(self.teacher, X, y, **weights)
       source = teachers.read(self.teacher_, given.task, getattr(self, 'classes_', None))
       outputs = teachers.labels(source, X, y, self.cv, **weights).of(kept)
-    outputs = distillation.completed(outputs, given.y if given.task == 'regression' else None, len(kept))
     columns = next(iter(outputs.arrays.values())).shape[-1]
     if outputs.task != given.task or columns != given.outputs:
       raise UserError(
         f'the teacher is for {outputs.task} with {columns} outputs, and y for {given.task} with {given.outputs}'
       )
+    outputs = distillation.completed(outputs, given.y if given.task == 'regression' else None, len(kept))
     # Changed inputs are arrays: a teacher that reads columns of a table by name cannot be asked about them.
     can_ask = self.columns_ is None or self.teacher is None
     return Lesson(
