@@ -1,6 +1,6 @@
 """The estimators are estimators of scikit-learn, by its own checks."""
 
-import functools
+from dataclasses import dataclass
 
 import jax
 import pytest
@@ -11,9 +11,19 @@ from hydra_jax import HydraClassifier, HydraRegressor, mlp
 
 WHY = 'training in batches depends on how many rows there are, so that a row of weight 2 is not a row twice'
 EXPECTED = {'check_sample_weight_equivalence_on_dense_data': WHY}
+
+
+@dataclass(frozen=True)
+class Small:
+  """A small network. The names of tests show it, and must be the same in each process of pytest."""
+
+  def __call__(self, outputs):
+    return mlp(outputs, widths=(16,))
+
+
 QUICK = dict(
   members=2,
-  network=functools.partial(mlp, widths=(16,)),
+  network=Small(),
   validation=0,
   epochs=40,
   settings={'learning_rate': 0.02, 'batch_size': 20, 'augment': ()},
