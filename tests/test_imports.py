@@ -30,7 +30,9 @@ MAY_IMPORT = {
   ),
   'config': ('experiment',),
   'serving': ('errors', 'evaluation', 'experiment'),
-  'estimators': ('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'settings', 'training'),
+  'estimators': (
+    *('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'progress', 'settings', 'training'),
+  ),
 }
 
 

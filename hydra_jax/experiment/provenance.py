@@ -26,7 +26,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
     *(f'maths/{name}' for name in ('calibration', 'losses', 'prior_networks', 'tasks')),
     'methods/latent_factor',
-    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'user_networks', 'zoo')),
+    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'tabular')),
+    *('nets/user_networks', 'nets/zoo'),
     *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
   ),
   'evaluation': (
@@ -40,6 +41,7 @@ WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   'data/address',
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
+  *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables')),
   *(
@@ -48,8 +50,9 @@ WITHOUT_NUMBERS = (
   ),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
-  *('training/__init__', 'training/settings'),
-  *('estimators/__init__', 'estimators/distil', 'serving/__init__', 'serving/loading'),
+  *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
+  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
+  *('estimators/teachers', 'estimators/training', 'serving/__init__', 'serving/loading'),
 )
 
 
