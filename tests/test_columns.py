@@ -186,6 +186,12 @@ def test_tables_of_all_libraries_are_the_same(random):
     np.testing.assert_array_equal(columns.encode(form), expected, err_msg=name)
 
 
+def test_not_a_number_is_missing():
+  for type_ in (pa.float64(), pa.float32(), pa.float16()):
+    table = pa.table({'a': pa.array([1.0, np.nan, None, 3.0], type_)})
+    assert Columns.fit(table).encode(table).tolist() == [[1, 0], [2, 1], [2, 1], [3, 0]]
+
+
 def test_polars_and_others_that_speak_the_arrow_protocol(random):
   table = frame(random)
   columns = Columns.fit(table, target='price')
