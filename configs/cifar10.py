@@ -2,14 +2,15 @@
 
     hydra-jax run --config=configs/cifar10.py                      # an accelerator's work
     hydra-jax run --config=configs/cifar10.py:wrn28_1,members=4    # Wide ResNet WRN-28-1
-    hydra-jax run --config=configs/cifar10.py:small                # 10 members of three convolutions, on a CPU
+    hydra-jax run --config=configs/cifar10.py:small                # 10 members of three convolutions
     hydra-jax run --config=configs/cifar10.py:quick                # 2,000 images, 4 members, 4 epochs, on a CPU
 
 Random crops and flips for teachers and students; the teacher predicts on just the view that its
 student sees. Hydra's heads are the last residual block and the dense layer. SGD with Nesterov
 momentum, weight decay 5e-4, 200 epochs, 5 of them warm-up to 0.1, then a cosine.
 
-`small` has members of three convolutions of stride 2 (32-64-128), each of which reaches 75% in 10 passes with AdamW.
+`small` has members of three convolutions of stride 2 (32-64-128), trained for 10 passes with AdamW. It has not been run
+in full yet.
 
 Test images are also corrupted, by four of the kinds of CIFAR-10-C, computed here: these are not its scores. Where
 its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5', …)"` evaluates on them.
@@ -57,7 +58,7 @@ def get_config(argument=None):
 
 
 def small():
-  """The whole set, on a CPU within hours: members and students of three convolutions."""
+  """The whole set, with members and students of three convolutions."""
   config = default_config()
   config.name = 'cifar10-small'
   config.data.name = 'cifar10'

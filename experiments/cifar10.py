@@ -1,7 +1,7 @@
 """CIFAR-10 with CIFAR-100, SVHN where `TFDS_DATA_DIR` has it, and corruptions.
 
     hydra-jax table cifar10            # the setting of Park et al. 2025; an accelerator's work
-    hydra-jax table cifar10:small      # small networks on all images, on a CPU within hours
+    hydra-jax table cifar10:small      # networks of three convolutions on all images
     hydra-jax table cifar10 --quick    # LeNets on 500 images, on a CPU: to see that it works
 
 Full: 4 teachers WRN-28-1, students WRN-16-1, 200 epochs, 5 seeds; Hydra's heads are the last block and the dense layer.

@@ -46,7 +46,7 @@ def test_numbers_and_categories_are_those_of_scikit_learn(random):
   rows = np.arange(N) < 90
   columns = Columns.fit(table[rows], target='price', drop=('sold', 'cellar', 'rooms'))
   imputer = SimpleImputer(add_indicator=True).fit(table.loc[rows, ['size']].astype(float))
-  # A missing city has zeros, and an input of its own.
+  # A missing city has zeros. A further input says that it is missing.
   one_hot = OneHotEncoder(categories=[[*CITIES, 'missing']], sparse_output=False).fit([['Bonn']])
   expected = np.c_[
     imputer.transform(table[['size']].astype(float)), one_hot.transform(table[['city']].fillna('missing').to_numpy())
@@ -184,6 +184,12 @@ def test_tables_of_all_libraries_are_the_same(random):
   }
   for name, form in forms.items():
     np.testing.assert_array_equal(columns.encode(form), expected, err_msg=name)
+
+
+def test_not_a_number_is_missing():
+  for type_ in (pa.float64(), pa.float32(), pa.float16()):
+    table = pa.table({'a': pa.array([1.0, np.nan, None, 3.0], type_)})
+    assert Columns.fit(table).encode(table).tolist() == [[1, 0], [2, 1], [2, 1], [3, 0]]
 
 
 def test_polars_and_others_that_speak_the_arrow_protocol(random):

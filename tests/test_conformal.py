@@ -172,7 +172,7 @@ def test_sets_of_aps_have_the_likeliest_classes(random):
 @pytest.mark.parametrize('method', ['lac', 'aps', 'aps with lots'])
 @pytest.mark.parametrize('n, coverage', [(30, 0.9), (200, 0.8)])
 def test_sets_cover_what_they_promise(method, n, coverage, random):
-  """Of a model that is far too sure. Each calibration has a coverage of its own, with the mean k / (n + 1)."""
+  """Of a model that is far too sure. Coverage differs between calibrations; its mean is k / (n + 1)."""
   repeats, new = 400, 100
   scores, sets = {'lac': (conformal.lac_scores, conformal.lac_sets)}.get(
     method, (conformal.aps_scores, conformal.aps_sets)

@@ -76,6 +76,11 @@ def test_all_forms_are_the_same_table(tmp_path, name):
   assert columns.labels(table).tolist() == [100, 210, 150, 170]
 
 
+def test_quotes_inside_values(tmp_path):
+  table = read_table(saved(tmp_path, 'a,b\n5" pipe,"say ""x"", y"\n"","line\nbreak"\n'))
+  assert rows_of(table) == [['5" pipe', 'say "x", y'], [None, 'line\nbreak']]
+
+
 def test_compressed_files(tmp_path):
   path = saved(tmp_path, gzip.compress((HEAD + ROWS).encode()), 'data.csv.gz')
   assert read_table(path).num_rows == 4
@@ -128,6 +133,9 @@ REFUSED = {
   'short row': (HEAD + '1,2,3\n4,5\n6,7,8\n', {}, r'Row #3: Expected 3 columns, got 2'),
   'long row': (HEAD + '1,2,3\n4,5,6,7\n', {}, r'Row #3: Expected 3 columns, got 4'),
   'comma in a value': (HEAD + '1,Bonn, Nord,3\n', {}, "Expected 3 columns, got 4: .*with a ',' in them in quotes"),
+  'open quote': (HEAD + '1,"Bonn,2\n3,Ulm,4\n', {}, 'a quote that opens in line 2 is not closed'),
+  'two open quotes': (HEAD + '1,Bonn,2\n3,"Ulm,4\n5,"Ulm,6\n', {}, 'a quote that opens in line 3 is not closed'),
+  'quote too early': (HEAD + '1,"Bo"nn,2\n', {}, 'a quote that opens in line 2 is not closed'),
   'two delimiters': ('a,b;c,d\n1,2;3,4\n', {}, "',' and ';' divide all rows alike: add delimiter="),
   'not UTF-8': ('a,b\nx,1\nä,2\n'.encode('latin-1'), {}, r'is not utf-8 .byte 0xe4 in line 3.: add encoding=latin-1'),
   'unknown encoding': (HEAD + ROWS, dict(encoding='latin-111'), "encoding='latin-111' is not known"),

@@ -48,13 +48,16 @@ def in_order(x):
   return sorted(image.tobytes() for image in x)
 
 
-def test_a_folder_of_classes(tmp_path, random):
+def test_a_folder_of_classes(tmp_path, random, caplog):
+  caplog.set_level('INFO', 'hydra_jax')
   images = folder(tmp_path, random)
   found = load(f'folder:{tmp_path}')
   test = found.evaluations['test'].load()
   assert found.task == 'classification' and found.classes == CLASSES
   assert found.train.x.shape == (48, 8, 8, 3) and test.x.shape == (12, 8, 8, 3) and test.x.dtype == np.uint8
   assert np.bincount(test.y).tolist() == [4, 4, 4]
+  told = '48 images are train, 12 images are test, 8 × 8 pixels, in colour, 3 classes'
+  assert f'{tmp_path}: {told}' in caplog.messages
   assert in_order([*found.train.x, *test.x]) == in_order(images.values())
   by_bytes = {array.tobytes(): CLASSES.index(path.partition('/')[0]) for path, array in images.items()}
   for split in (found.train, test):

@@ -37,6 +37,19 @@ def test_bits_are_those_of_splitmix64():
   assert int(splits.mixed(np.array([12345], np.uint64))[0]) == z ^ (z >> 31)
 
 
+def test_bits_tell_columns_apart():
+  a, b = np.array([1, 2, 1], np.uint64), np.array([2, 1, 1], np.uint64)
+  assert len(set(splits.row_bits([a, b]).tolist())) == 3
+  nothing, letter = (int.from_bytes(bytes.fromhex(h), 'little') for h in ('e3b0c44298fc1c14', 'ca978112ca1bbdca'))
+  assert splits.text_bits(['', 'a']).tolist() == [nothing, letter]  # of the SHA-256 of nothing and of a
+
+
+def test_a_block_of_each_class_is_left_to_train_on():
+  rows = np.arange(6, dtype=np.uint64)
+  test = splits.at_random(rows, np.arange(6), np.array(list('aaabbb')), 0.99, 0)
+  assert test.tolist().count(True) == 4 and not test[:3].all() and not test[3:].all()
+
+
 def joined(rows, groups):
   """Numbers of blocks by joining rows one by one."""
   block = list(range(len(rows)))
@@ -120,7 +133,9 @@ def test_the_latest_rows_are_the_test_part(random, as_date):
   when = pd.Timestamp('2023-01-01') + pd.to_timedelta(day, 'D') if as_date else day + 2000
   found = made(frame(random, when=when), drop=('row',), time='when')
   train, test = (found.parts[part].to_pandas()['when'] for part in ('train', 'test'))
-  assert train.max() < test.min() and len(train) + len(test) == N and 30 <= len(test) <= 50
+  assert train.max() < test.min() and len(train) + len(test) == N
+  off = {cut: abs(np.sum(when >= cut) - 0.2 * N) for cut in sorted(set(when))}  # by trying all
+  assert test.min() == min(off, key=off.get) and len(test) == np.sum(when >= test.min())
   (column,) = [column for column in found.columns.columns if column.name == 'when']
   assert (column.kind, column.parts) == (('cycle', ('week',)) if as_date else ('left out', ()))
   kept = made(frame(random, when=when), drop=('row',), time='when', **({'date' if as_date else 'number': ('when',)}))

@@ -266,6 +266,11 @@ def test_from_a_csv_file_to_a_prediction(tmp_path, random):
     entropy = lambda p: -(p * np.log(p)).sum(axis=-1)
     model = entropy(mean) - entropy(prediction.members).mean(axis=0)
     assert score['uncertainty_epistemic'] == pytest.approx(model.mean(), rel=1e-3, abs=1e-6)
+  (lines,) = re.findall(r'```python\n(import hydra_jax\nimport pandas.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  names: dict = {}
+  test.drop(columns='target').to_csv(tmp_path / 'new.csv', index=False)
+  exec(lines.replace("'runs/table-houses'", repr(str(run))).replace("'new.csv'", repr(f'{tmp_path}/new.csv')), names)
+  np.testing.assert_array_equal(names['prediction'].members, found.predict(x).members)
   folder = next((run / 'artifacts').glob('*/columns.json')).parent
   saved = json.loads((folder / 'columns.json').read_text())
   assert Columns.from_json(saved) == artifacts.read_columns(folder)

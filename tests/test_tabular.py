@@ -1,11 +1,14 @@
 """The network for tables: its formula, its quantiles, its cuts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.preprocessing import KBinsDiscretizer
 
+import hydra_jax
 from hydra_jax import UserError
 from hydra_jax.nets import cut
 from hydra_jax.nets.tabular import Bins, bin_edges, tabular
@@ -69,3 +72,14 @@ def test_it_can_be_cut_anywhere(at):
 def test_arguments_are_checked(bad):
   with pytest.raises(UserError, match=next(iter(bad))):
     tabular(2, **bad)
+
+
+def test_estimators_take_the_bins_from_the_rows(random):
+  """And not those of a normal distribution, from which these rows are far."""
+  x = np.exp(2 * random.normal(size=(900, 2)))
+  network = functools.partial(tabular, widths=(4,), bins=4)
+  ensemble = hydra_jax.train_ensemble(x, x[:, 0], 2, network, validation=0, epochs=1.0, verbose=False)
+  edges = np.asarray(ensemble.model.model_state['heads'][0]['bins']['edges'])
+  expected = np.quantile((x - x.mean(axis=0)) / x.std(axis=0), np.linspace(0, 1, 5), axis=0).T
+  np.testing.assert_allclose(edges, np.broadcast_to(expected, (2, 2, 5)), rtol=0.02, atol=0.01)
+  assert expected[:, -1].min() > 4

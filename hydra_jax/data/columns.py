@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 LEFT_OUT = 'left out'
-# A category has an input of its own if it stands in so many training rows: 2 of 200, 10 of 1,000 to 10,000, and a
-# thousandth of more, but no more than these many categories of a column.
+# A category gets an input if enough training rows have it: 2 of 200, 10 of 1,000 to 10,000, and a thousandth of more.
+# A column has at most `MOST_WORDS` such categories.
 LEAST_ROWS, MOST_ROWS, SHARE_OF_ROWS = 2, 10, 1000
 MOST_WORDS = 50
 # More different texts than this share of the rows are free text or names of the rows.
@@ -76,7 +76,7 @@ class Kind(NamedTuple):
 
   Attributes:
     fit: `(name, array) -> Column` for training rows; `array` is from `values.plain`.
-    encode: `(column, array) -> [N, inputs]` float64, anything where a value is missing.
+    encode: `(column, array) -> [N, inputs]` float64 or bool, anything where a value is missing.
     names: `column -> names` of these inputs.
     means: Whether missing values become the means; else 0.
   """
@@ -148,7 +148,7 @@ def _encode_category(column: Column, array: Any) -> np.ndarray:
         f'{nearest(found.words[found.codes[row]], column.words)}, or leave the row out'
       )
     logger.info(f'{_called(column.name)}: {new.sum():,} rows are other, such as {word}')
-  return (place[:, None] == np.arange(len(known) + (column.other > 0))).astype(np.float64)
+  return place[:, None] == np.arange(len(known) + (column.other > 0))
 
 
 def _category_names(column: Column) -> list[str]:
@@ -353,8 +353,12 @@ class Columns:
     """
     table = as_table(table)
     self._check_names(table.column_names)
-    found = [_encoded(column, self._plain(table, column.name)) for column in self.used]
-    return np.concatenate([np.zeros((table.num_rows, 0)), *found], axis=1)
+    inputs, start = np.empty((table.num_rows, len(self.features))), 0
+    for column in self.used:
+      stop = start + len(column.features)
+      _encode_into(inputs[:, start:stop], column, self._plain(table, column.name))
+      start = stop
+    return inputs
 
   def labels(self, table: Any) -> np.ndarray:
     """The targets of a table: one as numbers or names `[N]`, several as float64 `[N, targets]`.
@@ -440,8 +444,8 @@ def _renamed(name: str, others: Sequence[str]) -> str:
   return f'there are {", ".join(one_line(other, 30) for other in others[:8])}: add it'
 
 
-def _encoded(column: Column, array: Any) -> np.ndarray:
-  """Inputs of one column, `[N, inputs]`."""
+def _encode_into(inputs: np.ndarray, column: Column, array: Any) -> None:
+  """Writes the inputs of one column, `[N, inputs]`."""
   absent = values.absent(array)
   if absent.any() and not column.missing:
     raise UserError(
@@ -449,9 +453,11 @@ def _encoded(column: Column, array: Any) -> np.ndarray:
       'fill it in, or leave the row out'
     )
   kind = KINDS[column.kind]
-  found = kind.encode(column, array)
-  found[absent] = column.means if kind.means else 0.0
-  return np.concatenate([found, absent[:, None].astype(np.float64)], axis=1) if column.missing else found
+  own = inputs[:, :-1] if column.missing else inputs
+  own[:] = kind.encode(column, array)
+  if column.missing:
+    own[absent] = column.means if kind.means else 0.0
+    inputs[:, -1] = absent
 
 
 def fitted(

@@ -124,12 +124,27 @@ def divided(what: str, parts: Mapping[str, tuple[np.ndarray, np.ndarray]], test:
   """
   found = {name: (x, y, image_bits(x)) for name, (x, y) in parts.items()}
   if len(found) > 1:
-    for name, (_, y, bits) in found.items():
-      if name != train and train in found and (shared := splits.shared_rows(found[train][2], bits)):
-        logger.warning(
-          f'{what}: {shared:,} of {len(y):,} images of {name} stand in {train} as well: leave them out of one'
-        )
-    return found
+    _tell_shared(what, found, train)
+  else:
+    found = _by_chance(what, found, test, seed)
+  x, y, _ = found[train] if train in found else next(iter(found.values()))
+  height, width, channels = x.shape[1:]
+  logger.info(
+    f'{what}: {", ".join(f"{len(y):,} images are {name}" for name, (_, y, _) in found.items())}, {height} × {width} '
+    f'pixels, {"grey" if channels == 1 else "in colour"}, {len(np.unique(y))} classes'
+  )
+  return found
+
+
+def _tell_shared(what: str, found: Divided, train: str) -> None:
+  for name, (_, y, bits) in found.items():
+    if name != train and train in found and (shared := splits.shared_rows(found[train][2], bits)):
+      logger.warning(
+        f'{what}: {shared:,} of {len(y):,} images of {name} stand in {train} as well: leave them out of one'
+      )
+
+
+def _by_chance(what: str, found: Divided, test: str, seed: int) -> Divided:
   share = share_of(test)
   if share is None:
     raise UserError(f'{what}: test={test} must be a share, such as 0.2, or make folders train and test')

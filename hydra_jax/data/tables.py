@@ -147,6 +147,7 @@ def _read_csv(path: str, delimiter: str, decimal: str, encoding: str) -> Any:
     raise UserError(f"{path}: delimiter='{delimiter}' and decimal='{decimal}' must be one letter, and one of . and ,")
   content = _utf_8(path, _bytes(path), encoding)
   names, delimiter = _header(path, content, delimiter)
+  _refuse_open_quotes(path, content, delimiter)
   table = _parsed(path, content, len(names), delimiter)
   if not table.num_rows:
     raise UserError(f'{path} has names of columns and no rows: add some')
@@ -234,6 +235,19 @@ def _header(path: str, content: bytes, delimiter: str) -> tuple[list[str], str]:
       'add a row with names'
     )
   return names, delimiter
+
+
+def _refuse_open_quotes(path: str, content: bytes, delimiter: str) -> None:
+  """Raises a `UserError` where a value begins with a quote and does not end with one: readers would swallow rows."""
+  if b'"' not in content:
+    return
+  around = re.escape(delimiter.encode()) + rb'\r\n'
+  begin, end = rb'(?<![^' + around + rb'])"', rb'"(?![^' + around + rb'])'
+  quoted = begin + rb'[^"]*+(?:""[^"]*+)*+' + end
+  for found in re.finditer(quoted + rb'|(?P<open>' + begin + rb')', content):
+    if found['open']:
+      line = content[: found.start()].count(b'\n') + 1
+      raise UserError(f'{path}: a quote that opens in line {line} is not closed as it should be: correct it')
 
 
 def _looks_like_data(name: str) -> bool:

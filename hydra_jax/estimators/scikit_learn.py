@@ -157,14 +157,14 @@ class _Hydra(BaseEstimator):
   def _plan(self, given: Labelled, seed: int) -> 'Plan':
     """How networks are trained, by the size of the table where it is not said."""
     rows, features = given.x.shape
-    chosen = defaults_for(rows, features, given.task)
+    chosen = defaults_for(rows, features)
     held_out = held_out_rows(rows, self.validation, seed, given.y if given.task == 'classification' else None)
     epochs = {} if self.epochs == 'auto' else {'epochs': float(self.epochs)}
     said = epochs | dict(self.settings or {})
     own = {field.name for field in fields(METHODS[self.method].settings)} if self.method in METHODS else set()
     steps = MOST_STUDENT_STEPS if len(held_out) else STUDENT_STEPS
     passes = steps * chosen.training['batch_size'] / rows
-    student = chosen.training | {'epochs': max(10.0, passes)} | chosen.student
+    student = chosen.training | {'epochs': max(10.0, passes)}
     is_auto = isinstance(self.network, str) and self.network == 'auto'
     # A fixed number of passes is kept; what is left out is chosen in training.
     folds = chosen.folds if self.epochs == 'auto' and len(held_out) else 0
@@ -277,7 +277,7 @@ class HydraClassifier(ClassifierMixin, _Hydra):
 
   Without a teacher, a deep ensemble is trained and distilled (Hydra, Tran et al. 2020). A teacher is any ensemble that
   `hydra_jax.distil` takes. One of scikit-learn that is not fitted, such as `clone` makes in a grid search, is fitted on
-  the rows of `fit`.
+  the rows of `fit`. A fitted estimator holds compiled functions and cannot be pickled.
 
   Args:
     teacher: The ensemble; None: `members` networks are trained.

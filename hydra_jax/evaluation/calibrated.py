@@ -119,7 +119,7 @@ def _count(value: Any, what: str, most: int) -> int:
 
 
 def _ascending(values: Any, what: str, examples: int, most: float) -> tuple[float, ...]:
-  """Scores as they are kept: as many as `thinned` keeps of so many examples, from 0 up, in order."""
+  """Saved scores, checked: at least 0, ascending, and as many as `thinned` keeps of this number of examples."""
   right = isinstance(values, list) and len(values) == min(examples, MOST_SCORES)
   _expect(right, f'{what} is no list of {min(examples, MOST_SCORES)} numbers')
   numbers = tuple(_number(value, what) for value in values)
@@ -420,6 +420,6 @@ def _threshold(calibration: Calibration, name: str, coverage: Any) -> float:
 
 
 def _examples_for(scored: int) -> int:
-  """The least number of held-out examples of which so many give scores."""
+  """The least number of held-out examples that leaves this number for scores."""
   left = lambda examples: examples - min(examples // ONE_FOR_SCALE_OF, MOST_FOR_SCALE)
   return next(n for n in range(scored, scored + MOST_FOR_SCALE + 1) if left(n) >= scored)

@@ -1,1 +1,1 @@
-"""Trained networks in use: loading, saving, prediction for files, export."""
+"""Trained networks in use."""
