@@ -9,7 +9,9 @@ import pytest
 from sklearn.preprocessing import KBinsDiscretizer
 
 import hydra_jax
-from hydra_jax import UserError
+from hydra_jax import UserError, data as datasets
+from hydra_jax.config import default_config
+from hydra_jax.experiment import artifacts
 from hydra_jax.nets import cut
 from hydra_jax.nets.tabular import Bins, bin_edges, tabular
 
@@ -83,3 +85,13 @@ def test_estimators_take_the_bins_from_the_rows(random):
   expected = np.quantile((x - x.mean(axis=0)) / x.std(axis=0), np.linspace(0, 1, 5), axis=0).T
   np.testing.assert_allclose(edges, np.broadcast_to(expected, (2, 2, 5)), rtol=0.02, atol=0.01)
   assert expected[:, -1].min() > 4
+
+
+def test_runs_take_the_bins_from_the_rows():
+  config = default_config()
+  config.data.name = 'spiral'
+  data = datasets.load(config.data, '', 0)
+  _, state = cut.multi_head(tabular(3, widths=(4,), bins=4), 0, 2).init(jax.random.key(0), artifacts.example(data))
+  rows = datasets.standardised(data.scaling, data.train.x)
+  expected = np.quantile(rows, np.linspace(0, 1, 5), axis=0).T
+  np.testing.assert_allclose(state['heads'][0]['bins']['edges'][1], expected, rtol=0.02, atol=0.01)

@@ -23,6 +23,7 @@ from hydra_jax.data.arrays import (
   scale_targets,
   standardise,
   standardised,
+  starting_rows,
 )
 from hydra_jax.data.catalog import SOURCES, Form, Source
 from hydra_jax.data.checks import (
@@ -63,6 +64,7 @@ __all__ = [
   'scale_targets',
   'standardise',
   'standardised',
+  'starting_rows',
   'validation_rows',
   'with_unlabelled',
 ]

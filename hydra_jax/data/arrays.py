@@ -114,6 +114,19 @@ def standardised(scaling: Scaling, x: np.ndarray) -> np.ndarray:
   return out
 
 
+# Rows that a network for vectors is made with: `nets.tabular` takes the quantiles of columns from them.
+ROWS_TO_START_FROM = 1000
+
+
+def starting_rows(x: np.ndarray) -> np.ndarray:
+  """Inputs that a network is made with, evenly from all rows, `[1000, D]`; of images two, which only show the shape.
+
+  Their number is fixed, so that one program makes the networks for data of any length.
+  """
+  count = ROWS_TO_START_FROM if x.ndim == 2 else 2
+  return x[np.linspace(0, len(x) - 1, count).round().astype(int)]
+
+
 def scale_inputs(scaling: Scaling, x: jax.Array) -> jax.Array:
   """Inputs on the device as the network reads them: bytes are scaled here, all else was on the host."""
   if x.dtype != jnp.uint8:

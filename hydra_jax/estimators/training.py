@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.data import Scaling, scale_inputs
+from hydra_jax.data import Scaling, scale_inputs, starting_rows
 from hydra_jax.errors import look_up
 from hydra_jax.maths.tasks import Task
 from hydra_jax.methods.base import Loss, MethodContext, Phase
@@ -28,8 +28,6 @@ from hydra_jax.training.step import Job, grown_state, init_state, steps_for
 logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
-# Rows that a network for vectors is made with: `nets.tabular` takes the quantiles of columns from them.
-ROWS_TO_START_FROM = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +158,8 @@ def train(
   for phase in phases:
     job = job_of(phase, examples, training, average)
     if trees is None:
-      state = init_state(phase.network, job.optimizer, init_key[None], first_inputs(examples)[None])
+      inputs = scale_inputs(examples.scaling, jnp.asarray(starting_rows(examples.arrays['x'])))
+      state = init_state(phase.network, job.optimizer, init_key[None], inputs[None])
     else:
       params, model_state = trees
       state = grown_state(job.optimizer, params, model_state, len(phase.network.heads))
@@ -175,17 +174,6 @@ def train(
         state = loop.fit(job, state, source, [seed], key[None], hooks=hooks)
         trees = optimizers.averaged_params(state.opt_state, state.params), state.model_state
   return jax.tree.map(lambda leaf: leaf[0], trees)
-
-
-def first_inputs(examples: Examples) -> jax.Array:
-  """Inputs that a network is made with, evenly from all rows; two images, whose number matters to no network.
-
-  Their number is fixed, so that one program makes the networks of all fits.
-  """
-  x = examples.arrays['x']
-  count = ROWS_TO_START_FROM if x.ndim == 2 else 2
-  rows = np.linspace(0, len(x) - 1, count).round().astype(int)
-  return scale_inputs(examples.scaling, jnp.asarray(x[rows]))
 
 
 def stretch_of(rows: int, batch_size: int) -> int:

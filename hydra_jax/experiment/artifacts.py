@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import store, user_files
-from hydra_jax.data import Columns, Data, Scaling, scale_inputs, standardised
+from hydra_jax.data import Columns, Data, Scaling, Split, scale_inputs, standardised, starting_rows
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
@@ -104,8 +104,9 @@ def predictive_of(recipe: Recipe) -> Predictive:
 
 
 def example(data: Data) -> jax.Array:
-  """Two inputs as a network reads them."""
-  return scale_inputs(data.scaling, jnp.asarray(standardised(data.scaling, data.train.example[:2])))
+  """Inputs that a network is made with, as it reads them."""
+  x = data.train.x if isinstance(data.train, Split) else data.train.example
+  return scale_inputs(data.scaling, jnp.asarray(standardised(data.scaling, starting_rows(x))))
 
 
 def save(folder: Path, params: Any, state: Any, recipe: Recipe, phase: int, data: Sequence[Data]) -> None:
