@@ -296,3 +296,11 @@ def test_the_variance_of_members_is_that_of_the_noise(random):
 def test_what_is_no_ensemble_is_refused(teacher, words):
   with pytest.raises(UserError, match=words):
     teachers.read(teacher).predict(DIABETES[0][:9])
+
+
+@pytest.mark.parametrize('own', [['u', 'v'], [5, 7]])
+def test_a_member_of_other_classes_is_refused(own, random):
+  x = random.normal(size=(20, 2))
+  model = LogisticRegression().fit(x, np.resize(own, 20))
+  with pytest.raises(UserError, match="a member predicts the classes .*, and the labels are .'a', 'b'"):
+    teachers.read([model], classes=np.array(['a', 'b'])).predict(x)

@@ -113,9 +113,10 @@ def _columns(p_NxK: np.ndarray, own: Any, classes: np.ndarray | None) -> np.ndar
     return p_NxK
   own = np.asarray(own)
   known = np.isin(own, classes).all() and own.dtype.kind == classes.dtype.kind
-  places = np.searchsorted(classes, own) if known else own.astype(int)
-  if places.max() >= len(classes):
+  is_place = own.dtype.kind in 'iuf' and own.min() >= 0 and own.max() < len(classes)
+  if not known and not is_place:
     raise UserError(f'a member predicts the classes {own[:5].tolist()}, and the labels are {classes[:5].tolist()}')
+  places = np.searchsorted(classes, own) if known else own.astype(int)
   whole = np.zeros((len(p_NxK), len(classes)))
   whole[:, places] = p_NxK
   return whole
