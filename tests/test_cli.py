@@ -89,7 +89,7 @@ DIGITS = '--config=configs/digits.py'
     ([DIGITS, '--config.network.teacher.name=lenet'], 'reads images [height, width, channels] of at least 16x16'),
     ([DIGITS, '--config.data.name=digit'], "did you mean 'digits'"),
     ([DIGITS, '--config.student.kd.method=kda'], "did you mean 'kd'"),
-    ([DIGITS, '--config.data.name=zzz'], "unknown data set 'zzz'"),
+    ([DIGITS, '--config.data.name=zzz'], "'zzz' is no data set"),
     ([DIGITS, '--confg.seed=3'], 'confg'),
     ([DIGITS, '-config.seed=3'], 'unexpected argument'),
     ([DIGITS, 'seed=3'], 'seed=3'),
