@@ -13,7 +13,7 @@ from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, st
 from hydra_jax.devices import cpu
 from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
-from hydra_jax.nets.cut import Network
+from hydra_jax.nets.cut import Network, rescaled
 from hydra_jax.nets.stages import Tree
 
 
@@ -34,6 +34,12 @@ class Model:
 def outputs_of(model: Model, x: jax.Array) -> jax.Array:
   """Outputs `[H, B, C]` for inputs as they are on the device (`data.standardised`), in evaluation mode."""
   return model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
+
+
+def apply_spread(model: Model, spread: float, task: str) -> Model:
+  """The model with heads that differ `spread` times as much from their mean."""
+  network = rescaled(model.network, TASKS[task].rescale)
+  return replace(model, network=network, params={**model.params, 'spread': jnp.float32(spread)})
 
 
 def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0, fill: bool = False):

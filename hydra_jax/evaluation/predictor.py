@@ -267,7 +267,7 @@ class Predictor:
 
   def _checked(self, x: np.ndarray) -> np.ndarray:
     """The inputs, refused where they are in another form than those of the training set."""
-    check_inputs(x, 'the input', np.zeros((1, *self.shape)))
+    check_inputs(x, 'the input', np.broadcast_to(np.float32(0), (1, *self.shape)))
     if not self.reads_bytes or x.dtype == np.uint8:
       return x
     if x.dtype.kind not in 'iu' or x.min() < 0 or x.max() > 255:

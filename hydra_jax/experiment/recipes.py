@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 import functools
 import inspect
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def predictive_of(recipe: Recipe) -> Predictive:
   return TASKS[recipe.task].predictives[recipe.method.predictive]
 
 
+def _nothing(predictor: Any) -> dict[str, Any]:
+  del predictor
+  return {}
+
+
 @dataclass(frozen=True)
 class Built:
   """What a trained network was built from, and what is known of it: all that a saved model needs besides arrays.
@@ -112,12 +118,12 @@ class Built:
   Attributes:
     recipe: What its phases were built from.
     phase: Which of these it is.
-    facts: Returns what is known of it, as JSON, see `serving.card.FACTS`.
+    facts: `predictor -> ` what is known of it, see `serving.card.Facts`; for the model card.
   """
 
   recipe: Recipe
   phase: int
-  facts: Callable[[], dict[str, Any]] = dict
+  facts: Callable[[Any], dict[str, Any]] = _nothing
 
 
 def describe_network(network: Callable[..., Any]) -> tuple[ConfigDict, Callable[..., Any] | None]:
@@ -140,9 +146,40 @@ def describe_network(network: Callable[..., Any]) -> tuple[ConfigDict, Callable[
   for name, ours in NETWORKS.items():
     if function is ours and not given and 'name' not in arguments:
       return ConfigDict({'name': name, **arguments}), None
-  plain = inspect.isfunction(function) and not given and 'name' not in arguments
+  plain = inspect.isfunction(function) and not given and 'name' not in arguments and _are_plain(arguments)
   name = f'{function.__module__}:{function.__name__}' if plain else ':'
   return ConfigDict({'name': name, **(arguments if plain else {})}), function if plain else network
+
+
+def _are_plain(arguments: dict[str, Any]) -> bool:
+  try:
+    json.dumps(arguments)
+  except TypeError:
+    return False
+  return True
+
+
+def built_from(
+  role: str,
+  settings: Settings,
+  network: Callable[..., Any],
+  sizes: tuple[str, int, int],
+  phase: int,
+  facts: Callable[[Any], dict[str, Any]],
+) -> Built:
+  """What a network was built from that was trained on arrays.
+
+  Args:
+    role: `teacher` or `student`.
+    settings: The method, and how it was trained.
+    network: See `describe_network`.
+    sizes: The task, the number of classes or targets, and the number of members of the teacher.
+    phase: Which phase of the method.
+    facts: See `Built`.
+  """
+  task, outputs, members = sizes
+  about, make = describe_network(network)
+  return Built(Recipe(role, settings, about, task, outputs, members, make), phase, facts)
 
 
 def network_of(recipe: Recipe, phase: int, file: Path) -> tuple[Network, Predictive]:
@@ -161,7 +198,7 @@ def network_of(recipe: Recipe, phase: int, file: Path) -> tuple[Network, Predict
   except UserError as e:
     raise UserError(f'{file}: {e}') from e
   except Exception as e:  # whatever does not go together, though each value is legal
-    raise UserError(f'{file} describes no network ({store.one_line(e)}): train that part again') from e
+    raise UserError(f'{file} describes no network ({store.one_line(e)}): make it again') from e
   expect(phase < len(phases), file, f'its method has {len(phases)} phases')
   return phases[phase].network, predictive
 
@@ -196,7 +233,7 @@ def _source(name: str, what: str, passed: Callable[..., Any] | None) -> str:
   if name == ':' or '<' in name:
     raise UserError(
       f'the network {passed!r} has no name by which it can be asked for: pass a function that is made by def, or '
-      'functools.partial of it with keyword arguments'
+      'functools.partial of it with keyword arguments that are numbers, texts or lists of these'
     )
   return provenance.source_digest(passed)
 
@@ -294,7 +331,7 @@ def expect(right: bool, file: Path, what: str) -> None:
 
 
 def not_as_saved(file: Path, what: str) -> UserError:
-  return UserError(f'{file} is not as it was saved ({what}): train that part again, or leave it out')
+  return UserError(f'{file} is not as it was saved ({what}): make it again, or leave it out')
 
 
 def _method(name: str, sources: Mapping[str, str], own: Collection[Any], file: Path) -> str:

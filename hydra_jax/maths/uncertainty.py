@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hydra_jax.maths.losses import log_mean_exp, relative_entropy
 
@@ -73,8 +74,8 @@ def member_by_member(logits_MxBxC: jax.Array) -> tuple[jax.Array, Uncertainty]:
   """Mean probabilities, and `classification` of their logarithms, from logits, in less than half the time on CPU.
 
   Members come one after the other, so that what is computed of each stays in the cache, with one exponential for each
-  logit. The model uncertainty is a difference here. So shares of the total below 1e-6 are 0, as they are for one member
-  and for identical members.
+  logit. The model uncertainty is a difference here, of two numbers that are exact to their last digits. Differences
+  below a millionth are rounding errors, and are 0, as for one member and for identical members.
 
   Args:
     logits_MxBxC: Logits of each member.
@@ -90,20 +91,29 @@ def member_by_member(logits_MxBxC: jax.Array) -> tuple[jax.Array, Uncertainty]:
   logits_MxCxB = jnp.swapaxes(logits_MxBxC, 1, 2)  # examples last: sums over classes are sums of vectors then
   members, classes, batch = logits_MxCxB.shape
 
-  def add(sums, logits_CxB):
-    mean, entropies = sums
+  def add(means, member):
+    (mean, aleatoric), (share, logits_CxB) = means, member
     low = logits_CxB - jnp.max(logits_CxB, axis=0, keepdims=True)
-    weights = jnp.exp(low)
-    total = jnp.sum(weights, axis=0)
-    entropy_B = jnp.log(total) - jnp.sum(weights * low, axis=0) / total
-    return (mean + weights / total[None], entropies + entropy_B), None
+    weights, is_top = jnp.exp(low), low == 0
+    others = jnp.sum(jnp.where(is_top, 0, weights), axis=0) + (jnp.sum(is_top, axis=0) - 1)
+    entropy_B = jnp.log1p(others) - jnp.sum(weights * low, axis=0) / (1 + others)
+    # Means of equal numbers stay what they are.
+    mean = mean + share * (weights / (1 + others)[None] - mean)
+    return (mean, aleatoric + share * (entropy_B - aleatoric)), None
 
-  zeros = jnp.zeros((classes, batch)), jnp.zeros(batch)
-  (sum_CxB, entropies), _ = jax.lax.scan(add, zeros, logits_MxCxB)
-  mean, aleatoric = jnp.transpose(sum_CxB / members), entropies / members
-  total = entropy(jnp.log(mean))
+  shares = jnp.asarray(1 / np.arange(1, members + 1), jnp.float32)
+  (mean_CxB, aleatoric), _ = jax.lax.scan(add, (jnp.zeros((classes, batch)), jnp.zeros(batch)), (shares, logits_MxCxB))
+  mean = jnp.transpose(mean_CxB)
+  total = entropy(_log_near_one(mean))
   epistemic = jnp.where(total - aleatoric > ROUNDING * total, total - aleatoric, 0)
   return mean, Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+
+
+def _log_near_one(p_BxC: jax.Array) -> jax.Array:
+  """Logarithms of probabilities. That of one close to 1 is taken from the others, which have more digits."""
+  is_top = p_BxC > 0.5
+  others = jnp.sum(jnp.where(is_top, 0, p_BxC), axis=-1, keepdims=True)
+  return jnp.where(is_top, jnp.log1p(-others), jnp.log(p_BxC))
 
 
 def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:
