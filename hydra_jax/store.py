@@ -138,7 +138,7 @@ def read_mapped(path: Path) -> np.ndarray:
 
 
 def _digests(folder: Path, only: Collection[str] = ()) -> dict[str, str]:
-  """SHA-256 of files below a folder, all but the manifest or `only` some, by relative name. Links and devices have ''."""
+  """SHA-256 of all files below a folder but the manifest, or of `only` some, by name. Links and devices have ''."""
   found = {}
   for place, folders, files in os.walk(folder):
     for path in (Path(place, name) for name in (*folders, *files)):

@@ -161,7 +161,9 @@ def of_run(predictor: Predictor, run: Path, method: str) -> dict[str, Any]:
 
 
 def _facts(data: dict[str, Any], scores: Iterable[Score]) -> dict[str, Any]:
-  return {'data': data, 'scores': [score._asdict() for score in scores if math.isfinite(score.value)]}
+  rounded = lambda value: float(f'{value:.6g}') if isinstance(value, float) else value
+  found = (score._asdict() for score in scores if math.isfinite(score.value))
+  return {'data': data, 'scores': [{key: rounded(value) for key, value in row.items()} for row in found]}
 
 
 def _mean(split: str, metric: str, values: Sequence[float], n: int, overlap: float, theirs: Sequence[float]) -> Score:
@@ -251,10 +253,10 @@ def _kept(prediction: Prediction, teacher: np.ndarray, rows: np.ndarray, task: s
 
 
 LIMITS = """\
-* It says how uncertain it is for inputs like those that it was trained on. On inputs of another kind it may be wrong and
-  sure. The model uncertainty is larger there on average, not for each of them.
+* It says how uncertain it is for inputs like those that it was trained on. On inputs of another kind it may be wrong
+  and sure. The model uncertainty is larger there on average, not for each of them.
 * Its heads imitate an ensemble. What the ensemble is wrong about, they are wrong about too.
-* Scores are those of the data below, with the standard errors that are known. They hold for data like these.
+* Scores hold for data like those on which they were measured.
 """
 
 
@@ -403,11 +405,7 @@ def _where(split: str, score: Score) -> str:
   """Where scores were measured, and what stands behind ±."""
   counted = f', {score.n:,} examples' if score.n else ''
   over = f'{score.replicas} repetitions' if score.replicas > 1 else 'examples, where it is known'
-  return (
-    f'On the {SPLITS[split]}' * (split in SPLITS)
-    + f'On `{_text(split)}`' * (split not in SPLITS)
-    + (f'{counted} (± standard error over {over}):')
-  )
+  return f'{SPLITS.get(split, f"On `{_text(split)}`")}{counted} (± standard error over {over}):'
 
 
 def _nan(value: float | None) -> float:
@@ -426,8 +424,8 @@ def _calibrated(predictor: Predictor, scores: Sequence[Score], spread: float) ->
     what = 'a temperature of the mean' if calibration.task == 'classification' else 'a factor of all variances'
     method = 'predict_set' if calibration.task == 'classification' else 'predict_interval'
     found.append(
-      f'* {calibration.examples:,} held-out examples with labels gave {what}, {digits(calibration.label_scale, 3)}, and '
-      f'conformal scores: `model.{method}(x, coverage=0.9)` holds the label in at least 90% of cases like these.'
+      f'* {calibration.examples:,} held-out examples with labels gave {what}, {digits(calibration.label_scale, 3)}, '
+      f'and conformal scores: `model.{method}(x, coverage=0.9)` holds the label in at least 90% of cases like these.'
     )
   for score in scores:
     if score.metric in ('temperature', 'variance_scale'):

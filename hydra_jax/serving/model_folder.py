@@ -1,7 +1,7 @@
 """A folder that is a model: parameters, what it takes to build the network and to read inputs, and a model card.
 
 * `model.json`: the recipe of the network, the form of inputs, classes, columns, calibration, versions and scores.
-* `parameters.safetensors`: parameters and state of the network, how inputs and targets are scaled, and the arrays of the
+* `parameters.safetensors`: parameters and state of the network, how inputs and targets are scaled, and arrays of the
   calibration. Names are paths in the trees, such as `params/heads/0/Dense_0/kernel`.
 * `README.md`: the model card in Hugging Face's form. It may be edited.
 * `MANIFEST.json`: checksums of the first two.
@@ -45,7 +45,6 @@ OPTIONAL = ('columns', 'calibration')
 DTYPES = ('float', 'uint8')
 # Arrays of a calibration are tensors.
 ARRAYS = ('scores', 'uncertainties')
-OF_SCORES = 'calibration/scores/'
 LARGEST_SPREAD, LARGEST_INPUT = 1e6, 10**9
 
 Tensors = Mapping[str, np.ndarray]
@@ -91,6 +90,7 @@ def save(predictor: Any, folder: str | Path, scores: Mapping[str, Any] | None = 
   with store.writing(folder) as new:
     save_file(tensors, new / PARAMETERS)
     (new / MODEL).write_text(_written(about), 'utf-8')
+    (new / PARAMETERS).chmod((new / MODEL).stat().st_mode)  # the library writes it for its owner alone
     (new / CARD).write_text(card.render(folder.absolute().name, predictor, about), 'utf-8')
 
 
@@ -282,12 +282,10 @@ def _calibration(found: Any, tensors: Tensors, file: Path) -> Calibration | None
   expect(
     all(each.dtype == np.float64 and each.ndim == 1 for each in arrays.values()), file, 'calibration is no numbers'
   )
-  scores = {name.removeprefix(OF_SCORES): each.tolist() for name, each in arrays.items() if name.startswith(OF_SCORES)}
-  others = {
-    name.removeprefix('calibration/'): e.tolist() for name, e in arrays.items() if not name.startswith(OF_SCORES)
-  }
+  lists = {name.removeprefix('calibration/'): each.tolist() for name, each in arrays.items()}
+  scores = {name.removeprefix('scores/'): lists.pop(name) for name in list(lists) if name.startswith('scores/')}
   try:
-    return Calibration.from_json({**found, 'scores': scores, **others})
+    return Calibration.from_json({**found, 'scores': scores, **lists})
   except UserError as e:
     raise UserError(f'{file}: {e}') from e
 
