@@ -95,7 +95,7 @@ def member_by_member(logits_MxBxC: jax.Array) -> tuple[jax.Array, Uncertainty]:
     (mean, aleatoric), (share, logits_CxB) = means, member
     low = logits_CxB - jnp.max(logits_CxB, axis=0, keepdims=True)
     weights, is_top = jnp.exp(low), low == 0
-    others = jnp.sum(jnp.where(is_top, 0, weights), axis=0) + jnp.sum(is_top, axis=0, dtype=jnp.float32) - 1
+    others = jnp.sum(jnp.where(is_top, 0, weights), axis=0) + (jnp.sum(is_top, axis=0, dtype=jnp.float32) - 1)
     entropy_B = jnp.log1p(others) - jnp.sum(weights * low, axis=0) / (1 + others)
     # Means of equal numbers stay what they are.
     mean = mean + share * (weights / (1 + others)[None] - mean)
