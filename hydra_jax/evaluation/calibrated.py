@@ -9,7 +9,7 @@ coverage (less than 0.002, with 19 to 399 examples), but nothing rules it out.
 Uncertainties need no labels, and are not changed by the temperature: those of all held-out examples are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 import logging
 import math
@@ -320,24 +320,38 @@ def one_number(uncertainty: np.ndarray, predictor: 'Predictor') -> np.ndarray:
 
 def predict_set(predictor: 'Predictor', x: Any, coverage: float, method: str, batch_size: int) -> np.ndarray:
   """See `Predictor.predict_set`."""
+  sets = sets_for(predictor, coverage, method)
+  return sets(predictor.predict(x, batch_size, members=False))
+
+
+def sets_for(predictor: 'Predictor', coverage: float, method: str = 'lac') -> Callable[['Prediction'], np.ndarray]:
+  """A function of predictions that gives the sets of `Predictor.predict_set`."""
   _need_task(predictor, 'classification', 'predict_set')
   sets = look_up(SET_METHODS, method, 'method')[1]
   threshold = _threshold(_needed(predictor), method, coverage)
-  return sets(predictor.predict(x, batch_size, members=False).mean, threshold, never_empty=True)
+  return lambda prediction: sets(prediction.mean, threshold, never_empty=True)
 
 
 def predict_interval(predictor: 'Predictor', x: Any, coverage: float, batch_size: int) -> np.ndarray:
   """See `Predictor.predict_interval`."""
+  intervals = intervals_for(predictor, coverage)
+  return intervals(predictor.predict(x, batch_size, members=predictor.calibration is None))
+
+
+def intervals_for(predictor: 'Predictor', coverage: float) -> Callable[['Prediction'], np.ndarray]:
+  """A function of predictions, with members if there is no calibration, that gives those of `predict_interval`."""
   _need_task(predictor, 'regression', 'predict_interval')
   if predictor.calibration is None and predictor.has_members:
-    coverage = _share(coverage, 'coverage')
-    prediction = predictor.predict(x, batch_size)
-    assert prediction.members is not None and prediction.member_variances is not None  # it has members
-    return conformal.mixture_intervals(prediction.members, prediction.member_variances, coverage)
+    share = _share(coverage, 'coverage')
+
+    def of_mixture(prediction: 'Prediction') -> np.ndarray:
+      assert prediction.members is not None and prediction.member_variances is not None  # it has members
+      return conformal.mixture_intervals(prediction.members, prediction.member_variances, share)
+
+    return of_mixture
   calibration = _needed(predictor)
   thresholds = np.array([_threshold(calibration, name, coverage) for name in calibration.scores])
-  prediction = predictor.predict(x, batch_size, members=False)
-  return conformal.intervals(prediction.mean, np.sqrt(prediction.total), thresholds)
+  return lambda prediction: conformal.intervals(prediction.mean, np.sqrt(prediction.total), thresholds)
 
 
 def out_of_domain(predictor: 'Predictor', x: Any, batch_size: int) -> np.ndarray:

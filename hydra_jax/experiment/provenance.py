@@ -58,7 +58,8 @@ WITHOUT_NUMBERS = (
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
   *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
   *('estimators/teachers', 'estimators/training'),
-  *(f'serving/{name}' for name in ('__init__', 'card', 'loading', 'model_folder', 'predict_files', 'run_folder')),
+  *(f'serving/{name}' for name in ('__init__', 'card', 'loading', 'model_folder', 'predict_files')),
+  *('serving/row_files', 'serving/run_folder'),
 )
 
 

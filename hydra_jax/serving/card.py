@@ -225,11 +225,11 @@ def _classified(prediction: Prediction, y: np.ndarray) -> dict[str, tuple[float,
 
 
 def _estimated(prediction: Prediction, y: np.ndarray) -> dict[str, tuple[float, float]]:
-  """RMSE, the mean over targets; its error is that of the mean squared error divided by 2 RMSE (delta method)."""
-  each = [_with_error(column) for column in np.square(prediction.mean - y).T]
-  roots = np.sqrt([value for value, _ in each])
-  errors = [error / (2 * root) if root else 0.0 for root, (_, error) in zip(roots, each, strict=True)]
-  return {'rmse': (float(roots.mean()), float(np.sqrt(np.sum(np.square(errors))) / len(errors)))}
+  """RMSE, the mean over targets. An example moves it by its squared errors divided by 2 RMSE (delta method)."""
+  squared = np.square(prediction.mean - y)
+  roots = np.sqrt(squared.mean(axis=0))
+  _, error = _with_error((squared / np.maximum(2 * roots, np.finfo(float).tiny)).mean(axis=1))
+  return {'rmse': (float(roots.mean()), error)}
 
 
 def _kept(prediction: Prediction, teacher: np.ndarray, rows: np.ndarray, task: str) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 * `model.json`: the recipe of the network, the form of inputs, classes, columns, calibration, versions and scores.
 * `parameters.safetensors`: parameters and state of the network, how inputs and targets are scaled, and arrays of the
-  calibration. Names are paths in the trees, such as `params/heads/0/Dense_0/kernel`.
+  calibration. Names are paths in the trees, such as `params/heads/0/kernel`.
 * `README.md`: the model card in Hugging Face's form. It may be edited.
 * `MANIFEST.json`: checksums of the first two.
 
