@@ -3,6 +3,7 @@
 * `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
 * `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
 * `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
+* `save`, `load`, `predict_file`: a folder that is the model, and predictions for files.
 * `read_table`, `Columns`: tables, and what their columns become.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
 * `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`, `conformal`: modules of functions of arrays.
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
   from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
   from hydra_jax.serving.loading import load
+  from hydra_jax.serving.model_folder import save
+  from hydra_jax.serving.predict_files import predict_file
 
 __version__ = '0.1.0'
 
@@ -60,6 +63,8 @@ _MODULES = {
   **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'serving.loading',
+  'save': 'serving.model_folder',
+  'predict_file': 'serving.predict_files',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
   'batch_ensemble': 'nets.batch_ensemble',
@@ -99,11 +104,13 @@ __all__ = [
   'metrics',
   'mlp',
   'multi_head',
+  'predict_file',
   'prior_networks',
   'read_table',
   'resnet',
   'resnet50',
   'sampled',
+  'save',
   'tabular',
   'train_ensemble',
   'uncertainty',

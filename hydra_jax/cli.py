@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `hydra-jax table`, `hydra-jax check` and `hydra-jax prepare`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `prepare` and `predict`."""
 
 import argparse
 from collections.abc import Iterator
@@ -71,7 +71,24 @@ def parser() -> argparse.ArgumentParser:
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  for command in (run, table, check, prepare):
+  predict = commands.add_parser('predict', help='predictions for the rows of a file', allow_abbrev=False)
+  predict.add_argument('model', help='a folder made by hydra_jax.save, or that of a finished run')
+  predict.add_argument('file', help='CSV, parquet, or .npz with x')
+  predict.add_argument('--output', required=True, metavar='FILE', help='ends in .csv, .parquet or .npz')
+  predict.add_argument('--method', help='of a run: ensemble, or the name of a student (default: hydra)')
+  predict.add_argument('--replica', type=int, default=0, help='of a run: which repetition (default: 0)')
+  predict.add_argument('--members', action='store_true', help='write the prediction of each member too')
+  predict.add_argument('--coverage', type=float, help='write an interval or a set of classes for each row, such as 0.9')
+  predict.add_argument(
+    '--function',
+    action='append',
+    default=[],
+    metavar='NAME',
+    help='a network or method of your own that the model has, such as my_networks.py:make',
+  )
+  for name, what in (('delimiter', 'between values'), ('decimal', '. or ,'), ('encoding', 'such as latin-1')):
+    predict.add_argument(f'--{name}', help=f'of a CSV file: {what}')
+  for command in (run, table, check, prepare, predict):
     command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
 
@@ -312,6 +329,20 @@ def prepare(options, overrides: list[str]) -> None:
   print(f'{options.name} is ready')
 
 
+def predict(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.serving import loading, predict_files
+
+  set_up()
+  preemption.begin()
+  predictor = loading.load(options.model, options.method, options.replica, options.function)
+  csv = {name: getattr(options, name) for name in ('delimiter', 'decimal', 'encoding') if getattr(options, name)}
+  source, output = (Path(place).expanduser() for place in (options.file, options.output))
+  rows = predict_files.predict_file(predictor, source, output, options.coverage, options.members, **csv)
+  print(f'{rows:,} rows are in {output}')
+
+
 @contextlib.contextmanager
 def traceback_if(debug: bool) -> Iterator[None]:
   """With `debug`, prints the traceback of whatever is raised, before it becomes one line."""
@@ -331,7 +362,8 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
+      commands = {'run': run, 'table': table, 'check': check, 'prepare': prepare, 'predict': predict}
+      commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
   except (
