@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,9 @@ class Plan:
 
 
 # How a student is trained, besides what an ensemble is: it stops where it is as close to its teacher as it gets.
-MOST_STUDENT_STEPS, STUDENT_STEPS = 8000, 2000
+MOST_STUDENT_STEPS, STUDENT_STEPS = 3000, 2000
+# Passes without an improvement after which a large set is not tried longer.
+ENOUGH_PASSES = 5
 
 
 @functools.lru_cache(maxsize=64)
@@ -168,11 +171,13 @@ class _Hydra(BaseEstimator):
     is_auto = isinstance(self.network, str) and self.network == 'auto'
     # A fixed number of passes is kept; what is left out is chosen in training.
     folds = chosen.folds if self.epochs == 'auto' and len(held_out) else 0
+    in_passes = math.ceil(ENOUGH_PASSES * rows / chosen.training['batch_size'] / chosen.stretch)
+    patience = min(chosen.patience, max(in_passes, 4)) if self.epochs == 'auto' else 0
     return Plan(
       network=_tabular(tuple(chosen.network.items())) if is_auto else self.network,
       ensemble=chosen.training | {name: value for name, value in said.items() if name not in own | OF_STUDENTS},
       student=student | said,
-      rule=Rule(folds, chosen.patience if self.epochs == 'auto' else 0, chosen.average),
+      rule=Rule(folds, patience, chosen.average),
       held_out=held_out,
       seed=seed,
     )
