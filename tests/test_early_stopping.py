@@ -118,9 +118,9 @@ def test_arguments_are_checked(bad):
     stopped(job_of(), injected(), **bad)
 
 
-def test_scores_are_mean_losses_whatever_the_size_of_batches(monkeypatch):
+def test_scores_are_mean_losses_whatever_the_size_of_batches(random, monkeypatch):
   job, state = job_of(), begin(job_of())[0]
-  rows = ROWS | {'weight': RANDOM.uniform(size=N)}
+  rows = ROWS | {'weight': random.uniform(size=N)}
   logits = NETWORK.apply(*squeeze((state.params, state.model_state)), ROWS['x'])[0]
   log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
   nll = -log_p[:, np.arange(N), ROWS['y']]
@@ -158,9 +158,9 @@ def test_a_head_learns_nothing_from_its_own_fold():
       assert np.abs(first[0]['Dense_0']['kernel'] - second[0]['Dense_0']['kernel']).max() > 1e-3
 
 
-def test_losses_of_the_other_folds_have_the_mean_of_the_rows_that_are_learnt():
+def test_losses_of_the_other_folds_have_the_mean_of_the_rows_that_are_learnt(random):
   of_rows, of_heads = folds.of_rows(30, 3, seed=0), folds.of_heads(4, 3)
-  loss = RANDOM.normal(size=(4, 30))
+  loss = random.normal(size=(4, 30))
   masked = folds.leaving_out(lambda outputs, batch: outputs, of_heads, 3)
   found = masked(jnp.asarray(loss, jnp.float32), {'fold': jnp.asarray(of_rows)})
   expected = [loss[h, of_rows != of_heads[h]].mean() for h in range(4)]

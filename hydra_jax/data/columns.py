@@ -159,7 +159,7 @@ def _share_of_year(seconds: np.ndarray) -> np.ndarray:
   """How much of its year has passed, from 0 to 1."""
   moment = np.floor(seconds).astype('datetime64[s]')
   start = moment.astype('datetime64[Y]')
-  length = ((start + 1).astype('datetime64[s]') - start.astype('datetime64[s]')).astype(np.float64)
+  length = ((start + np.timedelta64(1, 'Y')).astype('datetime64[s]') - start.astype('datetime64[s]')).astype(np.float64)
   return ((moment - start.astype('datetime64[s]')).astype(np.float64) + seconds % 1) / length
 
 

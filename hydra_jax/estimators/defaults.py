@@ -1,13 +1,16 @@
-"""How networks for tables are trained, by the number of rows and columns."""
+"""How networks for tables are trained, by the number of rows and columns.
+
+`experiments/tabular_search.py` is the study behind the numbers, and names the sets that they were chosen on.
+"""
 
 from dataclasses import dataclass, field
 import math
 from typing import Any
 
-# Steps that training may take at most; small sets were best after 1,000 to 5,000.
+# Steps that training may take. Sets of 500 to 10,000 rows were best after 300 to 5,000.
 MOST_STEPS = 8000
-# Columns of the embedding of all columns together, at most: the first layer must not be all the work.
-MOST_EMBEDDED = 1000
+# Bins of a column; and those of all columns together, at most: the first layer must not be all the work.
+BINS, MOST_BINS = 8, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +37,49 @@ class TableDefaults:
 
 
 def defaults_for(rows: int, features: int, task: str) -> TableDefaults:
-  """Settings for a table, the same for classification and regression.
+  """Settings for a table.
+
+  * Bins let a perceptron learn steps. Without them the error was 8 to 20% higher.
+  * Two layers of 128: 256 units or three layers were no better, and take twice as long.
+  * Batches are small, because what small tables lack is steps: at 20 passes in batches of 128 an ensemble had the
+    errors of one that has hardly begun.
+  * A constant rate with a running average needs no length that is known before. A falling rate was no better.
+  * Dropout and weight decay made no difference beside early stopping, and there are none.
+  * 10 folds: each member learns from 90% of the rows. With 4 folds the error was 2 to 5% higher.
 
   Args:
     rows: Number of rows that are learnt from.
     features: Number of columns after encoding.
-    task: Key of `maths.tasks.TASKS`.
+    task: Key of `maths.tasks.TASKS`. Nothing depends on it today.
 
   Example:
     >>> defaults_for(rows=10_000, features=20, task='regression').training['batch_size']
-    256
+    128
   """
   del task
   batch_size = batch_for(rows)
-  epoch = rows / batch_size
+  passes = MOST_STEPS * batch_size / rows
   return TableDefaults(
-    network=dict(widths=(128, 128), frequencies=16, embedding=max(1, min(8, MOST_EMBEDDED // features))),
+    network=dict(widths=(128, 128), bins=max(1, min(BINS, MOST_BINS // features))),
     training=dict(
-      optimizer='adamw',
+      optimizer='adam',
       learning_rate=4e-3,
       schedule='constant',
-      weight_decay=1e-4,
       batch_size=batch_size,
-      epochs=max(10.0, math.ceil(MOST_STEPS / epoch)),
+      epochs=float(max(4, math.ceil(passes))),
     ),
     average=0.99,
-    folds=min(5, rows),
-    stretch=max(50, round(epoch / 4)),
+    folds=10 if rows >= 500 else 5,
+    stretch=max(50, round(rows / batch_size / 4)),
     patience=12,
   )
 
 
 def batch_for(rows: int) -> int:
-  """About rows / 50 examples in a step, a power of 2 from 32 to 1,024.
+  """Examples in a step: the power of 2 that is closest to the root of the number of rows, from 32 to 1,024.
 
-  Small sets need steps, and large batches would give them few.
+  Example:
+    >>> [batch_for(rows) for rows in (100, 1000, 10_000, 1_000_000)]
+    [32, 32, 128, 1024]
   """
-  return 2 ** min(10, max(5, round(math.log2(rows / 50))))
+  return 2 ** min(10, max(5, round(math.log2(rows) / 2)))

@@ -251,7 +251,7 @@ def gaussian_statistics(outputs_HxBx2D: jax.Array, y_BxD: jax.Array) -> jax.Arra
   Example:
     >>> outputs = jnp.asarray(losses.gaussian_outputs(np.zeros((1, 1, 1)), np.full((1, 1, 1), 4.0)), jnp.float32)
     >>> gaussian_statistics(outputs, jnp.array([[6.0]]))
-    Array([[[9.      , 1.386...]]], dtype=float32)
+    Array([[[9. ..., 1.386...]]], dtype=float32)
   """
   mean, var = losses.gaussian(outputs_HxBx2D)
   of_targets = jnp.square(y_BxD[None] - mean) / var, jnp.log(var)
