@@ -48,7 +48,14 @@ WITHOUT_NUMBERS = (
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
-  *('estimators/__init__', 'estimators/defaults', 'estimators/distil', 'serving/__init__', 'serving/loading'),
+  *(
+    'estimators/__init__',
+    'estimators/defaults',
+    'estimators/distil',
+    'estimators/out_of_fold',
+    'serving/__init__',
+    'serving/loading',
+  ),
 )
 
 
