@@ -53,6 +53,7 @@ WITHOUT_NUMBERS = (
     'estimators/defaults',
     'estimators/distil',
     'estimators/out_of_fold',
+    'estimators/swaps',
     'serving/__init__',
     'serving/loading',
   ),
