@@ -3,7 +3,7 @@
 `experiments/results/tabular/README.md` tells what was tried, and on which sets the numbers were chosen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import math
 from typing import Any
 
@@ -24,7 +24,8 @@ class TableDefaults:
     folds: Number of folds, see `training.folds`.
     stretch: Steps between two scores on held-out rows.
     patience: Training stops when no member has improved for as many stretches.
-    student: What differs from `network` for the student.
+    student_network: As `network`, for the student.
+    student: What differs from `training` and from the settings of `hydra` for the student.
   """
 
   network: dict[str, Any]
@@ -33,7 +34,8 @@ class TableDefaults:
   folds: int
   stretch: int
   patience: int
-  student: dict[str, Any]
+  student_network: dict[str, Any]
+  student: dict[str, Any] = field(default_factory=dict)
 
 
 def defaults_for(rows: int, features: int, task: str) -> TableDefaults:
@@ -60,9 +62,10 @@ def defaults_for(rows: int, features: int, task: str) -> TableDefaults:
   """
   del task
   batch_size = batch_for(rows)
+  bins = max(1, min(BINS, MOST_BINS // features))
   passes = MOST_STEPS * batch_size / rows
   return TableDefaults(
-    network=dict(widths=(128, 128), bins=max(1, min(BINS, MOST_BINS // features))),
+    network=dict(widths=(128, 128), bins=bins),
     training=dict(
       optimizer='adam',
       learning_rate=4e-3,
@@ -74,7 +77,7 @@ def defaults_for(rows: int, features: int, task: str) -> TableDefaults:
     folds=10 if rows >= 500 else 5,
     stretch=max(50, round(rows / batch_size / 4)),
     patience=12,
-    student=dict(widths=(256, 256)),
+    student_network=dict(widths=(256, 256), bins=bins),
   )
 
 
