@@ -51,8 +51,9 @@ WITHOUT_NUMBERS = (
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
-  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
-  *('estimators/teachers', 'estimators/training', 'serving/__init__', 'serving/loading'),
+  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'out_of_fold')),
+  *(f'estimators/{name}' for name in ('scikit_learn', 'swaps', 'teachers', 'training')),
+  *('serving/__init__', 'serving/loading'),
 )
 
 
