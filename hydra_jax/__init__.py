@@ -40,6 +40,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
   from hydra_jax.serving.loading import load
+  from hydra_jax.serving.model_folder import save
 
 __version__ = '0.1.0'
 
@@ -60,6 +61,7 @@ _MODULES = {
   **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'serving.loading',
+  'save': 'serving.model_folder',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
   'batch_ensemble': 'nets.batch_ensemble',
@@ -104,6 +106,7 @@ __all__ = [
   'resnet',
   'resnet50',
   'sampled',
+  'save',
   'tabular',
   'train_ensemble',
   'uncertainty',

@@ -4,7 +4,7 @@ Saved files may be edited, damaged or made by somebody else. They are read as da
 depth, without following links. No name in them is imported or called.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import errno
 import fcntl
@@ -137,16 +137,18 @@ def read_mapped(path: Path) -> np.ndarray:
     raise Damaged(f'{path} is damaged ({one_line(e)}): delete {path.parent} and run the same command again') from e
 
 
-def _digests(folder: Path) -> dict[str, str]:
-  """SHA-256 of all files below a folder, but for the manifest, by relative name. Links and devices have ''."""
+def _digests(folder: Path, only: Collection[str] = ()) -> dict[str, str]:
+  """SHA-256 of all files below a folder but the manifest, or of `only` some, by name. Links and devices have ''."""
   found = {}
   for place, folders, files in os.walk(folder):
     for path in (Path(place, name) for name in (*folders, *files)):
       name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+      if only and name not in (*only, MANIFEST):
+        continue
       if stat.S_ISREG(mode) and name != MANIFEST:
         with open(path, 'rb') as f:
           found[name] = hashlib.file_digest(f, 'sha256').hexdigest()
-      elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+      elif not stat.S_ISREG(mode) and (only or not stat.S_ISDIR(mode)):
         found[name] = ''
   return dict(sorted(found.items()))
 
@@ -247,30 +249,38 @@ def digest(folder: Path) -> str:
   return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
-def verify(folder: Path) -> None:
+AGAIN = 'delete that folder and run the same command again'
+
+
+def verify(folder: Path, only: Collection[str] = (), advice: str = AGAIN) -> None:
   """Checks that a folder made by `writing` has the files that were written, and no others.
 
   Added files whose names begin with a dot do not count: the system makes them. Links always count.
+
+  Args:
+    folder: The folder.
+    only: Names of the files that are checked, each of which has to be there; empty: all.
+    advice: Ends the message.
 
   Raises:
     Damaged: It has not.
   """
   try:
     expected = read_json(folder / MANIFEST)
-    found = _digests(folder)
+    found = _digests(folder, only)
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError, Damaged) as e:
-    raise _damaged(folder, f'{MANIFEST}: {one_line(e)}') from e
+    raise _damaged(folder, f'{MANIFEST}: {one_line(e)}', advice) from e
   if not isinstance(expected, dict) or not expected or not all(isinstance(v, str) for v in expected.values()):
-    raise _damaged(folder, f'{MANIFEST} is no list of files with checksums')
-  for name in {**expected, **found}:
-    added = name not in expected and name.rpartition('/')[2].startswith('.') and found[name]
+    raise _damaged(folder, f'{MANIFEST} is no list of files with checksums', advice)
+  for name in {**(dict.fromkeys(only) if only else expected), **found}:
+    added = not only and name not in expected and name.rpartition('/')[2].startswith('.') and found[name]
     if not added and (not found.get(name) or found[name] != expected.get(name)):
-      kind = ', which is a link' if name in found and not found[name] else ''
-      raise _damaged(folder, f'first bad file: {one_line(name)}{kind}')
+      kind = ', which is a link' if found.get(name, name) == '' else ', which is missing' if name not in found else ''
+      raise _damaged(folder, f'first bad file: {one_line(name)}{kind}', advice)
 
 
-def _damaged(folder: Path, why: str) -> Damaged:
-  return Damaged(f'{folder} is damaged ({why}): delete that folder and run the same command again')
+def _damaged(folder: Path, why: str, advice: str) -> Damaged:
+  return Damaged(f'{folder} is damaged ({why}): {advice}')
 
 
 def mark(folder: Path) -> str:

@@ -123,8 +123,13 @@ def find(name: str, what: str) -> Origin:
     known = [n for n, other in vars(module).items() if is_one(other)]
     kind = 'method' if what == 'method' else 'function'
     raise UserError(f"{what} '{name}': no {kind} '{word}' in {place}: {nearest(word, known or ['none'])}")
+  return Origin(value, tuple(_sources(module, {})), digest_of_module(module))
+
+
+def digest_of_module(module: ModuleType | None) -> str:
+  """Digest of the files of a module's source, and of all that it names from others of the user's; '' without a file."""
   sources = _sources(module, {})
-  return Origin(value, tuple(sources), hashlib.sha256(b''.join(sources.values())).hexdigest())
+  return hashlib.sha256(b''.join(sources.values())).hexdigest() if sources else ''
 
 
 def is_name(text: str) -> bool:
@@ -147,7 +152,7 @@ def find_function(name: str, what: str) -> Callable[..., Any]:
 def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, bytes]:
   """Sources by file: of a module, and of all that it names from others that are not installed either."""
   file = getattr(module, '__file__', None)
-  if module is None or file is None or file in found or (found and _is_installed(module, file)):
+  if module is None or file is None or file in found or (found and is_installed(module)):
     return found
   found[file] = Path(file).read_bytes()
   for value in list(vars(module).values()):
@@ -156,8 +161,9 @@ def _sources(module: ModuleType | None, found: dict[str, bytes]) -> dict[str, by
   return found
 
 
-def _is_installed(module: ModuleType, file: str) -> bool:
-  top = module.__name__.partition('.')[0]
+def is_installed(module: ModuleType) -> bool:
+  """Whether a module is none of the user's own."""
+  top, file = module.__name__.partition('.')[0], getattr(module, '__file__', None) or ''
   return top in sys.stdlib_module_names or top == 'hydra_jax' or 'site-packages' in Path(file).parts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hydra_jax import UserError, cli, data as datasets, store, user_files
-from hydra_jax.experiment import artifacts
+from hydra_jax.experiment import artifacts, recipes
 from hydra_jax.experiment.config import default_config
 
 WIDTHS = (6, 5)
@@ -28,8 +28,8 @@ def config_of(network=None):
 
 def save(folder: Path, config, data) -> dict:
   """The teacher of a config as a part, untrained; returns its parameters."""
-  ((_, recipe),) = [each for each in artifacts.recipes(config, 'classification', 10) if each[0] == 'ensemble']
-  params, state = artifacts.phases_of(recipe)[0].network.init(jax.random.key(1), artifacts.example(data))
+  ((_, recipe),) = [each for each in recipes.recipes_in(config, 'classification', 10) if each[0] == 'ensemble']
+  params, state = recipes.phases_of(recipe)[0].network.init(jax.random.key(1), artifacts.example(data))
   folder.parent.mkdir(parents=True, exist_ok=True)
   with store.writing(folder) as new:
     artifacts.save(new, *jax.tree.map(lambda leaf: leaf[None], (params, state)), recipe, 0, [data])
@@ -205,7 +205,7 @@ def test_a_function_of_the_users_own_has_to_be_named_by_the_user_and_be_the_same
   save(folder, config, data)
   sources = json.loads((folder / artifacts.RECIPE).read_text())['sources']
   assert sources == {'network': user_files.find(name, 'network').digest}
-  assert artifacts.user_functions(config) == {name: 'network'}
+  assert recipes.user_functions(config) == {name: 'network'}
 
   with pytest.raises(UserError, match=r"its network is 'net.py:make'.*--config.network.teacher.name=net.py:make"):
     artifacts.load(str(folder), data)

@@ -499,7 +499,7 @@ def test_the_least_examples_that_are_named_are_enough(random):
 
 def test_the_network_is_compiled_once():
   plain = classifier()
-  assert calibrate(plain, X, Y)._compiled is plain._compiled
+  assert calibrate(plain, X, Y)._programs is plain._programs
 
 
 def test_a_calibrated_predictor_is_calibrated_from_the_start():

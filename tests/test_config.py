@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from hydra_jax import UserError, data as datasets, user_files
-from hydra_jax.experiment import artifacts, config as configs, schema
+from hydra_jax.experiment import config as configs, recipes, schema
 from hydra_jax.experiment.schema import default_config, resolve
 
 SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'table', 'uci']
@@ -498,8 +498,8 @@ def test_heads_are_as_many_as_members_unless_said():
   configs.variant(config, 'few', heads=3, grouping='round_robin')
   config.students, config.teacher.members = ('deep', 'few'), 7
   configs.validate(config)
-  recipes = dict(artifacts.recipes(config, 'classification', 10))
-  heads = {name: len(artifacts.phases_of(recipe)[-1].network.heads) for name, recipe in recipes.items()}
+  found = dict(recipes.recipes_in(config, 'classification', 10))
+  heads = {name: len(recipes.phases_of(recipe)[-1].network.heads) for name, recipe in found.items()}
   assert heads == {'ensemble': 7, 'deep': 7, 'few': 3}
 
 

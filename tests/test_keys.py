@@ -9,7 +9,7 @@ import pytest
 
 from hydra_jax.data import Split, load
 from hydra_jax.devices.layout import SINGLE_DEVICE
-from hydra_jax.experiment import artifacts, provenance, run_report, teachers
+from hydra_jax.experiment import provenance, recipes, run_report, teachers
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.phases import keys_of_phases
 from hydra_jax.experiment.plan import PlannedPhase
@@ -70,8 +70,8 @@ def keys(config: ConfigDict) -> dict[str, str]:
   data, found = group[0].data, {}
 
   def add(name, student, taught_by=()):
-    recipe = artifacts.recipe_of(config, student, data.task, data.outputs)
-    phases = artifacts.phases_of(recipe)
+    recipe = recipes.recipe_of(config, student, data.task, data.outputs)
+    phases = recipes.phases_of(recipe)
     planned = [PlannedPhase('', phase, recipe.settings.training, SINGLE_DEVICE.shape) for phase in phases]
     made = keys_of_phases(group, recipe, planned, taught_by)
     found.update({f'{name}/{phase.name}': key for phase, key in zip(phases, made, strict=True)})

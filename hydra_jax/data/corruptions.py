@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-import scipy.ndimage
-import scipy.sparse
+import scipy  # which loads scipy.ndimage when it is used: a service that predicts needs none of it
 
 from hydra_jax.errors import UserError
 

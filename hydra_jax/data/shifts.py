@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
+import scipy  # which loads scipy.ndimage when it is used: a service that predicts needs none of it
 
 from hydra_jax.data import corruptions
 from hydra_jax.errors import UserError, look_up

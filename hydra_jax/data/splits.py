@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import hashlib
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy  # which loads scipy.sparse when it is used: a service that predicts needs none of it
 
 from hydra_jax.errors import UserError
 
@@ -56,8 +55,9 @@ def blocks_of(rows: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
     return same
   _, group = np.unique(groups, return_inverse=True)
   count = int(same.max()) + 1
-  edges = coo_array((np.ones(len(rows), np.int8), (same, count + group)), shape=(count + int(group.max()) + 1,) * 2)
-  return connected_components(edges, directed=False)[1][same].astype(np.int64)
+  ends, size = (same, count + group), count + int(group.max()) + 1
+  edges = scipy.sparse.coo_array((np.ones(len(rows), np.int8), ends), shape=(size, size))
+  return scipy.sparse.csgraph.connected_components(edges, directed=False)[1][same].astype(np.int64)
 
 
 def at_random(rows: np.ndarray, blocks: np.ndarray, strata: np.ndarray | None, share: float, seed: int) -> np.ndarray:

@@ -3,14 +3,15 @@
 A CSV file is read as text. What its columns hold is decided in `columns`, so that nothing depends on a library's guess.
 """
 
-from collections.abc import Mapping, Sequence
+import codecs
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import csv
 import io
 import json
 import logging
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,8 @@ MISSING = ('NA', 'N/A', 'n/a', '<NA>', '#N/A', 'NaN', 'nan', 'NULL', 'null', 'No
 DELIMITERS = (',', ';', '\t', '|')
 COMMA_NUMBER = r'^[+-]?(\d+,\d*|\d*,\d+)([eE][+-]?\d+)?$'
 SAMPLE_BYTES, SAMPLE_ROWS = 2**16, 100
+# Of a file that is read in parts: bytes of CSV, or rows of parquet, at a time.
+BYTES, ROWS = 2**22, 2**16
 UTF_16 = (b'\xff\xfe', b'\xfe\xff')
 
 
@@ -122,11 +125,20 @@ def read_table(path: str | Path, delimiter: str = '', decimal: str = '.', encodi
     >>> hydra_jax.load('runs/table-houses', 'hydra').predict(table).mean  # doctest: +SKIP
   """
   path = str(path)
-  if not Path(path).is_file():
-    raise UserError(f"'{path}' is a folder: give a file" if Path(path).is_dir() else f"there is no file '{path}'")
+  _check_file(path)
   if Path(path).suffix.lower() in PARQUET:
     return _read_parquet(path)
   return _read_csv(path, {'tab': '\t', 'space': ' '}.get(delimiter, delimiter), decimal, encoding)
+
+
+def _check_file(path: str) -> None:
+  if not Path(path).is_file():
+    raise UserError(f"'{path}' is a folder: give a file" if Path(path).is_dir() else f"there is no file '{path}'")
+
+
+def _check_options(path: str, delimiter: str, decimal: str) -> None:
+  if decimal not in ('.', ',') or (len(delimiter) > 1) or (delimiter and delimiter in ('"', '\n', '\r', decimal)):
+    raise UserError(f"{path}: delimiter='{delimiter}' and decimal='{decimal}' must be one letter, and one of . and ,")
 
 
 def _read_parquet(path: str) -> Any:
@@ -142,9 +154,8 @@ def _read_parquet(path: str) -> Any:
 
 
 def _read_csv(path: str, delimiter: str, decimal: str, encoding: str) -> Any:
-  pa, pc = arrow()
-  if decimal not in ('.', ',') or (len(delimiter) > 1) or (delimiter and delimiter in ('"', '\n', '\r', decimal)):
-    raise UserError(f"{path}: delimiter='{delimiter}' and decimal='{decimal}' must be one letter, and one of . and ,")
+  pa, _ = arrow()
+  _check_options(path, delimiter, decimal)
   content = _utf_8(path, _bytes(path), encoding)
   names, delimiter = _header(path, content, delimiter)
   table = _parsed(path, content, len(names), delimiter)
@@ -152,18 +163,194 @@ def _read_csv(path: str, delimiter: str, decimal: str, encoding: str) -> Any:
     raise UserError(f'{path} has names of columns and no rows: add some')
   table = _tidy(table.rename_columns(names), path)
   found: dict[str, int] = {}
-  columns = []
-  for name, column in zip(table.column_names, table.columns):
-    texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
-    absent = pc.is_in(texts, value_set=pa.array(['', *MISSING], pa.large_string()))
-    for word in pc.value_counts(texts.filter(absent)).to_pylist():
-      found[word['values']] = found.get(word['values'], 0) + word['counts']
-    texts = pc.if_else(absent, None, texts)
-    columns.append(_with_points(path, name, texts) if decimal == ',' else texts)
+  columns = [_cleaned(path, name, table[name], decimal, found) for name in table.column_names]
+  _say_missing(path, found)
+  return pa.table(columns, names=table.column_names)
+
+
+def _cleaned(path: str, name: str, column: Any, decimal: str, found: dict[str, int]) -> Any:
+  """A column of texts without spaces around them; missing values are null, and the words for them counted."""
+  pa, pc = arrow()
+  texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
+  absent = pc.is_in(texts, value_set=pa.array(['', *MISSING], pa.large_string()))
+  for word in pc.value_counts(texts.filter(absent)).to_pylist():
+    found[word['values']] = found.get(word['values'], 0) + word['counts']
+  texts = pc.if_else(absent, None, texts)
+  return _with_points(path, name, texts) if decimal == ',' else texts
+
+
+def _say_missing(path: str, found: Mapping[str, int]) -> None:
   if words := sorted(set(found) - {''}):
     listed = ', '.join(f'{shown(word)} ({found[word]:,} times)' for word in words)
     logger.info(f'{path}: these are missing values: {listed}')
-  return pa.table(columns, names=table.column_names)
+
+
+class Part(NamedTuple):
+  """Some rows of a file, in order.
+
+  Attributes:
+    table: The rows, as a `pyarrow.Table`.
+    start: Number of rows before them.
+    done: How much of the file is read, of `Parts.total`.
+  """
+
+  table: Any
+  start: int
+  done: int
+
+
+class Parts(NamedTuple):
+  """A file in parts: `of` them are read one after the other, and `total` is the sum of what they are, in a `unit`."""
+
+  of: Iterator[Part]
+  total: int
+  unit: str
+
+
+def read_parts(
+  path: str, features: Collection[str], delimiter: str = '', decimal: str = '.', encoding: str = 'utf-8'
+) -> Parts:
+  """Reads a CSV or parquet file in parts, so that it need not fit in memory.
+
+  Args:
+    path: As in `read_table`.
+    features: Columns of a CSV file whose values are read as in `read_table`. Others are texts as they are written.
+    delimiter: As in `read_table`.
+    decimal: As in `read_table`.
+    encoding: As in `read_table`.
+
+  Raises:
+    UserError: As in `read_table`; for what is wrong in a part, when that is reached.
+  """
+  _check_file(path)
+  if Path(path).suffix.lower() in PARQUET:
+    return _parquet_parts(path)
+  delimiter = {'tab': '\t', 'space': ' '}.get(delimiter, delimiter)
+  _check_options(path, delimiter, decimal)
+  return Parts(_csv_parts(path, features, delimiter, decimal, encoding), Path(path).stat().st_size, 'bytes')
+
+
+def _parquet_parts(path: str) -> Parts:
+  pa, _ = arrow()
+  import pyarrow.parquet
+
+  def parts() -> Iterator[Part]:
+    start = 0
+    for batch in file.iter_batches(ROWS):
+      table = _tidy(pa.Table.from_batches([batch]), path)
+      yield Part(table, start, start + table.num_rows)
+      start += table.num_rows
+
+  try:
+    file = pyarrow.parquet.ParquetFile(path)
+  except Exception as e:
+    raise UserError(f'cannot read {path} ({one_line(e)}): save it as parquet again') from e
+  if not file.metadata.num_rows:
+    raise UserError(f'{path} has no rows: add some')
+  return Parts(_saying(path, parts()), file.metadata.num_rows, 'rows')
+
+
+def _saying(path: str, parts: Iterator[Part]) -> Iterator[Part]:
+  """The same, whose errors name the file."""
+  pa, _ = arrow()
+  try:
+    yield from parts
+  except (pa.ArrowException, OSError) as e:
+    raise UserError(f'cannot read {path} ({one_line(e)}): save it again') from e
+
+
+def _csv_parts(path: str, features: Collection[str], delimiter: str, decimal: str, encoding: str) -> Iterator[Part]:
+  pa, _ = arrow()
+  start, found = 0, dict[str, int]()
+  with open(path, 'rb') as raw:
+    content = _Utf8(path, pa.input_stream(raw, compression=_compression(path)), encoding)
+    names, delimiter = _header(path, content.sample(), delimiter)
+    for batch in _batches(path, content, len(names), delimiter):
+      table = _tidy(pa.Table.from_batches([batch]).rename_columns(names), path)
+      columns = [
+        _cleaned(path, name, table[name], decimal, found) if name in features else table[name]
+        for name in table.column_names
+      ]
+      yield Part(pa.table(columns, names=table.column_names), start, raw.tell())
+      start += table.num_rows
+  if not start:
+    raise UserError(f'{path} has names of columns and no rows: add some')
+  _say_missing(path, found)
+
+
+def _compression(path: str) -> str | None:
+  pa, _ = arrow()
+  try:
+    return pa.Codec.detect(path).name
+  except (TypeError, ValueError):  # no suffix of a compressed file
+    return None
+
+
+class _Utf8(io.RawIOBase):
+  """Bytes in another encoding as UTF-8, without the mark of byte order and empty lines before the first row."""
+
+  def __init__(self, path: str, file: Any, encoding: str):
+    self.path, self.file, self.encoding, self.lines, self.kept = path, file, encoding, 1, b''
+    start = self._bytes()
+    if encoding == 'utf-8' and start[:2] in UTF_16:
+      self.encoding = 'utf-16'
+    try:
+      self.decoder = codecs.getincrementaldecoder(self.encoding)()
+    except LookupError as e:
+      raise _unknown_encoding(path, encoding) from e
+    text = self._text(start)
+    if not text.strip():
+      raise UserError(f'{path} is empty: give a file with names of columns and rows')
+    if '\0' in text[:SAMPLE_BYTES]:
+      raise UserError(f'{path} is no text file: give a CSV file')
+    self.kept = re.sub(rb'\A([ \t]*\r?\n)+', b'', text.removeprefix('\ufeff').encode())
+
+  def sample(self) -> bytes:
+    """The first bytes, which are read again."""
+    return self.kept
+
+  def readable(self) -> bool:
+    """Always."""
+    return True
+
+  def read(self, size: int = -1) -> bytes:
+    """The next bytes, at most `size`."""
+    if not self.kept:
+      self.kept = self._text(self._bytes()).encode()
+    found, self.kept = self.kept[:size], self.kept[size:]
+    return found
+
+  def _bytes(self) -> bytes:
+    try:
+      return self.file.read(BYTES)
+    except Exception as e:  # of pyarrow, and of the compression
+      raise UserError(f'cannot read {self.path} ({one_line(e)}): save it again') from e
+
+  def _text(self, content: bytes) -> str:
+    try:
+      text = self.decoder.decode(content, final=not content)
+    except UnicodeDecodeError as e:
+      line = self.lines + content[: e.start].count(b'\n')
+      raise _not_in_encoding(self.path, self.encoding, e.object[e.start], line) from e
+    self.lines += text.count('\n')
+    return text
+
+
+def _batches(path: str, content: _Utf8, columns: int, delimiter: str) -> Iterator[Any]:
+  """All values as texts, of columns without names."""
+  pa, _ = arrow()
+  from pyarrow import csv as reader
+
+  names = [str(i) for i in range(columns)]
+  try:
+    yield from reader.open_csv(
+      pa.PythonFile(content, 'r'),
+      reader.ReadOptions(column_names=names, skip_rows_after_names=1, block_size=BYTES, use_threads=False),
+      reader.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+      reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+    )
+  except pa.ArrowInvalid as e:
+    raise _not_parsed(path, delimiter, e) from e
 
 
 def _bytes(path: str) -> bytes:
@@ -184,16 +371,23 @@ def _utf_8(path: str, content: bytes, encoding: str) -> bytes:
   try:
     text = content.decode(encoding)
   except LookupError as e:
-    raise UserError(f"{path}: encoding='{encoding}' is not known: give one such as utf-8, latin-1 or cp1252") from e
+    raise _unknown_encoding(path, encoding) from e
   except UnicodeDecodeError as e:
-    line = content[: e.start].count(b'\n') + 1
-    hint = 'add encoding=latin-1 (or cp1252) to the options of the data, or save it as UTF-8'
-    raise UserError(f'{path} is not {encoding} (byte 0x{content[e.start]:02x} in line {line}): {hint}') from e
+    raise _not_in_encoding(path, encoding, content[e.start], content[: e.start].count(b'\n') + 1) from e
   if '\0' in text[:SAMPLE_BYTES]:
     raise UserError(f'{path} is no text file: give a CSV file')
   if encoding != 'utf-8' or text[0] == '\ufeff':
     content = text.removeprefix('\ufeff').encode()
   return re.sub(rb'\A([ \t]*\r?\n)+', b'', content)
+
+
+def _unknown_encoding(path: str, encoding: str) -> UserError:
+  return UserError(f"{path}: encoding='{encoding}' is not known: give one such as utf-8, latin-1 or cp1252")
+
+
+def _not_in_encoding(path: str, encoding: str, byte: int, line: int) -> UserError:
+  hint = 'add encoding=latin-1 (or cp1252) to the options of the data, or save it as UTF-8'
+  return UserError(f'{path} is not {encoding} (byte 0x{byte:02x} in line {line}): {hint}')
 
 
 def _rows(content: bytes, delimiter: str) -> list[list[str]]:
@@ -258,8 +452,12 @@ def _parsed(path: str, content: bytes, columns: int, delimiter: str) -> Any:
       reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
     )
   except pa.ArrowInvalid as e:
-    reason = one_line(e).removeprefix('CSV parse error: ')
-    raise UserError(f'{path}: {reason}: correct the row, or put values with a {delimiter!r} in them in quotes') from e
+    raise _not_parsed(path, delimiter, e) from e
+
+
+def _not_parsed(path: str, delimiter: str, e: Exception) -> UserError:
+  reason = one_line(e).removeprefix('CSV parse error: ')
+  return UserError(f'{path}: {reason}: correct the row, or put values with a {delimiter!r} in them in quotes')
 
 
 def _with_points(path: str, name: str, texts: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+import functools
 import logging
 from typing import Any
 
@@ -17,13 +18,15 @@ from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation import evaluate
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
-from hydra_jax.experiment.schema import AUTO, DISTILLATION, VECTORS
+from hydra_jax.experiment.recipes import built_from
+from hydra_jax.experiment.schema import AUTO, DISTILLATION, VECTORS, Settings
 from hydra_jax.experiment.validation import apply_spread, matched
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import Phase
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.serving.card import measured
 from hydra_jax.settings import short
 from hydra_jax.training import augment
 
@@ -226,6 +229,7 @@ class Plan:
     own: Settings of the method.
     training: Settings of training.
     phases: Of the method.
+    network: `outputs -> stages`.
     changes: Inputs to choose from, each names of changes.
     average: Decay of a running average of the parameters; 0: there is none.
     patience: Number of scores on held-out rows without an improvement after which training stops; 0: it does not.
@@ -235,6 +239,7 @@ class Plan:
   own: Any
   training: Any
   phases: list[Phase]
+  network: Callable[[int], list[Stage]]
   changes: tuple[tuple[str, ...], ...] = ((),)
   average: float = 0.0
   patience: int = 0
@@ -307,7 +312,7 @@ def planned(lesson: Lesson, method: str, network: Callable[[int], list[Stage]], 
   if not phases[-1].distils:
     raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
   changes = CHANGES[how.augment[0]] if how.augment else ((),)
-  return Plan(method=method, own=own, training=how, phases=phases, changes=changes)
+  return Plan(method=method, own=own, training=how, phases=phases, network=network, changes=changes)
 
 
 def _share(lesson: Lesson) -> float:
@@ -364,7 +369,14 @@ def _trained(
   model = Model(plan.phases[-1].network, params, state, scaling, TASKS[task].predictives[predictive].read)
   if len(held_out) and getattr(plan.own, 'calibrate_spread', False):
     model = spread(model, task, x[held_out], network_outputs(lesson.outputs.of(held_out), scaling))
-  return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, lesson.classes, predictive == 'members')
+  members, _, outputs = next(iter(lesson.outputs.arrays.values())).shape
+  settings, kept = Settings(plan.method, plan.training, plan.own), lesson.outputs.of(held_out)
+  facts = functools.partial(
+    measured, x=x[held_out], teacher=kept.mean if kept.logits is None else kept.logits, learnt=len(learnt)
+  )
+  recipe = built_from('student', settings, plan.network, (task, outputs, members), len(plan.phases) - 1, facts)
+  has_members = predictive == 'members'
+  return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, lesson.classes, has_members, recipe=recipe)
 
 
 def spread(model: Model, task: str, x: np.ndarray, members: np.ndarray) -> Model:

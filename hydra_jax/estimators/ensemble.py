@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+import functools
 import logging
 from typing import Any
 
@@ -13,9 +14,12 @@ from hydra_jax.estimators import training
 from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
+from hydra_jax.experiment.recipes import built_from
+from hydra_jax.experiment.schema import Settings
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
+from hydra_jax.serving.card import measured
 from hydra_jax.training.folds import of_rows as folds_of_rows
 
 logger = logging.getLogger(__name__)
@@ -147,7 +151,11 @@ def ensemble_of(
   label = 'ensemble' if verbose else ''
   params, state = training.train(phases, examples, how, (seed, 1), label, rule.average, stopping)
   model = Model(phases[-1].network, params, state, scaling, row.predictives['members'].read)
-  return Predictor(model, given.task, given.x.shape[1:], given.x.dtype == np.uint8, given.classes)
+  facts = functools.partial(measured, x=given.x[held_out], y=given.y[held_out], learnt=len(learnt))
+  sizes = given.task, given.outputs, int(members)
+  recipe = built_from('teacher', Settings(METHOD, how, own), network, sizes, len(phases) - 1, facts)
+  is_image = given.x.dtype == np.uint8
+  return Predictor(model, given.task, given.x.shape[1:], is_image, given.classes, recipe=recipe)
 
 
 def _folds(given: Labelled, learnt: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Estimators of scikit-learn: an ensemble, or a teacher that is there, distilled into one network."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import functools
 import math
 from typing import Any, NamedTuple
@@ -152,9 +152,11 @@ class _Hydra(BaseEstimator):
       bool(self.verbose),
       lambda predictor: label_score(predictor, given.x[held_out], given.y[held_out]),
     )
-    self.predictor_ = student
+    self.predictor_ = replace(student, columns=self.columns_)
     if len(held_out):
-      self.predictor_ = calibrate(student, given.x[held_out], self._labels(y)[kept][held_out])
+      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[held_out]))
+      self.predictor_ = replace(self.predictor_, recipe=recipe)
+      self.predictor_ = calibrate(self.predictor_, given.x[held_out], self._labels(y)[kept][held_out])
     return self
 
   def _plan(self, given: Labelled, seed: int) -> 'Plan':

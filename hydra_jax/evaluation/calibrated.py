@@ -168,7 +168,8 @@ def calibrate(predictor: 'Predictor', x: Any, y: Any, batch_size: int = 500) -> 
   rows = np.random.default_rng(0).permutation(examples)
   for_scale = min(examples // ONE_FOR_SCALE_OF, MOST_FOR_SCALE)
   scale = _label_scale(prediction, labelled, np.sort(rows[:for_scale]))
-  columns = _scores(scaled(prediction, scale), labelled, np.sort(rows[for_scale:]))
+  prediction = scaled(prediction, scale, predictor.has_members)
+  columns = _scores(prediction, labelled, np.sort(rows[for_scale:]))
   ranking = RANKINGS[0] if np.any(prediction.epistemic > 0) else RANKINGS[1]
   found = Calibration(
     predictor.task,
@@ -176,7 +177,7 @@ def calibrate(predictor: 'Predictor', x: Any, y: Any, batch_size: int = 500) -> 
     {name: _kept(values) for name, values in columns.items()},
     examples - for_scale,
     ranking,
-    _kept(one_number(getattr(scaled(prediction, scale), ranking), predictor)),
+    _kept(one_number(getattr(prediction, ranking), predictor)),
     examples,
   )
   what = 'temperature' if predictor.task == 'classification' else 'factor of all variances'
@@ -197,7 +198,7 @@ def _refuse_overflow(prediction: 'Prediction') -> None:
 def _changed(predictor: 'Predictor', calibration: Calibration | None) -> 'Predictor':
   """The predictor with another calibration. Its network is not compiled again."""
   made = replace(predictor, calibration=calibration)
-  vars(made)['_compiled'] = predictor._compiled
+  vars(made)['_programs'] = predictor._programs
   return made
 
 
@@ -285,7 +286,7 @@ def _scores(prediction: 'Prediction', labelled: np.ndarray, rows: np.ndarray) ->
   return dict(zip(_names_of('regression', residuals.shape[1]), residuals.T, strict=True))
 
 
-def scaled(prediction: 'Prediction', scale: float) -> 'Prediction':
+def scaled(prediction: 'Prediction', scale: float, has_members: bool) -> 'Prediction':
   """What is predicted after label calibration.
 
   Args:
@@ -293,6 +294,7 @@ def scaled(prediction: 'Prediction', scale: float) -> 'Prediction':
     scale: Classification: temperature of the mean. Members and uncertainties stay. Regression: factor of the variances
       of the members, and so of the aleatoric uncertainty; the total is the sum again. A network without members
       predicts one distribution, whose variance is scaled with both of its parts.
+    has_members: Whether the network has members. The prediction may be without them.
 
   Returns:
     The same, scaled.
@@ -300,7 +302,7 @@ def scaled(prediction: 'Prediction', scale: float) -> 'Prediction':
   if prediction.total.ndim == 2:  # regression
     variances = None if prediction.member_variances is None else scale * prediction.member_variances
     aleatoric = scale * prediction.aleatoric
-    epistemic = (scale if variances is None else 1.0) * prediction.epistemic
+    epistemic = (1.0 if has_members else scale) * prediction.epistemic
     total = aleatoric + epistemic
     return replace(prediction, total=total, aleatoric=aleatoric, epistemic=epistemic, member_variances=variances)
   mean = scipy.special.softmax(_log_mean(prediction) / scale, axis=1)
@@ -321,7 +323,7 @@ def predict_set(predictor: 'Predictor', x: Any, coverage: float, method: str, ba
   _need_task(predictor, 'classification', 'predict_set')
   sets = look_up(SET_METHODS, method, 'method')[1]
   threshold = _threshold(_needed(predictor), method, coverage)
-  return sets(predictor.predict(x, batch_size).mean, threshold, never_empty=True)
+  return sets(predictor.predict(x, batch_size, members=False).mean, threshold, never_empty=True)
 
 
 def predict_interval(predictor: 'Predictor', x: Any, coverage: float, batch_size: int) -> np.ndarray:
@@ -334,14 +336,14 @@ def predict_interval(predictor: 'Predictor', x: Any, coverage: float, batch_size
     return conformal.mixture_intervals(prediction.members, prediction.member_variances, coverage)
   calibration = _needed(predictor)
   thresholds = np.array([_threshold(calibration, name, coverage) for name in calibration.scores])
-  prediction = predictor.predict(x, batch_size)
+  prediction = predictor.predict(x, batch_size, members=False)
   return conformal.intervals(prediction.mean, np.sqrt(prediction.total), thresholds)
 
 
 def out_of_domain(predictor: 'Predictor', x: Any, batch_size: int) -> np.ndarray:
   """See `Predictor.out_of_domain`."""
   calibration = _needed(predictor)
-  found = one_number(getattr(predictor.predict(x, batch_size), calibration.ranking), predictor)
+  found = one_number(getattr(predictor.predict(x, batch_size, members=False), calibration.ranking), predictor)
   found = np.where(np.isfinite(found), found, np.inf)
   return conformal.p_values(found, np.array(calibration.uncertainties), calibration.examples)
 
@@ -351,7 +353,7 @@ def selective(
 ) -> conformal.Selection:
   """See `Predictor.selective`."""
   risk, confidence = _share(risk, 'risk'), _share(confidence, 'confidence')
-  prediction = predictor.predict(x, batch_size)
+  prediction = predictor.predict(x, batch_size, members=False)
   _refuse_overflow(prediction)
   wrong = _wrong(prediction, labels_of(predictor, prediction, y), tolerance)
   needed, asked = conformal.least_examples_for_risk(risk, confidence), f'a risk of {risk} with confidence {confidence}'
@@ -379,7 +381,7 @@ def _wrong(prediction: 'Prediction', labelled: np.ndarray, tolerance: Any) -> np
 
 def accepts(predictor: 'Predictor', x: Any, threshold: float, batch_size: int) -> np.ndarray:
   """See `Predictor.accepts`."""
-  return one_number(predictor.predict(x, batch_size).total, predictor) < threshold
+  return one_number(predictor.predict(x, batch_size, members=False).total, predictor) < threshold
 
 
 def check_fits(calibration: Calibration, task: str, targets: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, st
 from hydra_jax.devices import cpu
 from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
-from hydra_jax.nets.cut import Network
+from hydra_jax.nets.cut import Network, rescaled
 from hydra_jax.nets.stages import Tree
 
 
@@ -35,7 +36,13 @@ def outputs_of(model: Model, x: jax.Array) -> jax.Array:
   return model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
 
 
-def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0):
+def apply_spread(model: Model, spread: float, task: str) -> Model:
+  """The model with heads that differ `spread` times as much from their mean."""
+  network = rescaled(model.network, TASKS[task].rescale)
+  return replace(model, network=network, params={**model.params, 'spread': jnp.float32(spread)})
+
+
+def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0, fill: bool = False):
   """Applies a compiled `f` to batches of one size, the last one padded, and drops the padding.
 
   Args:
@@ -43,19 +50,41 @@ def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0)
     batch_size: Examples at once.
     *arrays: Examples along their first axis.
     axis: Axis of the examples in what `f` returns.
+    fill: Whether fewer examples than `batch_size` are padded too.
 
   Returns:
     The tree as NumPy arrays with all examples along `axis`.
   """
-  examples, size = len(arrays[0]), min(batch_size, len(arrays[0]))
-  parts = []
+  examples = len(arrays[0])
+  size = batch_size if fill else min(batch_size, examples)
+  results: list[tuple[int, Any]] = []
+  whole: Any = None
   for start in range(0, examples, size):
-    batch = [a[start : start + size] for a in arrays]
-    real = len(batch[0])
-    padded = [np.pad(b, [(0, size - real)] + [(0, 0)] * (b.ndim - 1), mode='edge') for b in batch]
-    result = f(*padded)
-    parts.append(jax.tree.map(lambda a, n=real: np.take(np.asarray(a), np.arange(n), axis=axis), result))
-  return jax.tree.map(lambda *p: np.concatenate(p, axis=axis), *parts)
+    results.append((start, f(*(_padded(a[start : start + size], size) for a in arrays))))
+    if len(results) > 1:  # a result is copied while the device computes the next one
+      whole = _filled(whole, *results.pop(0), examples, axis)
+  return _filled(whole, *results.pop(), examples, axis)
+
+
+def _padded(batch: np.ndarray, size: int) -> np.ndarray:
+  missing = size - len(batch)
+  return np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1), mode='edge') if missing else batch
+
+
+def _filled(whole: Any, start: int, result: Any, examples: int, axis: int) -> Any:
+  """Copies what belongs to the examples from `start` on to its place in arrays of all examples, made if None."""
+  lead = (slice(None),) * axis
+
+  def place(into, part):
+    part = np.asarray(part)
+    if into is None:
+      into = np.empty((*part.shape[:axis], examples, *part.shape[axis + 1 :]), part.dtype)
+    stop = min(start + part.shape[axis], examples)
+    into[(*lead, slice(start, stop))] = part[(*lead, slice(stop - start))]
+    return into
+
+  leaves, tree = jax.tree.flatten(result)
+  return jax.tree.unflatten(tree, map(place, [None] * len(leaves) if whole is None else jax.tree.leaves(whole), leaves))
 
 
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.

@@ -1,5 +1,6 @@
 """Trained networks as functions of inputs as the user has them: predictions with uncertainty, in the user's units."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 import functools
 from typing import Any
@@ -9,12 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.data import Columns, check_inputs, encoded, scale_inputs, standardised
+from hydra_jax.devices import cpu
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation import calibrated
 from hydra_jax.evaluation.calibrated import Calibration
-from hydra_jax.evaluation.evaluate import Model, in_batches
+from hydra_jax.evaluation.evaluate import FEW, Model, in_batches
 from hydra_jax.maths import uncertainty
 from hydra_jax.maths.conformal import Selection
+
+# Parameters of more bytes are not compiled into programs: each program would hold a copy.
+SMALL = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ class Predictor:
     reads_bytes: Whether it was trained on images of bytes, uint8.
     classes: Their names, by column of the probabilities; empty if they are numbered, and in regression.
     has_members: Whether it predicts as members, and not as one distribution over predictions.
-    calibration: What was fitted to held-out labelled examples, see `calibrate`; None: nothing was.
     columns: What the columns of a table become, if it was trained on one.
+    calibration: What was fitted to held-out labelled examples, see `calibrate`; None: nothing was.
+    recipe: What it takes to save it, an `experiment.recipes.Built`; None if it was put together by hand.
   """
 
   model: Model
@@ -69,18 +75,22 @@ class Predictor:
   has_members: bool = True
   columns: Columns | None = None
   calibration: Calibration | None = None
+  recipe: Any = None
 
   def __post_init__(self) -> None:
     if self.calibration is not None:
       calibrated.check_fits(self.calibration, self.task, len(self.model.scaling.y_scale))
 
-  def predict(self, x: Any, batch_size: int = 500) -> Prediction:
+  def predict(self, x: Any, batch_size: int = 500, members: bool = True) -> Prediction:
     """Predicts for inputs as they were in the data set: not scaled, images as uint8.
+
+    Any number of inputs is predicted with few programs: fewer than `batch_size` are padded to a power of two.
 
     Args:
       x: Inputs `[N, …]`. Where it was trained on a table, also a table with these columns: a DataFrame, a
         `pyarrow.Table` or a dict of columns.
-      batch_size: Inputs that are computed at once. The last batch is padded, so that one program serves all.
+      batch_size: Inputs that are computed at once.
+      members: Whether to return the predictions of members too. They take M times the memory of the mean.
 
     Returns:
       Predictions with uncertainty, in the units of the targets.
@@ -94,18 +104,43 @@ class Predictor:
       >>> prediction = predictor.predict(x)  # doctest: +SKIP
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
-    x = self._checked(encoded(x, self.columns))
-    found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
-    swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
-    found |= {name: swap(found[name]) for name in ('members', 'log_members', 'member_variances')}
-    if self.task == 'regression':
-      shift, scale = self.model.scaling.y_shift, self.model.scaling.y_scale
-      for name in ('mean', 'members'):
-        found[name] = None if found[name] is None else found[name] * scale + shift
-      for name in ('total', 'aleatoric', 'epistemic', 'member_variances'):
-        found[name] = None if found[name] is None else found[name] * np.square(scale)
-    prediction = Prediction(**found)
-    return prediction if self.calibration is None else calibrated.scaled(prediction, self.calibration.label_scale)
+    x, members = self._checked(encoded(x, self.columns)), members and self.has_members
+    size = min(batch_size, 1 << (len(x) - 1).bit_length())
+    program = self._program(size <= FEW, members)
+    found = in_batches(lambda rows: program(standardised(self.model.scaling, rows)), size, x, fill=True)
+    prediction = Prediction(**self._in_units(found))
+    if self.calibration is None:
+      return prediction
+    prediction = calibrated.scaled(prediction, self.calibration.label_scale, self.has_members)
+    if self.task == 'classification' and self.has_members and not members:
+      # A probability that is too small for float32 is known by the members alone, and a temperature may make it large.
+      rows = np.any(found['mean'] < np.finfo(np.float32).tiny, axis=1)
+      if rows.any():
+        prediction.mean[rows] = self.predict(x[rows], batch_size).mean
+    return prediction
+
+  def predict_batches(
+    self, batches: Iterable[Any], batch_size: int = 500, members: bool = False
+  ) -> Iterator[Prediction]:
+    """Predicts for inputs that come in parts, and keeps none of them: memory does not grow with their number.
+
+    Args:
+      batches: Inputs `[N, …]` each, of any N; see `predict`.
+      batch_size: Inputs that are computed at once. Parts of a few thousand inputs are faster than small ones.
+      members: Whether to return the predictions of members too.
+
+    Yields:
+      A prediction for each part, as soon as it is there.
+
+    Raises:
+      UserError: See `predict`. The message counts rows in the part that is wrong.
+
+    Example:
+      >>> parts = np.array_split(x, 100)  # doctest: +SKIP
+      >>> unsure = [prediction.epistemic.max() for prediction in predictor.predict_batches(parts)]  # doctest: +SKIP
+    """
+    for x in batches:
+      yield self.predict(x, batch_size, members)
 
   def predict_set(self, x: Any, coverage: float, method: str = 'lac', batch_size: int = 500) -> np.ndarray:
     """Sets of classes that hold the label of a new example with a chance of at least `coverage` (`maths.conformal`).
@@ -232,33 +267,67 @@ class Predictor:
 
   def _checked(self, x: np.ndarray) -> np.ndarray:
     """The inputs, refused where they are in another form than those of the training set."""
-    check_inputs(x, 'the input', np.zeros((1, *self.shape)))
+    check_inputs(x, 'the input', np.broadcast_to(np.float32(0), (1, *self.shape)))
     if not self.reads_bytes or x.dtype == np.uint8:
       return x
     if x.dtype.kind not in 'iu' or x.min() < 0 or x.max() > 255:
       raise UserError(f'the input is {x.dtype}, and the network was trained on bytes: give whole numbers from 0 to 255')
     return x.astype(np.uint8)
 
+  def _in_units(self, found: dict[str, Any]) -> dict[str, Any]:
+    """Predictions with members first, in the units of the targets."""
+    swapped = ('members', 'log_members', 'member_variances')
+    found |= {name: np.swapaxes(found[name], 0, 1) for name in swapped if found[name] is not None}
+    if self.task == 'regression':
+      shift, scale = self.model.scaling.y_shift, self.model.scaling.y_scale
+      units = {**dict.fromkeys(('mean', 'members'), (scale, shift)), 'log_members': (1, 0)}
+      for name, values in found.items():
+        factor, offset = units.get(name, (np.square(scale), 0))
+        found[name] = None if values is None else values * factor + offset
+    return found
+
+  def _program(self, few: bool, members: bool) -> Callable[[np.ndarray], dict[str, Any]]:
+    """Compiled `x -> arrays of a Prediction` for inputs on the device."""
+    model, program = self.model, self._programs(few, members)
+    return program if self._is_small else functools.partial(program, model.params, model.model_state)
+
   @functools.cached_property
-  def _compiled(self):
+  def _is_small(self) -> bool:
+    """Whether parameters are compiled into programs, see `evaluate.frozen`."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self.model.params)) <= SMALL
+
+  @functools.cached_property
+  def _programs(self) -> Callable[[bool, bool], Callable]:
     model, read = self.model, {'classification': _classes, 'regression': _targets}[self.task]
 
-    def predict(x):
-      outputs = model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
-      return read(outputs, model.read(outputs), self.has_members)
+    def forward(members, params, state, x):
+      outputs = model.network.apply(params, state, scale_inputs(model.scaling, x))[0]
+      return read(outputs, model.read, self.has_members, members)
 
-    return jax.jit(predict)
+    @functools.cache
+    def program(few: bool, members: bool) -> Callable:
+      # On CPU, Eigen's products are faster than YNNPACK's for few inputs; for more, YNNPACK must not take all layers.
+      options = cpu.compiler_options(model.network.convolves(self.shape), float('inf') if few else 0.0)
+      given = (model.params, model.model_state) if self._is_small else ()
+      return jax.jit(functools.partial(forward, members, *given), compiler_options=options)
+
+    return program
 
 
-def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool) -> dict[str, Any]:
-  logs = jnp.swapaxes(jax.nn.log_softmax(logits_MxBxC), 0, 1) if has_members else None
-  members = {'members': None if logs is None else jnp.exp(logs), 'log_members': logs, 'member_variances': None}
-  return {'mean': jnp.exp(distribution.log_mean), **distribution.uncertainty._asdict(), **members}
+def _classes(logits_MxBxC: jax.Array, read: Callable, has_members: bool, members: bool) -> dict[str, Any]:
+  if has_members and logits_MxBxC.shape[1] > FEW and cpu.on_cpu():
+    mean, found = uncertainty.member_by_member(logits_MxBxC)
+  else:
+    distribution = read(logits_MxBxC)
+    mean, found = jnp.exp(distribution.log_mean), distribution.uncertainty
+  logs = jnp.swapaxes(jax.nn.log_softmax(logits_MxBxC), 0, 1) if members else None
+  of_members = {'members': None if logs is None else jnp.exp(logs), 'log_members': logs, 'member_variances': None}
+  return {'mean': mean, **found._asdict(), **of_members}
 
 
-def _targets(outputs: jax.Array, mixture: Any, has_members: bool) -> dict[str, Any]:
-  del outputs
-  mean, variance = mixture
-  members = [jnp.swapaxes(each, 0, 1) if has_members else None for each in mixture]
-  found = {'members': members[0], 'log_members': None, 'member_variances': members[1]}
-  return {'mean': jnp.mean(mean, axis=0), **uncertainty.regression(mean, variance)._asdict(), **found}
+def _targets(outputs: jax.Array, read: Callable, has_members: bool, members: bool) -> dict[str, Any]:
+  del has_members
+  mean, variance = read(outputs)
+  first = [jnp.swapaxes(each, 0, 1) if members else None for each in (mean, variance)]
+  of_members = {'members': first[0], 'log_members': None, 'member_variances': first[1]}
+  return {'mean': jnp.mean(mean, axis=0), **uncertainty.regression(mean, variance)._asdict(), **of_members}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from hydra_jax import store, user_files
 from hydra_jax.data import Data, fingerprint
 from hydra_jax.devices import processes
-from hydra_jax.experiment import artifacts, external_predictions, provenance
+from hydra_jax.experiment import artifacts, external_predictions, provenance, recipes
 from hydra_jax.experiment.schema import method_name, resolve
 from hydra_jax.methods.registry import METHODS
 
@@ -46,7 +46,7 @@ def on_configs(configs: Mapping[str, ConfigDict]) -> None:
   for name, config in configs.items():
     facts |= {f'{name}{key}': value for key, value in _flat('config', config)}
     own_metrics = dict.fromkeys(config.evaluation.metrics, 'metric')
-    for own, what in {**artifacts.user_functions(config), **own_metrics}.items():
+    for own, what in {**recipes.user_functions(config), **own_metrics}.items():
       facts[f"the source of '{own}'"] = user_files.find(own, what).digest[:12]
     for method in {method_name(config, student) for student in config.students if student in config.student}:
       if method in METHODS:

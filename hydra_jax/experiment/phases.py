@@ -15,7 +15,7 @@ from hydra_jax.devices import preemption, processes
 from hydra_jax.devices.layout import make_layout
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment import artifacts, config as configs, provenance
+from hydra_jax.experiment import artifacts, config as configs, provenance, recipes
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
@@ -57,7 +57,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
       raise preemption.Preempted('stopped after a phase', by_all=True)
     checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
     trees = artifacts.restore(folder, here.phase.network, group[0].data.train.example.shape[1:], len(group))
-  network, read = phases[-1].network, artifacts.predictive_of(planned.recipe).read
+  network, read = phases[-1].network, recipes.predictive_of(planned.recipe).read
   rows = []
   for i, (replica, original) in enumerate(zip(group, own, strict=True)):
     params, model_state = artifacts.of_replica(trees, i)
@@ -67,7 +67,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
 
 
 def keys_of_phases(
-  group: Group, recipe: artifacts.Recipe, planned: Sequence[PlannedPhase], teachers: Sequence[str] = ()
+  group: Group, recipe: recipes.Recipe, planned: Sequence[PlannedPhase], teachers: Sequence[str] = ()
 ) -> list[str]:
   """For each phase of a method the key of what it trains: a hash of its code, its settings, and all that it reads.
 

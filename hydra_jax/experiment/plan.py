@@ -19,7 +19,8 @@ from hydra_jax.data import About, about, outside_sets
 from hydra_jax.devices.layout import MeshShape
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.evaluation import cost
-from hydra_jax.experiment import artifacts, config as configs
+from hydra_jax.experiment import config as configs
+from hydra_jax.experiment.recipes import Recipe, phases_of, recipes_in
 from hydra_jax.experiment.schema import AUTO
 from hydra_jax.experiment.teachers import count_members
 from hydra_jax.methods.base import Phase
@@ -67,7 +68,7 @@ class PlannedMethod:
   """
 
   name: str
-  recipe: artifacts.Recipe
+  recipe: Recipe
   phases: tuple[PlannedPhase, ...]
   choice: str = ''
 
@@ -91,9 +92,9 @@ def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devi
     UserError: A network does not read such inputs, or a mesh, a batch or heads do not fit.
   """
   planned = []
-  for name, choice, recipe in _candidates(artifacts.recipes(config, task, outputs)):
+  for name, choice, recipe in _candidates(recipes_in(config, task, outputs)):
     shown = f'{name}, {choice}' if choice else name
-    phases = artifacts.phases_of(recipe, config.execution.mapping)
+    phases = phases_of(recipe, config.execution.mapping)
     jax.eval_shape(phases[0].network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     here, training = [], recipe.settings.training
     for phase in phases:
@@ -112,7 +113,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
-def _candidates(recipes: Sequence[tuple[str, artifacts.Recipe]]) -> Iterator[tuple[str, str, artifacts.Recipe]]:
+def _candidates(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[tuple[str, str, Recipe]]:
   """Names, choices and recipes of all that is trained."""
   for name, recipe in recipes:
     settings = recipe.settings

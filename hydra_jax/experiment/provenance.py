@@ -11,7 +11,12 @@ import hashlib
 import importlib
 import inspect
 from pathlib import Path
+import sys
 import textwrap
+from typing import Any
+
+from hydra_jax import user_files
+from hydra_jax.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -43,7 +48,7 @@ WITHOUT_NUMBERS = (
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
-  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables')),
+  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables', 'recipes')),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
@@ -53,7 +58,7 @@ WITHOUT_NUMBERS = (
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
   *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'out_of_fold')),
   *(f'estimators/{name}' for name in ('scikit_learn', 'swaps', 'teachers', 'training')),
-  *('serving/__init__', 'serving/loading'),
+  *(f'serving/{name}' for name in ('__init__', 'card', 'loading', 'model_folder', 'predict_files', 'run_folder')),
 )
 
 
@@ -102,6 +107,66 @@ def definition(function: Callable) -> str:
       if inspect.isfunction(other):
         reached[current] = definition(other)
   return _hash(reached[key] for key in sorted(reached))
+
+
+def source_digest(function: Callable) -> str:
+  """Twelve hex digits that stand for a function of the user's, and for all of the user's own that it reaches by name.
+
+  Names are followed as Python resolves them, so that it does not matter whether the source is in a script, in modules
+  or in the cells of a notebook.
+
+  Raises:
+    UserError: Python does not have the source.
+  """
+  found: dict[str, str] = {}
+  waiting: list[Any] = [function]
+  while waiting:
+    current = waiting.pop()
+    if current.__qualname__ in found:
+      continue
+    tree = _stripped(ast.parse(_source(current)))
+    found[current.__qualname__] = ast.unparse(tree)
+    for name, value in _reached(tree, current):
+      if _is_constant(value):
+        found[name] = repr(value)
+      elif inspect.isfunction(value) or inspect.isclass(value):
+        waiting.append(value)
+  return _hash(f'{name}: {found[name]}' for name in sorted(found))
+
+
+def _is_constant(value: Any) -> bool:
+  return isinstance(value, int | float | str) or (isinstance(value, tuple) and all(map(_is_constant, value)))
+
+
+def _source(value: Any) -> str:
+  """Source of a function or a class. In a notebook Python has that of functions alone, and so of what a class has."""
+  try:
+    return textwrap.dedent(inspect.getsource(value))
+  except (OSError, TypeError) as e:
+    inside = [each for each in vars(value).values() if inspect.isfunction(each)] if inspect.isclass(value) else []
+    if not inside:
+      raise UserError(
+        f"Python has no source of '{value.__qualname__}': define it in a file or a notebook, and pass it from there"
+      ) from e
+    return ''.join(map(_source, inside))
+
+
+def _reached(tree: ast.Module, value: Any) -> Iterator[tuple[str, Any]]:
+  """Names in a source, and names in modules that it names, with what they stand for, where it is the user's own."""
+  known = getattr(value, '__globals__', None) or vars(sys.modules[value.__module__])
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Name) and node.id in known:
+      yield from _of_the_user(node.id, known[node.id])
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      module = known.get(node.value.id)
+      if inspect.ismodule(module) and not user_files.is_installed(module) and hasattr(module, node.attr):
+        yield from _of_the_user(node.attr, getattr(module, node.attr))
+
+
+def _of_the_user(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+  module = sys.modules.get(getattr(value, '__module__', None) or '')
+  if module is None or not user_files.is_installed(module):
+    yield name, value
 
 
 def _hash(texts) -> str:

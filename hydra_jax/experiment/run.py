@@ -16,7 +16,7 @@ from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
-from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, run_report
+from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, recipes, run_report
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Place, Replica, Trained, grouped
@@ -75,7 +75,7 @@ def check_teachers(replica: Replica) -> None:
     external_predictions.check(config.teacher.predictions, data)
     teacher_in_file(replica)
   for place in config.teacher.checkpoints:
-    artifacts.load(place, data, own=artifacts.user_functions(config))
+    artifacts.load(place, data, own=recipes.user_functions(config))
   for name in config.students:
     with_unlabelled(data, resolve(config, name).training.unlabelled)
 

@@ -16,7 +16,7 @@ from hydra_jax.devices.layout import Layout
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment import artifacts, external_predictions, provenance
+from hydra_jax.experiment import artifacts, external_predictions, provenance, recipes
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
@@ -48,7 +48,7 @@ def count_members(config: ConfigDict) -> int:
   if settings.predictions:
     return external_predictions.read(settings.predictions).members
   if settings.checkpoints:
-    own = artifacts.user_functions(config)
+    own = recipes.user_functions(config)
     return sum(len(artifacts.network_of(folder, own)[2].heads) for folder in settings.checkpoints)
   return settings.members
 
@@ -58,7 +58,7 @@ def augments_inputs(data: Data, training: TrainingSettings) -> bool:
   return data.train.varies or bool(training.augment)
 
 
-def teacher_of(replica: Replica, ensemble: Trained, students: Sequence[artifacts.Recipe]) -> Teacher:
+def teacher_of(replica: Replica, ensemble: Trained, students: Sequence[recipes.Recipe]) -> Teacher:
   """An ensemble as a teacher, with its predictions if a student needs them."""
   needed = any(
     recipe.method.learns_from == 'members' and not augments_inputs(replica.data, recipe.settings.training)
@@ -83,7 +83,7 @@ def key_of_teacher(config: ConfigDict, ensemble: str) -> str:
 
 def load_ensemble(replica: Replica) -> Trained:
   """Members that other runs have trained, as one ensemble."""
-  own = artifacts.user_functions(replica.config)
+  own = recipes.user_functions(replica.config)
   loaded = [artifacts.load(folder, replica.data, replica.index, own) for folder in replica.config.teacher.checkpoints]
   model = evaluate.concatenate_models([model for model, _ in loaded])
   return evaluable(replica, model, store.key_of(dict(members=[key for _, key in loaded])))

@@ -8,13 +8,12 @@ import logging
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax import store
 from hydra_jax.data import fingerprint
 from hydra_jax.evaluation import evaluate
-from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.evaluation.evaluate import apply_spread
 from hydra_jax.experiment import provenance
 from hydra_jax.experiment.plan import PlannedMethod
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
@@ -22,7 +21,6 @@ from hydra_jax.experiment.teachers import Teacher, evaluable
 from hydra_jax.formats import digits
 from hydra_jax.maths import calibration
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.nets.cut import rescaled
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +80,6 @@ def matched(task: str) -> Callable[[Any, Any], jax.Array]:
   """`calibration.matched_spread` for outputs of heads and members, compiled."""
   row = TASKS[task]
   return jax.jit(lambda heads, members: calibration.matched_spread(heads, members, row.rescale, row.size))
-
-
-def apply_spread(model: Model, spread: float, task: str) -> Model:
-  """The model with heads that differ `spread` times as much from their mean."""
-  network = rescaled(model.network, TASKS[task].rescale)
-  return replace(model, network=network, params={**model.params, 'spread': jnp.float32(spread)})
 
 
 def best_of(group: Sequence[Replica], candidates: Sequence[tuple[PlannedMethod, list[Trained]]]) -> list[Trained]:

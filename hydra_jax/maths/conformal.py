@@ -20,8 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
-import scipy.stats
+import scipy  # which loads scipy.stats when it is used: a service that predicts needs none of it
 
 BISECTIONS = 60  # to the last digit of float64
 # Thresholds that are tried, each with an equal share of the chance to be wrong: one for every 5% of coverage or less.

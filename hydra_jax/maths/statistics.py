@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
-import scipy.stats
+import scipy  # which loads scipy.stats when it is used: a service that predicts needs none of it
 
 LEVEL = 0.05
 

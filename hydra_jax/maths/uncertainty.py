@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hydra_jax.maths.losses import log_mean_exp, relative_entropy
 
@@ -63,6 +64,56 @@ def classification(log_p_MxBxC: jax.Array) -> Uncertainty:
   epistemic = jnp.maximum(jnp.mean(relative_entropy(log_p_MxBxC, log_mean[None]), axis=0), 0)
   aleatoric = jnp.mean(entropy(log_p_MxBxC), axis=0)
   return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+
+
+# Smaller shares of the total uncertainty are rounding errors where the model uncertainty is a difference.
+ROUNDING = 2.0**-20
+
+
+def member_by_member(logits_MxBxC: jax.Array) -> tuple[jax.Array, Uncertainty]:
+  """Mean probabilities, and `classification` of their logarithms, from logits, in less than half the time on CPU.
+
+  Members come one after the other, so that what is computed of each stays in the cache, with one exponential for each
+  logit. The model uncertainty is a difference here, of two numbers that are exact to their last digits. Differences
+  below a millionth are rounding errors, and are 0, as for one member and for identical members.
+
+  Args:
+    logits_MxBxC: Logits of each member.
+
+  Returns:
+    Means `[B, C]`, and nats `[B]`.
+
+  Example:
+    >>> mean, found = member_by_member(jnp.log(jnp.array([[[0.9, 0.1]], [[0.1, 0.9]]])))  # two members, one input
+    >>> mean[0], found.aleatoric, found.epistemic
+    (Array([0.5, 0.5], dtype=float32), Array([0.325...], dtype=float32), Array([0.368...], dtype=float32))
+  """
+  logits_MxCxB = jnp.swapaxes(logits_MxBxC, 1, 2)  # examples last: sums over classes are sums of vectors then
+  members, classes, batch = logits_MxCxB.shape
+
+  def add(means, member):
+    (mean, aleatoric), (share, logits_CxB) = means, member
+    low = logits_CxB - jnp.max(logits_CxB, axis=0, keepdims=True)
+    weights, is_top = jnp.exp(low), low == 0
+    others = jnp.sum(jnp.where(is_top, 0, weights), axis=0) + (jnp.sum(is_top, axis=0, dtype=jnp.float32) - 1)
+    entropy_B = jnp.log1p(others) - jnp.sum(weights * low, axis=0) / (1 + others)
+    # Means of equal numbers stay what they are.
+    mean = mean + share * (weights / (1 + others)[None] - mean)
+    return (mean, aleatoric + share * (entropy_B - aleatoric)), None
+
+  shares = jnp.asarray(1 / np.arange(1, members + 1), jnp.float32)
+  (mean_CxB, aleatoric), _ = jax.lax.scan(add, (jnp.zeros((classes, batch)), jnp.zeros(batch)), (shares, logits_MxCxB))
+  mean = jnp.transpose(mean_CxB)
+  total = entropy(_log_near_one(mean))
+  epistemic = jnp.where(total - aleatoric > ROUNDING * total, total - aleatoric, 0)
+  return mean, Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+
+
+def _log_near_one(p_BxC: jax.Array) -> jax.Array:
+  """Logarithms of probabilities. That of one close to 1 is taken from the others, which have more digits."""
+  is_top = p_BxC > 0.5
+  others = jnp.sum(jnp.where(is_top, 0, p_BxC), axis=-1, keepdims=True)
+  return jnp.where(is_top, jnp.log1p(-others), jnp.log(p_BxC))
 
 
 def disagreement(log_p_MxBxC: jax.Array) -> jax.Array:

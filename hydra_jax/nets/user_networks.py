@@ -4,7 +4,7 @@ The function takes the number of outputs. Its other arguments are the keys besid
 An error in it becomes one line that names the place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import inspect
 from typing import Any
 
@@ -26,7 +26,11 @@ def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]
   Raises:
     UserError: The arguments do not fit, the function fails, or it returns something else.
   """
-  make = find_function(name, 'network')
+  return made(find_function(name, 'network'), name, outputs, arguments)
+
+
+def made(make: Callable[..., Any], name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]:
+  """The same, of a function that is there; `name` is for messages."""
   try:
     takes = inspect.signature(make)
   except ValueError as e:
@@ -38,11 +42,11 @@ def stages(name: str, outputs: int, arguments: Mapping[str, Any]) -> list[Stage]
       f"network '{name}' {e}: the keys beside its name are arguments, and it takes {', '.join(takes.parameters)}"
     ) from e
   with one_line(f"network '{name}'"):
-    made = make(outputs, **arguments)
-  if isinstance(made, Stage) or not isinstance(made, list | tuple) or not made:
-    raise UserError(f"network '{name}' returns a {type(made).__name__}, where a list of stages is needed")
-  gives = [None] * (len(made) - 1) + [outputs]
-  return [_checked(part, f"network '{name}', stage {i}", gives[i]) for i, part in enumerate(made)]
+    parts = make(outputs, **arguments)
+  if isinstance(parts, Stage) or not isinstance(parts, list | tuple) or not parts:
+    raise UserError(f"network '{name}' returns a {type(parts).__name__}, where a list of stages is needed")
+  gives = [None] * (len(parts) - 1) + [outputs]
+  return [_checked(part, f"network '{name}', stage {i}", gives[i]) for i, part in enumerate(parts)]
 
 
 def _checked(part: Any, what: str, outputs: int | None) -> Stage:

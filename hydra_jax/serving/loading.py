@@ -1,52 +1,48 @@
-"""Networks of finished runs, ready to predict."""
+"""Trained networks, ready to predict, from the folder of a finished run or from a folder that is the model."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from hydra_jax.errors import UserError
-from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
-from hydra_jax.experiment import artifacts
-from hydra_jax.experiment.validation import apply_spread
-from hydra_jax.experiment.workdir import find_model
+from hydra_jax.serving import model_folder
+
+Function = str | Callable[..., Any]
 
 
-def load(run: str | Path, method: str = 'hydra', replica: int = 0, functions: Collection[str] = ()) -> Predictor:
-  """Loads a trained network from the folder of a finished run.
+def load(
+  place: str | Path, method: str | None = None, replica: int = 0, functions: Function | Collection[Function] = ()
+) -> Predictor:
+  """Loads a trained network.
 
   Args:
-    run: The folder, such as `runs/digits`.
-    method: `ensemble`, or the name of a student.
-    replica: Which repetition.
-    functions: Names of your own networks and methods that the run has, such as `my_networks.py:make`. What a saved
-      file names is never called by itself.
+    place: A folder made by `save`, or the folder of a finished run, such as `runs/digits`.
+    method: Of a run: `ensemble`, or the name of a student. None: `hydra`.
+    replica: Of a run: which repetition.
+    functions: Networks and methods of your own that it has: names such as `my_networks.py:make`, or for networks also
+      the functions themselves. What a saved file names is never called by itself.
 
   Returns:
     A predictor.
 
   Raises:
-    UserError: There is no such network, or its files are damaged.
+    UserError: There is no such network, its files are damaged, or a function of your own is missing or was edited.
 
   Example:
     >>> prediction = hydra_jax.load('runs/digits', 'hydra').predict(x)  # doctest: +SKIP
+    >>> prediction = hydra_jax.load('digits-hydra').predict(x)  # a folder made by save  # doctest: +SKIP
   """
-  folder, place = find_model(Path(run), method, replica)
-  if not folder.is_dir():
-    raise UserError(f'{folder} is missing: run the same command again')
-  folder, saved, network, predictive = artifacts.network_of(str(folder), functions)
-  if place.index >= len(saved.data):
-    raise UserError(f'{folder} has {len(saved.data)} replicas: run the same command again, which writes models.json')
-  params, state = artifacts.of_replica(artifacts.restore(folder, network, saved.shape, len(saved.data)), place.index)
-  model = Model(network, params, state, artifacts.read_scaling(folder, place.index), predictive.read)
-  if place.spread != 1:
-    model = apply_spread(model, place.spread, saved.recipe.task)
-  has_members = predictive is artifacts.TASKS[saved.recipe.task].predictives['members']
-  return Predictor(
-    model,
-    saved.recipe.task,
-    tuple(saved.shape),
-    saved.dtype == 'uint8',
-    tuple(saved.classes),
-    has_members,
-    artifacts.read_columns(folder),
-  )
+  given = (functions,) if isinstance(functions, str) or callable(functions) else functions
+  folder = Path(place)
+  if not model_folder.is_model_folder(folder):
+    from hydra_jax.serving import run_folder  # imports Orbax, and what draws figures: a second or more
+
+    return run_folder.load(folder, 'hydra' if method is None else method, replica, given)
+  predictor = model_folder.load(folder, given)
+  found = predictor.recipe.recipe.settings.method
+  if method not in (None, found):
+    raise UserError(f"{folder} is a model by '{found}', and not by '{method}': leave method out")
+  if replica:
+    raise UserError(f'{folder} holds one model, and no replicas: leave replica out')
+  return predictor
