@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from hydra_jax.maths import calibration, metrics
+from hydra_jax.maths import calibration, losses, metrics
 from hydra_jax.maths.tasks import TASKS
 
 N, C, M, D = 4000, 5, 3, 2
@@ -151,3 +151,31 @@ def test_tasks_have_both(random):
     np.testing.assert_allclose(same, task.scores(read, labels)['nll'], rtol=1e-5, atol=1e-6)
     assert calibrated.shape == (20,) and np.mean(calibrated) < np.mean(same) and scale != 1
     jax.tree.map(np.testing.assert_allclose, jax.jit(task.calibrated_nll)(read, labels, np.float32(scale)), calibrated)
+
+
+def test_members_that_are_drawn_at_a_temperature_have_this_temperature(random):
+  """Alone, and as one of two equal members; a mixture of different ones has another temperature than their mean."""
+  logits = random.normal(size=(4000, 3)) * 3
+  labels = np.array([random.choice(3, p=scipy.special.softmax(row / 2.5)) for row in logits])
+  for members in (1, 2):
+    assert calibration.member_temperature(np.stack([logits] * members), labels) == pytest.approx(2.5, rel=0.06)
+
+
+def test_the_temperature_of_members_minimises_the_nll_of_their_mixture(random):
+  logits, labels = random.normal(size=(3, 500, 4)) * 2, random.integers(4, size=500)
+
+  def posterior(log_t):
+    p = scipy.special.softmax(logits / np.exp(log_t), axis=-1).mean(axis=0)
+    return -np.log(p[np.arange(500), labels]).sum() + log_t**2 / (2 * 0.5**2)
+
+  best = scipy.optimize.minimize_scalar(posterior, bounds=(-2.7, 2.7), method='bounded', options={'xatol': 1e-6}).x
+  assert calibration.member_temperature(logits, labels) == pytest.approx(np.exp(best), rel=1e-3)
+
+
+def test_scaled_variances_are_read_as_such(random):
+  mean, var = random.normal(size=(2, 5, 3)), random.uniform(0.01, 4, size=(2, 5, 3))
+  outputs = jnp.asarray(losses.gaussian_outputs(mean, var), jnp.float32)
+  for factor in (0.1, 1.0, 30.0):
+    means, variances = losses.gaussian(calibration.scaled_variances(outputs, factor))
+    np.testing.assert_allclose(means, mean, rtol=1e-5)
+    np.testing.assert_allclose(variances, factor * var, rtol=1e-3)

@@ -211,3 +211,16 @@ def test_the_score_of_gaussians_is_their_nll_at_the_best_scale(random):
     nll = lambda log_t, h=head: -scipy.stats.norm.logpdf(y, mean[h], np.sqrt(np.exp(log_t) * var[h])).mean()
     best = scipy.optimize.minimize_scalar(nll, bounds=(-5, 5), method='bounded').fun
     np.testing.assert_allclose(found[head], best, rtol=1e-5)
+
+
+def test_out_of_fold_outputs_are_those_of_heads_that_did_not_learn_from_the_row():
+  outputs, of_rows, of_heads = RANDOM.normal(size=(7, 20, 2)), folds.of_rows(20, 3, seed=0), folds.of_heads(7, 3)
+  found = folds.out_of_fold(outputs, of_rows, of_heads)
+  assert found.shape == (2, 20, 2)
+  for row in range(20):
+    own = [head for head in range(7) if head % 3 == of_rows[row]]
+    np.testing.assert_array_equal(found[:, row], outputs[own[:2], row])
+
+
+def test_too_few_heads_leave_no_out_of_fold_outputs():
+  assert folds.out_of_fold(np.zeros((2, 9, 1)), folds.of_rows(9, 3, seed=0), folds.of_heads(2, 3)).shape == (0, 9, 1)

@@ -192,7 +192,7 @@ def test_noise_is_that_of_the_config_and_gaps_are_kept(random):
   source = teachers.Teacher(predict=predict, name='ones')
   lesson = distillation.Lesson(x=x, outputs=outputs, source=source)
   scaling = distillation.scaling_of(x, outputs)
-  noisy = distillation.with_noise(lesson, scaling, seed=0)
+  noisy = distillation.with_copies(lesson, 'noise', scaling, seed=0)
   moved = ((asked[0] - np.tile(x, (4, 1))) / scaling.x_scale).reshape(4, 3000, 2)
   # Deviations are uniform on 0 to ½: the mean square is 1/12.
   np.testing.assert_allclose(np.square(moved).mean(axis=(0, 1)), 1 / 12, rtol=0.05)

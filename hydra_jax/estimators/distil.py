@@ -11,7 +11,7 @@ import scipy.special
 
 from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised, validation_rows
 from hydra_jax.errors import UserError
-from hydra_jax.estimators import absent, teachers, training
+from hydra_jax.estimators import absent, swaps, teachers, training
 from hydra_jax.estimators.ensemble import Rule
 from hydra_jax.estimators.teachers import Outputs, Teacher
 from hydra_jax.estimators.training import Examples
@@ -40,10 +40,8 @@ NEEDS_MORE = {
 }
 # Methods that read all members of an example at once.
 READS_ALL = ('endd', 'proxy_endd', 'dlf')
-# Changed copies of each row that are made ahead of the training, and the largest number of rows with them.
-VIEWS, MOST_ROWS = 4, 200_000
-# Inputs that a student can be distilled on, besides the rows as they are.
-CHANGES = {AUTO: ((), ('noise',)), 'noise': (('noise',),)}
+# Copies of each row with noise.
+VIEWS = 4
 
 
 def distil(
@@ -96,8 +94,9 @@ def distil(
     average: Decay of a running average of the parameters, such as 0.99, which is what is kept; 0: the last ones are.
     verbose: Whether a progress bar is shown.
     **settings: Of the method, as under `config.student`, such as `cut=-2`, `temperature=1.0`, `epochs=50.0`,
-      `learning_rate=1e-3`. Where the teacher is no array and inputs are vectors, `augment` is `('auto',)` (with and
-      without noise, what predicts the validation part better), `('noise',)` or `()`.
+      `learning_rate=1e-3`. Where the teacher is no array and inputs are vectors, `augment` is `('auto',)` (on
+      copies of the rows with values of other rows too, or not: what predicts the validation part better), `('swap',)`,
+      `('noise',)` or `()`.
 
   Returns:
     The trained student.
@@ -199,25 +198,38 @@ def with_rows(lesson: Lesson, x: np.ndarray) -> Lesson:
   return replace(lesson, more_x=x, more=more)
 
 
-def with_noise(lesson: Lesson, scaling: Scaling, seed: int) -> Lesson:
-  """Also teaches on copies of its rows with noise, as `augment.noise`, made ahead.
+def noisy(x: np.ndarray, scaling: Scaling, seed: int) -> np.ndarray:
+  """Copies of vectors with noise, as `augment.noise`."""
+  random = np.random.default_rng((seed, 2))
+  x = np.tile(x.astype(np.float64), (VIEWS, 1))
+  strength = augment.NOISE * random.uniform(size=(len(x), 1))
+  return x + strength * scaling.x_scale * random.normal(size=x.shape)
+
+
+def swapped(x: np.ndarray, scaling: Scaling, seed: int) -> np.ndarray:
+  """Copies of vectors with values of other rows, see `swaps`."""
+  del scaling
+  return swaps.swapped(x, swaps.copies_for(len(x)), (seed, 3))
+
+
+# Copies of rows that can be made ahead of the training, `(x, scaling, seed) -> [copies · N, features]`, in order.
+COPIES: dict[str, Callable[[np.ndarray, Scaling, int], np.ndarray]] = {'noise': noisy, 'swap': swapped}
+# Inputs that a student can be distilled on, by what `augment` says.
+CHANGES = {AUTO: ((), ('swap',)), **{name: ((name,),) for name in COPIES}}
+
+
+def with_copies(lesson: Lesson, name: str, scaling: Scaling, seed: int) -> Lesson:
+  """Also teaches on changed copies of its rows.
 
   A copy is close to its row, so that members that have seen the row have no prediction for the copy either.
   """
-  rows = len(lesson.x)
-  views = min(VIEWS, MOST_ROWS // rows)
-  random = np.random.default_rng((seed, 2))
-  copies = np.tile(np.arange(rows), views)
-  x = lesson.x[copies].astype(np.float64)
-  strength = augment.NOISE * random.uniform(size=(len(x), *(1,) * (x.ndim - 1)))
-  noisy = with_rows(lesson, x + strength * scaling.x_scale * random.normal(size=x.shape))
-  assert noisy.more is not None and noisy.more_x is not None
-  more = noisy.more.without(~lesson.outputs.present[:, copies])
+  x = COPIES[name](lesson.x, scaling, seed)
+  taught = with_rows(lesson, x)
+  assert taught.more is not None
+  more = taught.more.without(~np.tile(lesson.outputs.present, len(x) // len(lesson.x)))
   if lesson.more is None or lesson.more_x is None:
-    return replace(noisy, more=more)
-  return replace(
-    noisy, more=teachers.joined([lesson.more, more], 1), more_x=np.concatenate([lesson.more_x, noisy.more_x])
-  )
+    return replace(taught, more=more)
+  return replace(taught, more=teachers.joined([lesson.more, more], 1), more_x=np.concatenate([lesson.more_x, x]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +294,8 @@ def student_of(
   x, outputs = lesson.x[held_out], lesson.outputs.of(held_out)
   scores = [score(each) if score else distance(each.predict(x), outputs) for each in students]
   best = int(np.argmin(scores))  # the first of equal ones
-  logger.info(f'distilled {" and ".join(plan.changes[best]) or "without noise"}: that predicts held-out rows best')
+  named = [f'on rows and copies with {" and ".join(each)}' if each else 'on rows as they are' for each in plan.changes]
+  logger.info(f'distilled {named[best]}: that predicts held-out rows best')
   return students[best]
 
 
@@ -293,7 +306,7 @@ def planned(lesson: Lesson, method: str, network: Callable[[int], list[Stage]], 
   base: dict[str, Any] = dict(DISTILLATION)
   if outputs.task == 'regression' or (source and source.sharp):
     base['temperature'] = 1.0
-  can_change = source is not None and lesson.x.ndim == 2 and 2 * len(lesson.x) <= MOST_ROWS
+  can_change = source is not None and lesson.x.ndim == 2 and swaps.copies_for(len(lesson.x)) > 0
   if can_change:
     base |= VECTORS
   for key, value in settings.items():
@@ -301,7 +314,7 @@ def planned(lesson: Lesson, method: str, network: Callable[[int], list[Stage]], 
       raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
   how, own = training.settings_of(method, settings, base)
   if len(how.augment) > 1 or any(name not in CHANGES for name in how.augment):
-    raise UserError(f"augment={short(how.augment)} must be ('auto',), ('noise',) or (): changes are made ahead here")
+    raise UserError(f'augment={short(how.augment)} must be one of auto, swap and noise, or (): copies are made ahead')
   if not outputs.present.all():
     _refuse_absent(method, own, members)
   row = TASKS[outputs.task]
@@ -352,8 +365,8 @@ def _trained(
   scaling = scaling_of(x, lesson.outputs)
   weight = None if lesson.weight is None else lesson.weight[learnt]
   part = replace(lesson, x=x[learnt], outputs=lesson.outputs.of(learnt), weight=weight)
-  if changes:
-    part = with_noise(part, scaling, seed)
+  for change in changes:
+    part = with_copies(part, change, scaling, seed)
   ones = None if weight is None else np.ones(len(held_out))
   aside = replace(lesson, x=x[held_out], outputs=lesson.outputs.of(held_out), weight=ones, more=None)
   given = Examples(

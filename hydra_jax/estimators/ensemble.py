@@ -1,7 +1,7 @@
 """Deep ensembles trained on arrays, without a config or a work directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 import logging
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from hydra_jax.data import Split, check_inputs, labels, standardise, validation_rows
 from hydra_jax.errors import UserError
-from hydra_jax.estimators import training
+from hydra_jax.estimators import out_of_fold, training
 from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
@@ -83,7 +83,8 @@ def train_ensemble(
   weight = checked_weight(sample_weight, len(x))
   given = Labelled(x=x, y=targets, outputs=meaning.outputs, weight=weight, classes=meaning.names)
   held_out = validation_rows(len(x), validation)
-  return ensemble_of(given, members, network, seed, held_out, Rule(folds, patience, average), settings, verbose)
+  rule = Rule(folds, patience, average)
+  return ensemble_of(given, members, network, seed, held_out, rule, settings, verbose)[0]
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,13 @@ def ensemble_of(
   rule: Rule,
   settings: Mapping[str, Any],
   verbose: bool,
-) -> Predictor:
-  """Trains an ensemble on all rows but those that are held out."""
+) -> tuple[Predictor, Predictor]:
+  """Trains an ensemble on all rows but those that are held out.
+
+  Returns:
+    The ensemble, and the same as a teacher: where there are folds, its members are as certain as they are right on rows
+    that they have not seen.
+  """
   if not isinstance(members, int | np.integer) or members < 1:
     raise UserError(f'members={members!r} must be a whole number of at least 1')
   learnt = np.setdiff1d(np.arange(len(given.x)), held_out)
@@ -139,12 +145,9 @@ def ensemble_of(
   scaling = standardise(Split(given.x[learnt], given.y[learnt]), given.task == 'classification')
   arrays = _arrays(given, scaling)
   part = lambda rows: {name: array[rows] for name, array in arrays.items()}
-  examples = Examples(
-    arrays=part(learnt),
-    scaling=scaling,
-    held_out=part(held_out) if len(held_out) else None,
-    fold=_folds(given, learnt, rule.folds, seed) if rule.folds else None,
-  )
+  fold = _folds(given, learnt, rule.folds, seed) if rule.folds else None
+  aside = part(held_out) if len(held_out) else None
+  examples = Examples(arrays=part(learnt), scaling=scaling, held_out=aside, fold=fold)
   stopping = training.Stopping(
     stretch=training.stretch_of(len(learnt), how.batch_size), patience=rule.patience, measure=row.held_out
   )
@@ -155,7 +158,11 @@ def ensemble_of(
   sizes = given.task, given.outputs, int(members)
   recipe = built_from('teacher', Settings(METHOD, how, own), network, sizes, len(phases) - 1, facts)
   is_image = given.x.dtype == np.uint8
-  return Predictor(model, given.task, given.x.shape[1:], is_image, given.classes, recipe=recipe)
+  ensemble = Predictor(model, given.task, given.x.shape[1:], is_image, given.classes, recipe=recipe)
+  if fold is None:
+    return ensemble, ensemble
+  surer = out_of_fold.calibrated(model, given.task, given.x[learnt], arrays['y'][learnt], fold)
+  return ensemble, replace(ensemble, model=surer, recipe=None)
 
 
 def _folds(given: Labelled, learnt: np.ndarray, count: int, seed: int) -> np.ndarray:

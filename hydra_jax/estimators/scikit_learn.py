@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.tabular import tabular
+from hydra_jax.serving.model_folder import save
 
 
 class Uncertainties(NamedTuple):
@@ -51,7 +53,8 @@ class Plan:
   """How the networks of one fit are trained.
 
   Attributes:
-    network: `outputs -> stages`.
+    network: `outputs -> stages`, of each member.
+    student_network: The same of the student.
     ensemble: Settings of the ensemble.
     student: Settings of the student.
     rule: When training stops.
@@ -60,6 +63,7 @@ class Plan:
   """
 
   network: Callable[[int], list[Stage]]
+  student_network: Callable[[int], list[Stage]]
   ensemble: dict[str, Any]
   student: dict[str, Any]
   rule: Rule
@@ -68,7 +72,9 @@ class Plan:
 
 
 # How a student is trained, besides what an ensemble is: it stops where it is as close to its teacher as it gets.
-MOST_STUDENT_STEPS, STUDENT_STEPS = 8000, 2000
+MOST_STUDENT_STEPS, STUDENT_STEPS = 3000, 2000
+# Passes without an improvement after which a large set is not tried longer.
+ENOUGH_PASSES = 5
 
 
 @functools.lru_cache(maxsize=64)
@@ -141,7 +147,7 @@ class _Hydra(BaseEstimator):
     student = distillation.student_of(
       lesson,
       self.method,
-      plan.network,
+      plan.student_network,
       seed,
       held_out,
       plan.rule,
@@ -170,11 +176,14 @@ class _Hydra(BaseEstimator):
     is_auto = isinstance(self.network, str) and self.network == 'auto'
     # A fixed number of passes is kept; what is left out is chosen in training.
     folds = chosen.folds if self.epochs == 'auto' and len(held_out) else 0
+    in_passes = math.ceil(ENOUGH_PASSES * rows / chosen.training['batch_size'] / chosen.stretch)
+    patience = min(chosen.patience, max(in_passes, 4)) if self.epochs == 'auto' else 0
     return Plan(
       network=_tabular(tuple(chosen.network.items())) if is_auto else self.network,
+      student_network=_tabular(tuple(chosen.student_network.items())) if is_auto else self.network,
       ensemble=chosen.training | {name: value for name, value in said.items() if name not in own | OF_STUDENTS},
       student=student | said,
-      rule=Rule(folds, chosen.patience if self.epochs == 'auto' else 0, chosen.average),
+      rule=Rule(folds, patience, chosen.average),
       held_out=held_out,
       seed=seed,
     )
@@ -182,10 +191,10 @@ class _Hydra(BaseEstimator):
   def _lesson(self, X, y, given: Labelled, weight, kept, plan: 'Plan') -> Lesson:
     """What the student is taught: by the teacher, or by an ensemble that is trained here."""
     if self.teacher is None:
-      self.ensemble_ = ensemble_of(
+      self.ensemble_, taught = ensemble_of(
         given, self.members, plan.network, plan.seed, plan.held_out, plan.rule, plan.ensemble, bool(self.verbose)
       )
-      source = teachers.read(self.ensemble_)
+      source = teachers.read(taught)
       outputs = source.predict(given.x)
     else:
       weights = {} if weight is None else {'sample_weight': weight}
@@ -223,12 +232,21 @@ class _Hydra(BaseEstimator):
       X = dict(zip(self.feature_names_in_, np.asarray(X).T, strict=True))
     return self.columns_.encode(X)
 
-  def _predict(self, X) -> Prediction:
+  def _predict(self, X, members: bool = False) -> Prediction:
     x = self._encoded(X)
-    return self.predictor_.predict(x)
+    return self.predictor_.predict(x, members=members)
 
   def __sklearn_is_fitted__(self) -> bool:
     return hasattr(self, 'predictor_')
+
+  def save(self, folder) -> None:
+    """Saves the student as a folder that `hydra_jax.load` reads, see `hydra_jax.save`.
+
+    Args:
+      folder: Must not exist, or be empty.
+    """
+    check_is_fitted(self, 'predictor_')
+    save(self, folder)
 
   def calibrate(self, X, y):
     """Fits how certain the student is to rows that nothing was trained on, in place of the validation part of `fit`.
@@ -265,7 +283,7 @@ class _Hydra(BaseEstimator):
     Args:
       X: Inputs `[N, features]`.
     """
-    found = self._predict(X)
+    found = self._predict(X, members=True)
     if found.members is None:
       raise UserError(f"method='{self.method}' gives one distribution and no members: use hydra")
     return self._shaped(found.members)

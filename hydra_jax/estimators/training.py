@@ -27,6 +27,9 @@ from hydra_jax.training.step import Job, grown_state, init_state, steps_for
 
 logger = logging.getLogger(__name__)
 
+# Of the score of a head, in nats.
+LEAST_IMPROVEMENT = 2e-3
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -167,13 +170,18 @@ def train(
       score = score_of(job, examples, stopping) if stopping and stopping.patience and phase is phases[-1] else None
       if stopping and score:
         steps = stopping.stretch, stopping.patience
-        best = early_stopping.fit(job, state, source, [seed], key[None], score, *steps, hooks=hooks)
+        best = early_stopping.fit(job, state, source, [seed], key[None], coarse(score), *steps, hooks=hooks)
         logger.info(f'{label or phase.name}: best after {_range(best.steps)} of at most {job.steps:,} steps')
         trees = best.params, best.model_state
       else:
         state = loop.fit(job, state, source, [seed], key[None], hooks=hooks)
         trees = optimizers.averaged_params(state.opt_state, state.params), state.model_state
   return jax.tree.map(lambda leaf: leaf[0], trees)
+
+
+def coarse(score: early_stopping.Score) -> early_stopping.Score:
+  """The score in multiples of `LEAST_IMPROVEMENT`: chance improves some head by less again and again."""
+  return lambda params, state: np.round(score(params, state) / LEAST_IMPROVEMENT) * LEAST_IMPROVEMENT
 
 
 def stretch_of(rows: int, batch_size: int) -> int:

@@ -56,8 +56,8 @@ WITHOUT_NUMBERS = (
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
-  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
-  *('estimators/teachers', 'estimators/training'),
+  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'out_of_fold')),
+  *(f'estimators/{name}' for name in ('scikit_learn', 'swaps', 'teachers', 'training')),
   *(f'serving/{name}' for name in ('__init__', 'card', 'loading', 'model_folder', 'predict_files')),
   *('serving/row_files', 'serving/run_folder'),
 )

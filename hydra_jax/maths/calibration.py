@@ -205,16 +205,7 @@ def variance_scale(mean_MxNxD: np.ndarray, var_MxNxD: np.ndarray, y_NxD: np.ndar
     log_density = -(distance_MxN / np.exp(log_t) + log_var_MxN + y.shape[-1] * log_t) / 2
     return -np.sum(scipy.special.logsumexp(log_density, axis=0)) + log_t**2 / (2 * PRIOR_WIDTH**2)
 
-  low, high = np.log(VARIANCE_SCALES)
-  grid = np.linspace(low, high, 65)  # has 0
-  for _ in range(6):
-    values = np.array([objective(log_t) for log_t in grid])
-    if not np.isfinite(values).any():
-      return 1.0
-    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
-    found = grid[best]
-    grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 17)
-  return float(np.exp(found))
+  return _least(objective, VARIANCE_SCALES)
 
 
 # Temperatures at which held-out rows are scored while networks are trained, one in the middle being 1.
@@ -271,3 +262,86 @@ def least_scaled_nll(means: np.ndarray) -> np.ndarray:
     array([1.418...])
   """
   return (np.log(2 * np.pi * means[..., 0]) + means[..., 1] + 1) / 2
+
+
+def tempered_logits(logits_HxBxC: jax.Array, temperature: jax.Array | float) -> jax.Array:
+  """Logits of all heads at a temperature, `[H, B, C]`. Unlike `tempered`, members change, and not only their mean.
+
+  Example:
+    >>> tempered_logits(jnp.array([[[2.0, 0.0]]]), 2.0)
+    Array([[[1., 0.]]], dtype=float32)
+  """
+  return logits_HxBxC / temperature
+
+
+def scaled_variances(outputs_HxBxK: jax.Array, factor: jax.Array | float) -> jax.Array:
+  """Outputs `[H, B, 2 D]` that `losses.gaussian` reads as the same means, and variances times a factor.
+
+  Example:
+    >>> outputs = jnp.array([[[5.0, 0.0]]])
+    >>> losses.gaussian(scaled_variances(outputs, 2.0))[1]  # 2 log 2
+    Array([[[1.386...]]], dtype=float32)
+  """
+  means, variances = losses.gaussian(outputs_HxBxK)
+  above = jnp.maximum(factor * variances - losses.MIN_VARIANCE, losses.MIN_VARIANCE)
+  return jnp.concatenate([means, above + jnp.log(-jnp.expm1(-above))], axis=-1)
+
+
+def member_temperature(logits_MxNxC: np.ndarray, labels_N: np.ndarray) -> float:
+  """The temperature of all members with which their mixture is likeliest by labels, a posteriori.
+
+  As `temperature`, before members are averaged, so that a student can learn members that are calibrated. As the NLL is
+  not convex in the logarithm of τ, it is searched on a grid.
+
+  Args:
+    logits_MxNxC: Of the members.
+    labels_N: Indices of the classes, of examples that these members were not trained on.
+
+  Returns:
+    τ from 1/16 to 16.
+
+  Example:
+    >>> logits = np.tile(np.log([0.9, 0.1]), (2, 4000, 1))
+    >>> round(member_temperature(logits, np.array([0, 0, 0, 1] * 1000)), 1)  # 0.75 is right: log 9 / log 3
+    2.0
+  """
+  logits = np.asarray(logits_MxNxC, np.float64)
+  rows = np.arange(len(labels_N))
+
+  def objective(log_t):
+    scaled = logits / np.exp(log_t)
+    log_p = scaled[:, rows, labels_N] - scipy.special.logsumexp(scaled, axis=-1)
+    return -np.sum(scipy.special.logsumexp(log_p, axis=0)) + log_t**2 / (2 * PRIOR_OF_TEMPERATURE**2)
+
+  return _least(objective, TEMPERATURES)
+
+
+def member_variance_scale(outputs_MxNxK: np.ndarray, y_NxD: np.ndarray) -> float:
+  """`variance_scale` of outputs as networks give them.
+
+  Args:
+    outputs_MxNxK: Of the members, `[M, N, 2 D]`, as `losses.gaussian` reads them.
+    y_NxD: Targets of examples that these members were not trained on, in units of the network.
+
+  Example:
+    >>> y = np.random.default_rng(0).normal(size=(10000, 1))
+    >>> outputs = losses.gaussian_outputs(np.zeros((1, 10000, 1)), np.full((1, 10000, 1), 0.25))
+    >>> round(member_variance_scale(outputs, y), 1)
+    4.0
+  """
+  mean, var = losses.gaussian(jnp.asarray(outputs_MxNxK, jnp.float32))
+  return variance_scale(np.asarray(mean), np.asarray(var), y_NxD)
+
+
+def _least(objective: Callable[[float], float], bounds: tuple[float, float]) -> float:
+  """Where a function of a logarithm is least, on ever finer grids; 1 where it is not finite."""
+  low, high = np.log(bounds)
+  grid = np.linspace(low, high, 65)  # has 0
+  for _ in range(6):
+    values = np.array([objective(log_t) for log_t in grid])
+    if not np.isfinite(values).any():
+      return 1.0
+    best = int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+    found = grid[best]
+    grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 17)
+  return float(np.exp(found))

@@ -54,6 +54,8 @@ class Task:
     scale_name: What it is, as a metric.
     held_out: What decides when a head is trained enough, its NLL after label calibration of this head alone, in two
       parts: `(outputs [H, B, C], y) -> [H, B, K]`, and `means over rows [H, K] -> [H]`.
+    member_scale: `(outputs [M, N, C], y) -> float`, a label scale of the members themselves, for `with_scale`.
+    with_scale: `(outputs [H, B, C], scale) -> outputs`, the temperature or factor of variances of all members.
     calibrated_nll: `(distribution, y, label_scale) -> [B]`, the NLL of each example after label calibration.
     skill: `(scores, y [N] or [N, D]) -> ` how far the mean outcome is on the way from the best constant prediction, 0,
       to a perfect one, 1; NaN where y is constant.
@@ -80,6 +82,8 @@ class Task:
   label_scale: Callable[..., float]
   scale_name: str
   held_out: tuple[Callable, Callable]
+  member_scale: Callable[..., float]
+  with_scale: Callable
   calibrated_nll: Callable
   skill: Callable[[Scores, np.ndarray], float]
   summary: Callable[[Scores, int], dict[str, float]]
@@ -257,6 +261,8 @@ TASKS = {
     label_scale=categorical_temperature,
     scale_name='temperature',
     held_out=(calibration.tempered_nlls, calibration.least_tempered_nll),
+    member_scale=calibration.member_temperature,
+    with_scale=calibration.tempered_logits,
     calibrated_nll=tempered_nll,
     skill=classification_skill,
     summary=classification_summary,
@@ -296,6 +302,8 @@ TASKS = {
     label_scale=mixture_variance_scale,
     scale_name='variance_scale',
     held_out=(calibration.gaussian_statistics, calibration.least_scaled_nll),
+    member_scale=calibration.member_variance_scale,
+    with_scale=calibration.scaled_variances,
     calibrated_nll=scaled_nll,
     skill=regression_skill,
     summary=regression_summary,

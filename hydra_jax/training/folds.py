@@ -71,3 +71,25 @@ def leaving_out(loss: Callable[..., jax.Array], fold_of_heads: Sequence[int], fo
     return jnp.where(batch['fold'][None] == own_H[:, None], 0.0, scale * loss(outputs, batch))
 
   return masked
+
+
+def out_of_fold(outputs_MxNxC: np.ndarray, fold_of_rows: np.ndarray, fold_of_heads: np.ndarray) -> np.ndarray:
+  """For each row the outputs of heads that have not learnt from it.
+
+  Args:
+    outputs_MxNxC: Of all heads for all rows.
+    fold_of_rows: See `of_rows`.
+    fold_of_heads: See `of_heads`.
+
+  Returns:
+    `[m, N, C]`, of as many heads as the fold with the fewest heads has; m is 0 where there are fewer heads than folds.
+
+  Example:
+    >>> outputs = np.array([[10, 11, 12], [20, 21, 22]])[..., None]
+    >>> out_of_fold(outputs, fold_of_rows=np.array([1, 0, 1]), fold_of_heads=np.array([0, 1])).ravel()
+    array([20, 11, 22])
+  """
+  heads_of = [np.flatnonzero(fold_of_heads == fold) for fold in range(int(fold_of_rows.max()) + 1)]
+  fewest = min(map(len, heads_of))
+  chosen_KxM = np.array([heads[:fewest] for heads in heads_of], np.int64).reshape(len(heads_of), fewest)
+  return outputs_MxNxC[chosen_KxM[fold_of_rows].T, np.arange(len(fold_of_rows))]
