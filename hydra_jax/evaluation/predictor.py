@@ -78,7 +78,7 @@ class Predictor:
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
     x = self._checked(np.asarray(x))
-    found = in_batches(self.compiled, batch_size, standardised(self.model.scaling, x))
+    found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
     swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
     found |= {name: swap(found[name]) for name in ('members', 'log_members', 'member_variances')}
     if self.task == 'regression':
@@ -99,7 +99,7 @@ class Predictor:
     return x.astype(np.uint8)
 
   @functools.cached_property
-  def compiled(self):
+  def _compiled(self):
     model, read = self.model, {'classification': _classes, 'regression': _targets}[self.task]
 
     def predict(x):
