@@ -1,8 +1,11 @@
 """hydra_jax: ensembles of neural networks, distilled into one network that keeps their disagreement.
 
-* `distil`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
+* `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
+* `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
+* `read_table`, `Columns`: tables, and what their columns become.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
-* `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`: modules of functions of arrays.
+* `losses`, `prior_networks`, `uncertainty`, `metrics`, `diversity`, `conformal`: modules of functions of arrays.
 
 docs/library.md shows them at work. A name is imported when it is first used. `import hydra_jax` itself imports neither
 JAX nor any other library, and sets nothing.
@@ -18,29 +21,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from hydra_jax.data.columns import Columns
+  from hydra_jax.data.tables import read_table
   from hydra_jax.errors import UserError
   from hydra_jax.estimators.distil import distil
+  from hydra_jax.estimators.ensemble import train_ensemble
+  from hydra_jax.estimators.scikit_learn import HydraClassifier, HydraRegressor
   from hydra_jax.evaluation import diversity
   from hydra_jax.evaluation.arrays import evaluate
+  from hydra_jax.evaluation.calibrated import Calibration, calibrate
   from hydra_jax.evaluation.predictor import Prediction, Predictor
-  from hydra_jax.maths import losses, metrics, prior_networks, uncertainty
+  from hydra_jax.maths import conformal, losses, metrics, prior_networks, uncertainty
   from hydra_jax.methods.base import Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
   from hydra_jax.nets.batch_ensemble import batch_ensemble
   from hydra_jax.nets.cut import Network, grow, multi_head, sampled
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
+  from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
   from hydra_jax.serving.loading import load
 
 __version__ = '0.1.0'
 
 # Public modules, by the folder that each is in.
-_FOLDERS = {'diversity': 'evaluation', **dict.fromkeys(('losses', 'metrics', 'prior_networks', 'uncertainty'), 'maths')}
+_FOLDERS = {
+  'diversity': 'evaluation',
+  **dict.fromkeys(('conformal', 'losses', 'metrics', 'prior_networks', 'uncertainty'), 'maths'),
+}
 # Other public names, by the module that defines each.
 _MODULES = {
   'UserError': 'errors',
+  'Columns': 'data.columns',
+  'read_table': 'data.tables',
   'evaluate': 'evaluation.arrays',
+  **dict.fromkeys(('Calibration', 'calibrate'), 'evaluation.calibrated'),
   'distil': 'estimators.distil',
+  'train_ensemble': 'estimators.ensemble',
+  **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
   'load': 'serving.loading',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
@@ -48,10 +65,15 @@ _MODULES = {
   'batch_ensemble': 'nets.batch_ensemble',
   **dict.fromkeys(('Network', 'grow', 'multi_head', 'sampled'), 'nets.cut'),
   **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
+  'tabular': 'nets.tabular',
   **dict.fromkeys(('lenet', 'resnet', 'resnet50', 'wide_resnet'), 'nets.zoo'),
 }
 
 __all__ = [
+  'Calibration',
+  'Columns',
+  'HydraClassifier',
+  'HydraRegressor',
   'Method',
   'MethodContext',
   'Network',
@@ -61,7 +83,9 @@ __all__ = [
   'Stage',
   'UserError',
   'batch_ensemble',
+  'calibrate',
   'chain',
+  'conformal',
   'distil',
   'diversity',
   'evaluate',
@@ -76,9 +100,12 @@ __all__ = [
   'mlp',
   'multi_head',
   'prior_networks',
+  'read_table',
   'resnet',
   'resnet50',
   'sampled',
+  'tabular',
+  'train_ensemble',
   'uncertainty',
   'wide_resnet',
 ]

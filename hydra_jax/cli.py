@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
   )
   check.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+  check.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
@@ -190,9 +191,9 @@ def writable(folder: Path, flag: str) -> Path:
 
 def default_workdir(config) -> Path:
   """Where a run is written if nobody says where: `runs/<name>`, and for a file of data `runs/<name>-<file>`."""
-  data = Path(config.data.name)
-  own = data.suffix == '.npz' or ':' in config.data.name
-  return Path('runs') / (f'{config.name}-{Path(data.name.partition(":")[0]).stem}' if own else config.name)
+  from hydra_jax.data.address import short_name
+
+  return Path('runs') / '-'.join(filter(None, (config.name, short_name(config.data.name))))
 
 
 def _data_dir(options) -> str:
@@ -293,7 +294,7 @@ def check(options, overrides: list[str]) -> None:
   from hydra_jax.experiment import plan
 
   set_up()
-  plan.show(config, options.devices or jax.device_count())
+  plan.show(config, options.devices or jax.device_count(), _data_dir(options))
 
 
 def prepare(options, overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Telling the user: progress bars on a terminal, plain lines elsewhere.
+"""Telling the user: progress bars on a terminal and in a notebook, plain lines elsewhere.
 
 The package logs to `logging.getLogger('hydra_jax')`: INFO for what was done or assumed, WARNING for what may be wrong.
 Nothing is set up on import. The command line shows both on the console. Elsewhere Python's rules hold: warnings are
@@ -7,6 +7,7 @@ shown, and `logging.basicConfig(level=logging.INFO)` shows the rest.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import html
 import logging
 import os
 import sys
@@ -85,6 +86,10 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
     texts = (loss is not None and f'loss {digits(loss)}', rate and f'{rate:,.0f} {unit}/s', note)
     return ' '.join(text for text in texts if text)
 
+  if console.is_jupyter:
+    with _in_notebook(label, total) as update:
+      yield lambda done, loss=None, note='': update(done, describe(done, loss, note))
+    return
   if console.is_terminal:
     columns = (
       TextColumn('{task.description:<24}'),
@@ -110,3 +115,29 @@ def bar(label: str, total: int, per_step: int = 1, unit: str = 'examples') -> It
       logger.info(f'{label}: {done}/{total} {text}, {ending}')
 
   yield advance
+
+
+@contextlib.contextmanager
+def _in_notebook(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+  """Yields `update(done, text)` of a bar in the output of a cell. It needs no widgets, which rich and tqdm do."""
+  from IPython.display import HTML, display
+
+  started, last = time.monotonic(), (0, '')
+
+  def page(done: int, text: str) -> HTML:
+    seconds = time.monotonic() - started
+    left = f'{seconds:.1f} s' if done >= total else f'{seconds * (total - done) / done:.0f} s left' if done else ''
+    bar = f'<progress value="{done}" max="{total}"></progress>'
+    return HTML(f'<code>{html.escape(label)} {bar} {done / total:4.0%} {html.escape(text)} {left}</code>')
+
+  shown = display(page(*last), display_id=True)
+
+  def update(done: int, text: str) -> None:
+    nonlocal last
+    last = done, text
+    shown.update(page(done, text))
+
+  yield update
+  if last[0] < total:  # it has stopped early
+    total = max(last[0], 1)
+    shown.update(page(*last))

@@ -11,7 +11,7 @@ from hydra_jax import UserError, data as datasets, user_files
 from hydra_jax.experiment import artifacts, config as configs, schema
 from hydra_jax.experiment.schema import default_config, resolve
 
-SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'uci']
+SHIPPED = ['cifar10', 'cifar100', 'digits', 'external', 'imagenet', 'mnist', 'spiral', 'svhn', 'table', 'uci']
 
 
 def get(name, argument=None):

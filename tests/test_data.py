@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from hydra_jax import UserError, data as datasets
-from hydra_jax.data import Split, shifts, sources, toy, uci
+from hydra_jax.data import Split, arrays, checks, outside, shifts, sources, toy, uci
 from hydra_jax.experiment.config import default_config
 
 
@@ -79,11 +79,11 @@ def test_unlabelled_inputs_stand_behind_the_others():
 def test_unlabelled_images_get_size_and_colours():
   grey = np.zeros((3, 32, 32, 3), np.uint8)
   grey[1], grey[2, :16] = 90, (30, 60, 90)
-  small = datasets._resized(grey, (8, 8, 1), np.uint8)
+  small = outside.resized(grey, (8, 8, 1), np.uint8)
   assert small.shape == (3, 8, 8, 1) and small.dtype == np.uint8
   assert np.all(small[0] == 0) and np.all(small[1] == 90)
   assert np.all(small[2, :3] == 60) and np.all(small[2, 5:] == 0)
-  assert datasets._resized(small, (16, 16, 3), np.float32).shape == (3, 16, 16, 3)
+  assert outside.resized(small, (16, 16, 3), np.float32).shape == (3, 16, 16, 3)
 
 
 def test_translate_and_rotate():
@@ -123,7 +123,7 @@ def test_inputs_and_targets_are_standardised_in_any_unit(shift, unit):
 def test_large_sets_are_standardised_piece_by_piece(monkeypatch):
   x = 7 + np.random.default_rng(0).normal(size=(100, 3))
   whole = datasets.standardise(Split(x, np.zeros(100, int)), classification=True)
-  monkeypatch.setattr(datasets, 'ROWS_AT_ONCE', 7)
+  monkeypatch.setattr(arrays, 'ROWS_AT_ONCE', 7)
   pieces = datasets.standardise(Split(x, np.zeros(100, int)), classification=True)
   np.testing.assert_allclose(np.concatenate(pieces), np.concatenate(whole), rtol=1e-13)
   np.testing.assert_allclose(datasets.standardised(pieces, x), standard(x).astype(float), atol=1e-6)
@@ -161,9 +161,9 @@ def test_constant_features_are_told_by_their_size(column, same):
 
 def test_a_class_that_only_the_test_split_has_is_said(caplog):
   split = lambda *y: Split(np.zeros((len(y), 1)), np.array(y))
-  datasets._warn_unseen(split(0, 1, 0), split(1, 2, 4, 2), 5, 'y_test')
+  checks.warn_unseen(split(0, 1, 0), split(1, 2, 4, 2), 5, 'y_test')
   assert caplog.messages == ['y_test: no training example is of the classes 2, 4']
-  datasets._warn_unseen(split(0, 1, 2), split(2, 1), 5, 'y_test')
+  checks.warn_unseen(split(0, 1, 2), split(2, 1), 5, 'y_test')
   assert len(caplog.messages) == 1
 
 

@@ -22,6 +22,11 @@ def test_the_page_about_the_library():
   assert names['prediction'].members.shape == (5, 597, 10)
   assert names['apart'].shape == (5, 5) and names['kept'] > 0.5 and names['order'] > 0.5
   assert names['surest'][100] > names['surest'][-1] > 0.85
+  held = names['sets'][range(298), names['y_test'][1::2]].mean()
+  assert names['sets'].shape == (298, 10) and held > 0.95 - 4.5 * (0.95 * 0.05 * (1 / 225 + 1 / 298)) ** 0.5
+  assert names['sets'].sum(axis=1).mean() < 4 and names['odd'].mean() > 0.3
+  assert names['chosen'].risk < names['chosen'].bound <= 0.05 and names['accepted'].mean() > 0.3
+  assert hydra_jax.Calibration.from_json(names['saved']) == names['surer'].calibration
 
 
 @pytest.mark.slow

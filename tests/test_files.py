@@ -258,9 +258,20 @@ def test_the_task_of_a_known_set_is_fixed(tmp_path):
     load('digits', task='regression')
   with pytest.raises(UserError, match="did you mean 'regression'"):
     load('digits', task='regresion')
-  (tmp_path / 'data.csv').write_text('1,2')
-  for name in (str(tmp_path / 'data.csv'), 'data.npy', str(tmp_path)):
-    with pytest.raises(UserError, match='is no .npz file'):
+
+
+def test_names_that_are_no_data_set_are_answered_with_what_to_write(tmp_path):
+  (tmp_path / 'data.csv').write_text('a,b\n1,2\n')
+  words = {
+    str(tmp_path / 'data.csv'): rf'write csv:{tmp_path}/data.csv\?target=COLUMN$',
+    'x.parquet?target=b': r'write parquet:x.parquet\?target=b$',
+    str(tmp_path): rf'write folder:{tmp_path}$',
+    'digit': "did you mean 'digits'",
+    'data.npy': r'csv:FILE\?target=COLUMN, parquet:.*, folder:PATH, hf:NAME, tfds:NAME, FILE.npz, or FILE.py:FUNCTION',
+    'cvs:data.csv?target=a': r"did you mean 'csv:data.csv\?target=a'",
+  }
+  for name, word in words.items():
+    with pytest.raises(UserError, match=word):
       load(name)
 
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
   'formats': (),
   'progress': ('formats',),
   'devices': ('errors', 'store'),
-  'data': ('errors', 'progress', 'store', 'user_files'),
+  'data': ('errors', 'progress', 'settings', 'store', 'text', 'user_files'),
   'nets': ('devices', 'errors', 'user_files'),
   'methods': ('devices', 'errors', 'maths', 'nets', 'settings', 'user_files'),
   'training': ('data', 'devices', 'errors', 'nets', 'settings', 'store'),
@@ -30,7 +30,9 @@ MAY_IMPORT = {
   ),
   'config': ('experiment',),
   'serving': ('errors', 'evaluation', 'experiment'),
-  'estimators': ('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'settings', 'training'),
+  'estimators': (
+    *('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'progress', 'settings', 'training'),
+  ),
 }
 
 

@@ -18,6 +18,7 @@ LARGE = np.random.default_rng(1).normal(size=(B, 16, 18, 3)).astype(np.float32)
 RESNET = dict(depth=8, width=4)
 SMALL = {
   'lenet': (lambda: zoo.lenet(C), LARGE),
+  'cnn': (lambda: zoo.cnn(C, channels=(4, 6)), X),
   'resnet': (lambda: zoo.resnet(C, **RESNET), X),
   'resnet-group': (lambda: zoo.resnet(C, **RESNET, norm='group'), X),
   'wide_resnet': (lambda: zoo.wide_resnet(C, depth=10, width=1, dropout=0.3), X),
@@ -221,6 +222,23 @@ def test_shortcuts_carry_the_input_where_convolutions_are_zero():
   np.testing.assert_array_equal(block(zoo.PreActivation(**layers, channels=3, stride=1, dropout=0.0)), X)
 
 
+def test_the_small_network_is_three_convolutions_of_stride_2():
+  sizes = [9 * 3 * 32 + 32, 9 * 32 * 64 + 64, 9 * 64 * 128 + 128, 4 * 4 * 128 * 10 + 10]
+  assert count(zoo.cnn(10), 1, 32, 32, 3) == sum(sizes)
+  network, params, state = build(zoo.cnn(C, channels=(4, 6)), 0, 1)
+  x = X
+  for weights in (params['heads'][0], params['heads'][1][0]):
+    layer = weights['Conv_0']
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    places = [(i, j) for i in range(0, x.shape[1], 2) for j in range(0, x.shape[2], 2)]
+    windows = np.stack([padded[:, i : i + 3, j : j + 3] for i, j in places], axis=1)
+    y = np.einsum('bphwc,hwco->bpo', windows, np.asarray(layer['kernel'][0])) + np.asarray(layer['bias'][0])
+    x = np.maximum(y, 0).reshape(B, x.shape[1] // 2, x.shape[2] // 2, -1)
+  dense = params['heads'][2]
+  expected = x.reshape(B, -1) @ np.asarray(dense['kernel'][0]) + np.asarray(dense['bias'][0])
+  np.testing.assert_allclose(run(network, params, state)[0][0], expected, rtol=1e-4, atol=1e-3)
+
+
 def test_convolutions_start_as_he_et_al_say():
   layer = zoo.conv(64, stride=2, dtype=jnp.bfloat16)
   params = layer.init(jax.random.key(0), np.zeros((B, 8, 8, 16), np.float32))['params']
@@ -229,7 +247,7 @@ def test_convolutions_start_as_he_et_al_say():
 
 
 def test_table():
-  assert set(zoo.NETWORKS) == {'mlp', 'lenet', 'resnet', 'wide_resnet', 'resnet50'}
+  assert set(zoo.NETWORKS) == {'mlp', 'lenet', 'cnn', 'resnet', 'wide_resnet', 'resnet50'}
   for name, make in zoo.NETWORKS.items():
     network = cut.multi_head(make(C), -1, 1)
     assert network.convolves((32, 32, 3)) == (name != 'mlp')
@@ -238,6 +256,9 @@ def test_table():
 @pytest.mark.parametrize(
   'make, words',
   [
+    (lambda: zoo.cnn(C, channels=(4, 0)), r'channels=\(4, 0\).*whole numbers'),
+    (lambda: zoo.cnn(C, dtype='int8'), 'dtype.*float32.*bfloat16'),
+    (lambda: build(zoo.cnn(C), 0, 1, X[:, :4]), 'at least 8x8'),
     (lambda: zoo.resnet(C, norm='layer'), 'norm.*batch.*group'),
     (lambda: zoo.wide_resnet(C, norm='btach'), 'norm.*batch'),
     (lambda: zoo.resnet50(C, dtype='int8'), 'dtype.*float32.*bfloat16'),

@@ -226,7 +226,7 @@ def test_latex_leaves_nothing_that_it_would_read():
 
 
 @pytest.mark.parametrize('quick', [False, True])
-@pytest.mark.parametrize('name', TABLES)
+@pytest.mark.parametrize('name', [*TABLES, 'cifar10:small'])
 def test_definitions(monkeypatch, name, quick):
   """Configs are sound, columns are of sets that runs evaluate, and published numbers are of all runs or of another."""
   monkeypatch.chdir(ROOT)

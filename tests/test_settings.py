@@ -156,18 +156,19 @@ RUNS = {
   'networks': Run(
     [
       '--config=configs/digits.py:members=1,epochs=1',
-      "--config.students=('kd','small_ensemble')",
+      "--config.students=('kd','small_ensemble','single')",
       *('--config.data.name=cifar10', '--config.data.train=train[:16]', '--config.data.test=test[:8]'),
       '--config.teacher.batch_size=16',
       '--config.network.teacher.name=lenet',
       *('--config.network.student.name=resnet', '--config.network.student.depth=8', '--config.network.student.width=4'),
       *('--config.network.student.norm=group', '--config.network.student.dtype=bfloat16'),
       *student('small_ensemble', **{'network.name': 'wide_resnet', 'network.depth': 10, 'network.width': 1}),
+      *student('single', **{'network.name': 'cnn'}),
       *each(('kd', 'small_ensemble'), epochs=1.0, batch_size=16),
       f'--config.data.shifts={(*IMAGES, f"{RELEASE}/fog:3")}',
       "--config.data.ood=('cifar100','svhn_cropped[:4]')",
     ],
-    ('kd', 'small_ensemble'),
+    ('kd', 'small_ensemble', 'single'),
     least=0.0,
   ),
 }

@@ -5,7 +5,8 @@ out-of-domain set. What `y` means is decided in `labels`. A file may hold predic
 `experiment.external_predictions`.
 
 An array of a file is read when it is asked for, and no other is. Nothing is unpickled. A function takes no arguments
-and returns arrays by name.
+and returns arrays by name, or sources of examples by split: objects with a length and examples by number, as grain and
+PyTorch have them, of pairs `(x, y)` or of dicts with `x` and `y`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import contextlib
 import functools
 import math
 from pathlib import Path
+from typing import Any
 import zipfile
 
 import numpy as np
@@ -122,12 +124,44 @@ def _returned(name: str) -> FunctionArrays:
     found = load()
   if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
     raise UserError(f"{what} returns a {type(found).__name__}: return a dict such as {{'x': …, 'y': …, 'x_test': …}}")
+  if 'x' not in found and 'train' in found:
+    found = _of_sources(found, what)
   arrays = FunctionArrays({key: np.asarray(value) for key, value in found.items()})
   for key, array in arrays.items():
     if array.dtype.hasobject:
       raise UserError(f"{what}: '{key}' holds Python objects: return arrays of numbers, or of names as str")
     array.setflags(write=False)
   return arrays
+
+
+def _of_sources(found: Mapping[str, Any], what: str) -> dict[str, np.ndarray]:
+  """The arrays of sources of examples by split."""
+  arrays = {}
+  for split, source in found.items():
+    if not (hasattr(source, '__len__') and hasattr(source, '__getitem__')) or isinstance(source, Mapping | str | bytes):
+      raise UserError(
+        f"{what}: '{split}' is a {type(source).__name__}, and must be an object with a length and examples by number"
+      )
+    with user_files.one_line(f"{what}: '{split}'"):
+      examples = [_pair(source[i], f"{what}: example {i} of '{split}'") for i in range(len(source))]
+    for part, values in zip(('x', 'y'), zip(*examples)):
+      name = f"{what}: '{part}' of '{split}'"
+      if len(shapes := {value.shape for value in values}) > 1:
+        raise UserError(f'{name} has shapes {" and ".join(map(str, sorted(shapes)[:2]))}: give all the same')
+      arrays[name_in_file(part, split)] = np.stack(values)
+  return arrays
+
+
+def _pair(example: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+  """Input and label of an example."""
+  if isinstance(example, Mapping):
+    if not {'x', 'y'} <= set(example):
+      raise UserError(f"{what} is a dict with {', '.join(map(str, example))}: name input and label 'x' and 'y'")
+    example = example['x'], example['y']
+  if not isinstance(example, tuple | list) or len(example) != 2:
+    raise UserError(f"{what} is a {type(example).__name__}: give a pair (x, y), or a dict with 'x' and 'y'")
+  x, y = map(np.asarray, example)
+  return x, y
 
 
 def arrays_of(path: str) -> NpzArrays | FunctionArrays:

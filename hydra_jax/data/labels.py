@@ -41,8 +41,17 @@ class Labels:
   @property
   def names(self) -> tuple[str, ...]:
     """Of the classes, by output; empty where they are called 0, 1, … anyway."""
-    numbered = self.values.dtype.kind != 'U' and np.array_equal(self.values, np.arange(len(self.values)))
-    return () if numbered else tuple(map(str, self.values))
+    return shown_names(tuple(map(str, self.values)))
+
+
+def shown_names(names: tuple[str, ...]) -> tuple[str, ...]:
+  """Names of classes by output, or none where they are 0, 1, … anyway.
+
+  Example:
+    >>> shown_names(('0', '1')), shown_names(('1', '2'))
+    ((), ('1', '2'))
+  """
+  return () if names == tuple(map(str, range(len(names)))) else names
 
 
 def flat(y: np.ndarray, what: str) -> np.ndarray:

@@ -83,43 +83,54 @@ def central_view(image: Image.Image, size: int) -> Image.Image:
   return image.resize((size, size), Image.Resampling.BILINEAR, central_box(*image.size))
 
 
-def reader(folder: Path, split: str) -> tuple[int, Callable[[int, View], dict[str, np.ndarray]]]:
-  """Number of records of a split, and `read(row, view) -> {'x': [size, size, 3] uint8, 'y': [] int32}`."""
+def reader(
+  folder: Path, split: str, features: tuple[str, str] = sources.FEATURES
+) -> tuple[int, Callable[[int, View], dict[str, np.ndarray]]]:
+  """Number of records of a split, and `read(row, view) -> {'x': [size, size, 3] uint8, 'y': [] int32}`.
+
+  `features` are those of image and class.
+  """
   import tensorflow_datasets as tfds
 
-  rows = sources.records(folder, split, decoders={'image': tfds.decode.SkipDecoding()})
+  image, label = features
+  rows = sources.records(folder, split, decoders={image: tfds.decode.SkipDecoding()})
 
   def read(row, view):
     try:
       record = rows[row]
-      image = Image.open(io.BytesIO(record['image'])).convert('RGB')
+      photograph = Image.open(io.BytesIO(record[image])).convert('RGB')
     except Exception as e:  # each library has its own for what is damaged
       reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
       raise UserError(f"cannot read record {row} of split '{split}' from {folder} ({reason}): prepare it again") from e
-    return {'x': np.asarray(view(image)), 'y': np.int32(record['label'])}
+    return {'x': np.asarray(view(photograph)), 'y': np.int32(record[label])}
 
   return len(rows), read
 
 
-def stream(name: str, split: str, data_dir: str, size: int) -> Stream:
-  """A split of a prepared set, to train on in random views."""
+def stream(name: str, split: str, data_dir: str, size: int, features: tuple[str, str] = sources.FEATURES) -> Stream:
+  """A split of a prepared set, to train on in random views; `features` are those of image and class."""
   folder = sources.prepared(name, data_dir)
-  examples, read = reader(folder, split)
+  examples, read = reader(folder, split, features)
   files = sorted((p.name, p.stat().st_size) for p in folder.iterdir())
   return Stream(
     examples=examples,
     example=np.stack([read(row, lambda image: central_view(image, size))['x'] for row in range(min(8, examples))]),
     read=lambda row, random: read(row, lambda image: random_view(image, size, random)),
-    fingerprint=hashlib.sha256(repr((name, folder.name, files, split, size)).encode()).hexdigest()[:16],
+    fingerprint=hashlib.sha256(repr((name, folder.name, files, split, size, *features)).encode()).hexdigest()[:16],
   )
 
 
-def images(name: str, split: str, data_dir: str, size: int) -> sources.Arrays:
-  """Central views `[N, size, size, 3]` uint8 and labels `[N]` int32 of a prepared set, in its stored order."""
+def images(
+  name: str, split: str, data_dir: str, size: int, features: tuple[str, str] = sources.FEATURES
+) -> sources.Arrays:
+  """Central views `[N, size, size, 3]` uint8 and labels `[N]` int32 of a prepared set, in its stored order.
+
+  `features` are those of image and class.
+  """
   folder = sources.prepared(name, data_dir)
 
   def write(new):
-    examples, read = reader(folder, split)
+    examples, read = reader(folder, split, features)
     views = read_ahead(lambda row: read(row, lambda image: central_view(image, size)), range(examples), AHEAD)
     labels = []
     with bar(f'decoding {name} {split}', examples) as advance, open(new / 'images.npy', 'wb') as file:
@@ -132,4 +143,4 @@ def images(name: str, split: str, data_dir: str, size: int) -> sources.Arrays:
         advance(len(labels))
     np.save(new / 'labels.npy', np.asarray(labels, np.int32))
 
-  return sources.decoded(folder, (split, 'central', size), write)
+  return sources.decoded(folder, (split, 'central', size, *features), write)

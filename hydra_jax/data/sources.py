@@ -10,14 +10,17 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from hydra_jax import store
-from hydra_jax.errors import UserError, nearest
+from hydra_jax.errors import UserError, look_up, nearest
 
 Arrays = tuple[np.ndarray, np.ndarray]
 READ_AT_ONCE = 1024
+# What image and class are called in most sets of TensorFlow Datasets.
+FEATURES = ('image', 'label')
 
 
 def cache_dir() -> Path:
@@ -59,30 +62,87 @@ def prepared(name: str, data_dir: str) -> Path:
   return max(found, key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split('.')])
 
 
-def tfds_images(name: str, split: str, data_dir: str) -> Arrays:
+def tfds_images(name: str, split: str, data_dir: str, features: tuple[str, str] = FEATURES) -> Arrays:
   """Images `[N, H, W, C]` uint8 and labels `[N]` int32 of a prepared set, in its stored order.
 
   Args:
     name: As TensorFlow Datasets calls it.
     split: `train`, `test`, or any sub-split such as `train[:90%]`.
     data_dir: The folder that holds the prepared sets.
+    features: Those of image and class.
   """
   folder = prepared(name, data_dir)
 
   def write(new):
-    images, labels = _decode(folder, split)
+    images, labels = _decode(folder, split, *features)
     np.save(new / 'images.npy', images)
     np.save(new / 'labels.npy', labels)
 
-  return decoded(folder, (split,), write)
+  return decoded(folder, (split, *features), write)
+
+
+class ImageInfo(NamedTuple):
+  """Of a prepared set: the features of image and class, the shape of an image (None: of any size), and the classes."""
+
+  features: tuple[str, str]
+  shape: tuple[int, int, int] | None
+  names: tuple[str, ...]
+
+
+def image_info(name: str, data_dir: str, image: str = '', label: str = '') -> ImageInfo:
+  """What images and classes a prepared set has; neither of them is read.
+
+  Args:
+    name: As TensorFlow Datasets calls it.
+    data_dir: The folder that holds the prepared sets.
+    image: The feature that is the image; empty: the only one.
+    label: The feature that is the class; empty: the only one, or `label`.
+
+  Raises:
+    UserError: It is not prepared, or has no such features, or several.
+  """
+  import tensorflow_datasets as tfds
+
+  folder = prepared(name, data_dir)
+  try:
+    found = tfds.builder_from_directory(str(folder)).info.features
+  except Exception as e:
+    raise UserError(f'cannot read what {folder} holds ({store.one_line(e)}): prepare it again') from e
+  pick = lambda kind, wanted, option, usual: _only(
+    [key for key, feature in found.items() if isinstance(feature, kind)], wanted, f'{name}: {option}', usual
+  )
+  image = pick(tfds.features.Image, image, 'image', FEATURES[0])
+  label = pick(tfds.features.ClassLabel, label, 'target', FEATURES[1])
+  shape = found[image].shape
+  return ImageInfo((image, label), None if None in shape else shape, tuple(found[label].names))
+
+
+def _only(keys: list[str], wanted: str, what: str, usual: str) -> str:
+  """The feature that is wanted, or the only one."""
+  if wanted:
+    return look_up(dict(zip(keys, keys)), wanted, f'feature of {what}')
+  if len(keys) != 1 and usual not in keys:
+    listed = f'choose one of: {", ".join(keys)}' if keys else 'there is none in this set: choose another set'
+    raise UserError(f'tfds:{what}=FEATURE must name a feature: {listed}')
+  return keys[0] if len(keys) == 1 else usual
 
 
 def decoded(folder: Path, form: tuple, write: Callable[[Path], None]) -> Arrays:
-  """What `write(new)` makes of a prepared set, `images.npy` and `labels.npy`; made once for each `form`."""
+  """What `write(new)` makes of a prepared set; made once for each `form`."""
   files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir())
   name = folder.parent.name
-  key = hashlib.sha256(repr((name, str(folder.resolve()), files, *form)).encode()).hexdigest()[:16]
-  cached = cache_dir() / 'data' / f'{name}-{folder.name}-{key}'
+  return kept(f'{name}-{folder.name}', (name, str(folder.resolve()), files, *form), write)
+
+
+def kept(name: str, facts: tuple, write: Callable[[Path], None]) -> Arrays:
+  """The arrays `images.npy`, memory-mapped, and `labels.npy` that `write(new)` makes; made once for the same facts.
+
+  Args:
+    name: Begins the name of the folder in the cache.
+    facts: All that they depend on.
+    write: Is given a new folder.
+  """
+  cached = cache_dir() / 'data' / f'{name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}'
   if not cached.exists():
     with caching(), store.writing(cached) as new:
       write(new)
@@ -108,7 +168,7 @@ def records(folder: Path, split: str, **options):
     raise UserError(f"cannot read split '{split}' from {folder}: {str(e).splitlines()[0]}") from e
 
 
-def _decode(folder: Path, split: str) -> Arrays:
+def _decode(folder: Path, split: str, image: str, label: str) -> Arrays:
   from hydra_jax.progress import bar
 
   rows = records(folder, split)
@@ -117,8 +177,8 @@ def _decode(folder: Path, split: str) -> Arrays:
     with bar(f'decoding {folder.parent.name} {split}', len(rows)) as advance:
       for start in range(0, len(rows), READ_AT_ONCE):
         chunk = rows.__getitems__(list(range(start, min(start + READ_AT_ONCE, len(rows)))))
-        images += [r['image'] for r in chunk]
-        labels += [r['label'] for r in chunk]
+        images += [r[image] for r in chunk]
+        labels += [r[label] for r in chunk]
         advance(len(images))
   except (OSError, ValueError, RuntimeError, IndexError) as e:
     raise UserError(f"cannot read split '{split}' from {folder}: {str(e).splitlines()[0]}") from e

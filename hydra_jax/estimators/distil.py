@@ -1,29 +1,32 @@
-"""Distillation of an ensemble that is an array of predictions, without a config or a work directory."""
+"""Distillation of an ensemble into one network, without a config or a work directory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+import logging
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from hydra_jax.data import Scaling, Split, check_inputs, moments, standardise, standardised, validation_rows
-from hydra_jax.errors import UserError, look_up
+from hydra_jax.errors import UserError
+from hydra_jax.estimators import absent, teachers, training
+from hydra_jax.estimators.teachers import Outputs, Teacher
+from hydra_jax.estimators.training import Examples
 from hydra_jax.evaluation import evaluate
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
-from hydra_jax.experiment.schema import DISTILLATION
+from hydra_jax.experiment.schema import AUTO, DISTILLATION, VECTORS
 from hydra_jax.experiment.validation import apply_spread, matched
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.methods.base import MethodContext
+from hydra_jax.methods.base import Phase
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage, mlp
-from hydra_jax.settings import defaults, make
-from hydra_jax.training import loop, optimizers
-from hydra_jax.training.batches import resident, stack
-from hydra_jax.training.settings import TrainingSettings
-from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
+from hydra_jax.settings import short
+from hydra_jax.training import augment
+
+logger = logging.getLogger(__name__)
 
 # Settings for which arrays of inputs and predictions are not enough.
 NEEDS_MORE = {
@@ -31,6 +34,12 @@ NEEDS_MORE = {
   'label_weight': 'labels',
   'unlabelled': 'members that predict on other inputs',
 }
+# Methods that read all members of an example at once.
+READS_ALL = ('endd', 'proxy_endd', 'dlf')
+# Changed copies of each row that are made ahead of the training, and the largest number of rows with them.
+VIEWS, MOST_ROWS = 4, 200_000
+# Inputs that a student can be distilled on, besides the rows as they are.
+CHANGES = {AUTO: ((), ('noise',)), 'noise': (('noise',),)}
 
 
 def distil(
@@ -40,21 +49,45 @@ def distil(
   network: Callable[[int], list[Stage]] = mlp,
   seed: int = 0,
   validation: float = 0.1,
+  *,
+  y: Any = None,
+  cv: Any = 5,
+  x_unlabelled: Any = None,
+  verbose: bool = True,
   **settings: Any,
 ) -> Predictor:
-  """Distils the predictions of an ensemble into one network.
+  """Distils an ensemble, or its predictions, into one network.
+
+  The teacher is one of
+
+  * logits `[M, N, C]` of the members for these inputs, or in regression a tuple of means and variances, both
+    `[M, N, D]` or `[M, N]`, in the units of the targets; NaN where a member has no prediction;
+  * a `Predictor`, such as `train_ensemble` gives;
+  * a fitted RandomForest, ExtraTrees, Bagging or Voting of scikit-learn, or a fitted estimator of `bde`;
+  * a list of fitted models with `predict_proba` or `predict`, such as XGBoost or LightGBM by seeds;
+  * a list of PyTorch modules, or of functions of x that give logits, probabilities, means, or (mean, variance);
+  * a function of x that gives the arrays of all members.
+
+  A member knows the labels of rows that it was fitted on. Where x are the rows of a random forest or of bagging, each
+  member teaches on rows that it has not seen (out-of-bag). Where other scikit-learn models may have seen all rows, they
+  are fitted again on other folds, if y is given (out-of-fold).
 
   Args:
     x: Inputs `[N, …]`; images are uint8 `[N, height, width, channels]`.
-    teacher: Classification: logits `[M, N, C]` of the members for these inputs. Regression: a tuple of means and
-      variances, both `[M, N, D]` or `[M, N]`, in the units of the targets.
+    teacher: As above.
     method: A student that learns from members, such as `hydra`, `kd`, `endd`, `dlf`.
     network: `outputs -> stages`, the network of the student.
     seed: Decides how it starts and the order of the examples.
     validation: Share of the inputs that the student does not learn from, at most 1,000. On these, its heads are spread
-      until they disagree as much as the members. 0: they are not.
+      until they disagree as much as the members, and `augment=('auto',)` is decided. 0: neither is done.
+    y: Labels `[N]` or targets `[N, D]` of x, as the teacher was fitted on. They are needed to fit members again, and to
+      estimate the variance of members of a regression that give means alone. The student does not learn from them.
+    cv: Number of folds, or a splitter of scikit-learn; 0: members are not fitted again.
+    x_unlabelled: More inputs `[N', …]`, on which a teacher that is no array also teaches.
+    verbose: Whether a progress bar is shown.
     **settings: Of the method, as under `config.student`, such as `cut=-2`, `temperature=1.0`, `epochs=50.0`,
-      `learning_rate=1e-3`. Inputs are not augmented: there are predictions for these inputs only.
+      `learning_rate=1e-3`. Where the teacher is no array and inputs are vectors, `augment` is `('auto',)` (with and
+      without noise, what predicts the validation part better), `('noise',)` or `()`.
 
   Returns:
     The trained student.
@@ -66,85 +99,301 @@ def distil(
     >>> student = hydra_jax.distil(x, logits, cut=-1, epochs=50.0)  # doctest: +SKIP
     >>> student.predict(x_new).epistemic  # doctest: +SKIP
   """
-  x = check_inputs(np.asarray(x), 'x')
-  task, outputs, scaling = _read_teacher(x, teacher)
-  members, targets = len(outputs), outputs.shape[-1] // (2 if task == 'regression' else 1)
-  training, own = _settings(method, settings, task)
-  row = TASKS[task]
+  given, x = x, check_inputs(np.asarray(x), 'x')
+  y = None if y is None else np.asarray(y)
+  source: Teacher | None = None
+  if is_arrays(teacher):
+    outputs = teachers.from_arrays(teacher)
+    if x_unlabelled is not None:
+      raise UserError(
+        'x_unlabelled needs a teacher that predicts on other inputs: give the ensemble in place of arrays'
+      )
+  else:
+    source = teachers.read(teacher)
+    outputs = teachers.labels(source, given, y, cv)
+  lesson = Lesson(x=x, outputs=completed(outputs, y, len(x)), source=source)
+  if source is not None and x_unlabelled is not None:
+    lesson = with_rows(lesson, check_inputs(np.asarray(x_unlabelled), 'x_unlabelled', x[:8]))
+  return student_of(lesson, method, network, seed, validation_rows(len(x), validation), settings, verbose)
 
-  def stages(predictive: str, times: int = 1) -> list[Stage]:
-    return network(times * row.predictives[predictive].outputs(targets))
 
-  phases = METHODS[method].phases(own, MethodContext(row, stages, members))
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+  """What a student is taught.
+
+  Attributes:
+    x: Inputs `[N, …]`, finite numbers.
+    outputs: What members predict for them. In regression with variances.
+    source: Where members can predict for other inputs of the same form.
+    more_x: Other inputs `[N', …]`.
+    more: What members predict for these.
+    weight: Of each row of x `[N]`; None: all alike.
+    classes: Names of the classes, by column.
+  """
+
+  x: np.ndarray
+  outputs: Outputs
+  source: Teacher | None = None
+  more_x: np.ndarray | None = None
+  more: Outputs | None = None
+  weight: np.ndarray | None = None
+  classes: tuple[str, ...] = ()
+
+
+def is_arrays(teacher: Any) -> bool:
+  """Whether a teacher is given as predictions: an array, nested lists of numbers, or a tuple of two arrays."""
+  if isinstance(teacher, list):
+    first = teacher
+    while isinstance(first, list) and first:
+      first = first[0]
+    return isinstance(first, np.ndarray | int | float | np.number)
+  return isinstance(teacher, tuple) or hasattr(teacher, '__array__')
+
+
+def completed(outputs: Outputs, y: np.ndarray | None, rows: int) -> Outputs:
+  """Checked predictions; variances that members do not give are estimated."""
+  if outputs.task == 'regression' and outputs.variance is None:
+    if y is None:
+      raise UserError('members give means alone: give y, by which their variance is estimated')
+    outputs = teachers.with_variance(outputs, y.astype(np.float64).reshape(rows, -1))
+  if outputs.task == 'classification':
+    logits = outputs.logits
+    assert logits is not None
+    if logits.ndim != 3 or logits.shape[1] != rows:
+      raise UserError(f'teacher has shape {list(logits.shape)}: give logits [members, {rows} examples, classes]')
+    if logits.dtype.kind not in 'fiu' or np.isinf(logits).any():
+      raise UserError('logits must be finite: leave that member out')
+  else:
+    mean, variance = outputs.mean, outputs.variance
+    assert mean is not None and variance is not None
+    if mean.ndim != 3 or mean.shape != variance.shape or mean.shape[1] != rows:
+      raise UserError(f'means and variances must be [members, {rows} examples, targets], both alike')
+    if np.isinf(mean).any() or np.isinf(variance).any() or not np.nanmin(variance, initial=np.inf) > 0:
+      raise UserError('means and variances must be finite, and variances more than 0')
+    if (np.isnan(mean) != np.isnan(variance)).any():
+      raise UserError('means and variances must be absent, NaN, at the same places')
+  if not (present := outputs.present).any(axis=1).all():
+    raise UserError(f'member {int(np.argmin(present.any(axis=1)))} predicts nothing but NaN: leave that member out')
+  return outputs
+
+
+def with_rows(lesson: Lesson, x: np.ndarray) -> Lesson:
+  """Also teaches on other inputs, that no member has seen."""
+  assert lesson.source is not None
+  more = lesson.source.predict(x)
+  if more.task == 'regression' and more.variance is None:
+    assert lesson.outputs.variance is not None
+    variance = np.nanmax(lesson.outputs.variance, axis=(0, 1))  # one number for each target
+    more = replace(more, variance=np.broadcast_to(variance, more.arrays['mean'].shape))
+  return replace(lesson, more_x=x, more=more)
+
+
+def with_noise(lesson: Lesson, scaling: Scaling, seed: int) -> Lesson:
+  """Also teaches on copies of its rows with noise, as `augment.noise`, made ahead.
+
+  A copy is close to its row, so that members that have seen the row have no prediction for the copy either.
+  """
+  rows = len(lesson.x)
+  views = min(VIEWS, MOST_ROWS // rows)
+  random = np.random.default_rng((seed, 2))
+  copies = np.tile(np.arange(rows), views)
+  x = lesson.x[copies].astype(np.float64)
+  strength = augment.NOISE * random.uniform(size=(len(x), *(1,) * (x.ndim - 1)))
+  noisy = with_rows(lesson, x + strength * scaling.x_scale * random.normal(size=x.shape))
+  assert noisy.more is not None and noisy.more_x is not None
+  more = noisy.more.without(~lesson.outputs.present[:, copies])
+  if lesson.more is None or lesson.more_x is None:
+    return replace(noisy, more=more)
+  return replace(
+    noisy, more=teachers.joined([lesson.more, more], 1), more_x=np.concatenate([lesson.more_x, noisy.more_x])
+  )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+  """How a student is trained.
+
+  Attributes:
+    method: Key of `METHODS`.
+    own: Settings of the method.
+    training: Settings of training.
+    phases: Of the method.
+    changes: Inputs to choose from, each names of changes.
+  """
+
+  method: str
+  own: Any
+  training: Any
+  phases: list[Phase]
+  changes: tuple[tuple[str, ...], ...] = ((),)
+
+
+def student_of(
+  lesson: Lesson,
+  method: str,
+  network: Callable[[int], list[Stage]],
+  seed: int,
+  held_out: np.ndarray,
+  settings: Mapping[str, Any],
+  verbose: bool,
+  score: Callable[[Predictor], float] | None = None,
+) -> Predictor:
+  """Trains a student.
+
+  Args:
+    lesson: What it is taught.
+    method: Key of `METHODS`.
+    network: `outputs -> stages`.
+    seed: Decides all that is random.
+    held_out: Rows of x that it does not learn from.
+    settings: Of method and training, by name.
+    verbose: Whether progress is shown.
+    score: How bad a student is, where inputs are chosen from; None: how far it is from the mean of the members.
+  """
+  lesson, held_out = _with_labels(lesson, held_out)
+  plan = planned(lesson, method, network, settings)
+  if not getattr(plan.own, 'calibrate_spread', False) and len(plan.changes) == 1:
+    held_out = held_out[:0]
+  students = []
+  for changes in plan.changes if len(held_out) else plan.changes[:1]:
+    label = '' if not verbose else f'student, {", ".join(changes)}' if changes else 'student'
+    students.append(_trained(lesson, plan, changes, seed, held_out, label))
+  if len(students) == 1:
+    return students[0]
+  x, outputs = lesson.x[held_out], lesson.outputs.of(held_out)
+  scores = [score(each) if score else distance(each.predict(x), outputs) for each in students]
+  best = int(np.argmin(scores))  # the first of equal ones
+  logger.info(f'distilled {" and ".join(plan.changes[best]) or "without noise"}: that predicts held-out rows best')
+  return students[best]
+
+
+def planned(lesson: Lesson, method: str, network: Callable[[int], list[Stage]], settings: Mapping[str, Any]) -> Plan:
+  """How a student is trained; refused where the lesson is not enough for it."""
+  outputs, source = lesson.outputs, lesson.source
+  members, _, targets = next(iter(outputs.arrays.values())).shape
+  base: dict[str, Any] = dict(DISTILLATION)
+  if outputs.task == 'regression' or (source and source.sharp):
+    base['temperature'] = 1.0
+  can_change = source is not None and lesson.x.ndim == 2 and 2 * len(lesson.x) <= MOST_ROWS
+  if can_change:
+    base |= VECTORS
+  for key, value in settings.items():
+    if key in NEEDS_MORE and value and not (key == 'augment' and can_change):
+      raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
+  how, own = training.settings_of(method, settings, base)
+  if len(how.augment) > 1 or any(name not in CHANGES for name in how.augment):
+    raise UserError(f"augment={short(how.augment)} must be ('auto',), ('noise',) or (): changes are made ahead here")
+  if not outputs.present.all():
+    _refuse_absent(method, own, members)
+  row = TASKS[outputs.task]
+  if not outputs.present.all():
+    row = absent.with_absent(row, float(_share(lesson)))
+
+  phases = METHODS[method].phases(own, training.context_of(row, network, members, targets))
   if not phases[-1].distils:
     raise UserError(f"'{method}' learns from labels alone: choose a method that learns from members, such as hydra")
-  held_out = validation_rows(len(x), validation if getattr(own, 'calibrate_spread', False) else 0.0)
+  changes = CHANGES[how.augment[0]] if how.augment else ((),)
+  return Plan(method=method, own=own, training=how, phases=phases, changes=changes)
+
+
+def _share(lesson: Lesson) -> float:
+  """Of the predictions that are present."""
+  every = [lesson.outputs.present] + ([] if lesson.more is None else [lesson.more.present])
+  return float(np.concatenate(every, axis=1).mean())
+
+
+def _refuse_absent(method: str, own: Any, members: int) -> None:
+  if method in READS_ALL:
+    raise UserError(f'{method} reads all members of a row at once, and some are NaN: use hydra or kd')
+  if getattr(own, 'heads', 0) not in (0, members):
+    raise UserError(f'heads={own.heads} of {members} members needs predictions of all, and some are NaN: leave it out')
+
+
+def _with_labels(lesson: Lesson, held_out: np.ndarray) -> tuple[Lesson, np.ndarray]:
+  """Without rows for which no member has a prediction."""
+  present = lesson.outputs.present
+  kept = np.asarray(present.any(axis=0))
+  if present.all():
+    return lesson, held_out
+  logger.info(f'{present.mean():.0%} of rows × members have a prediction, and {kept.mean():.1%} of the rows have any')
+  if kept.all():
+    return lesson, held_out
+  places = np.cumsum(kept) - 1
+  weight = None if lesson.weight is None else lesson.weight[kept]
+  rows = replace(lesson, x=lesson.x[kept], outputs=lesson.outputs.of(kept), weight=weight)
+  return rows, places[held_out[kept[held_out]]]
+
+
+def _trained(
+  lesson: Lesson, plan: Plan, changes: tuple[str, ...], seed: int, held_out: np.ndarray, label: str
+) -> Predictor:
+  """One student, on one choice of inputs."""
+  x, task = lesson.x, lesson.outputs.task
   learnt = np.setdiff1d(np.arange(len(x)), held_out)
-  data = {'x': standardised(scaling, x[learnt]), 'y': np.zeros(len(learnt), np.float32), 'teacher': outputs[:, learnt]}
-  source = resident([data], stack([scaling]))
-  init_key, key = jax.random.split(jax.random.key(seed))
-  state: State | None = None
-  for phase in phases:
-    epochs = training.epochs if phase.epochs is None else phase.epochs
-    steps = steps_for(epochs, len(learnt), training.batch_size)
-    optimizer = optimizers.build(training, steps, len(learnt) / training.batch_size, phase.frozen)
-    job = Job(
-      network=phase.network,
-      loss=phase.loss,
-      reduction=phase.reduction,
-      optimizer=optimizer,
-      steps=steps,
-      batch_size=training.batch_size,
-      common=phase.common,
-      penalty=phase.penalty,
-      heads_per_step=phase.heads_per_step,
-    )
-    if state is None:
-      examples = jnp.zeros((1, 2, *x.shape[1:]), jnp.float32)
-      state = init_state(phase.network, optimizer, init_key[None], examples)
-    else:
-      state = grown_state(optimizer, state.params, state.model_state, len(phase.network.heads))
-    state = loop.fit(job, state, source, [(seed,)], key[None])
-  assert state is not None  # every method has a phase
-  predictive = row.predictives[METHODS[method].predictive]
-  params, model_state = jax.tree.map(lambda leaf: leaf[0], (state.params, state.model_state))
-  model = Model(phases[-1].network, params, model_state, scaling, predictive.read)
-  if len(held_out):
-    heads = evaluate.predict(model, x[held_out], batch_size=500)
-    model = apply_spread(model, float(matched(task)(heads, outputs[:, held_out])), task)
-  has_members = predictive is row.predictives['members']
-  return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, (), has_members)
+  scaling = scaling_of(x, lesson.outputs)
+  weight = None if lesson.weight is None else lesson.weight[learnt]
+  part = replace(lesson, x=x[learnt], outputs=lesson.outputs.of(learnt), weight=weight)
+  if changes:
+    part = with_noise(part, scaling, seed)
+  given = Examples(arrays=_arrays(part, scaling), scaling=scaling, pass_length=len(learnt))
+  params, state = training.train(plan.phases, given, plan.training, (seed,), label)
+  predictive = METHODS[plan.method].predictive
+  model = Model(plan.phases[-1].network, params, state, scaling, TASKS[task].predictives[predictive].read)
+  if len(held_out) and getattr(plan.own, 'calibrate_spread', False):
+    model = spread(model, task, x[held_out], network_outputs(lesson.outputs.of(held_out), scaling))
+  return Predictor(model, task, x.shape[1:], x.dtype == np.uint8, lesson.classes, predictive == 'members')
 
 
-def _read_teacher(x: np.ndarray, teacher: Any) -> tuple[str, np.ndarray, Scaling]:
-  """The task, the outputs `[M, N, …]` of members as of networks, and the scaling."""
-  if isinstance(teacher, tuple):
-    mean, variance = (np.asarray(each, np.float64) for each in teacher)
-    mean, variance = (each[..., None] if each.ndim == 2 else each for each in (mean, variance))
-    if mean.ndim != 3 or mean.shape != variance.shape or mean.shape[1] != len(x):
-      raise UserError(f'means and variances must be [members, {len(x)} examples, targets], both alike')
-    if not np.isfinite(mean).all() or not np.isfinite(variance).all() or variance.min() <= 0:
-      raise UserError('means and variances must be finite, and variances more than 0')
-    y_shift, y_scale = moments(mean.mean(axis=0))
-    outputs = losses.gaussian_outputs((mean - y_shift) / y_scale, variance / np.square(y_scale))
-    return 'regression', np.asarray(outputs, np.float32), Scaling(*moments(x), y_shift, y_scale)
-  logits = np.asarray(teacher, np.float32)
-  if logits.ndim != 3 or logits.shape[1] != len(x):
-    raise UserError(f'teacher has shape {list(logits.shape)}: give logits [members, {len(x)} examples, classes]')
-  if not np.isfinite(logits).all():
-    raise UserError('logits must be finite: leave that member out')
-  return 'classification', logits, standardise(Split(x, np.zeros(len(x), np.int32)), True)
+def spread(model: Model, task: str, x: np.ndarray, members: np.ndarray) -> Model:
+  """The model with heads that disagree as much as the members on inputs that were not learnt from."""
+  heads = evaluate.predict(model, x, batch_size=500)
+  if np.isnan(members).any():
+    return apply_spread(model, absent.matched_spread(task, heads, members), task)
+  return apply_spread(model, float(matched(task)(heads, members)), task)
 
 
-def _settings(method: str, changes: dict[str, Any], task: str) -> tuple[TrainingSettings, Any]:
-  """How a method is trained, and its own settings: the defaults with changes, each checked."""
-  kind = look_up(METHODS, method, 'method').settings
-  own, training = defaults(kind), defaults(TrainingSettings) | DISTILLATION
-  if task == 'regression' and 'temperature' in own:
-    own['temperature'] = 1.0
-  for key, value in changes.items():
-    look_up(own | training, key, f'setting of {method}')
-    if key in NEEDS_MORE and value:
-      raise UserError(f'{key} needs {NEEDS_MORE[key]}: leave it out, or use a config')
-    (own if key in own else training)[key] = value
-  return make(TrainingSettings, training, ''), make(kind, own, '')
+def _arrays(lesson: Lesson, scaling: Scaling) -> dict[str, np.ndarray]:
+  """A lesson as it goes to the device."""
+  x, outputs = lesson.x, lesson.outputs
+  if lesson.more is not None and lesson.more_x is not None:
+    x, outputs = np.concatenate([x, lesson.more_x]), teachers.joined([outputs, lesson.more], 1)
+  arrays = {
+    'x': standardised(scaling, x),
+    'y': np.zeros(len(x), np.float32),
+    'teacher': network_outputs(outputs, scaling),
+  }
+  if lesson.weight is None:
+    return arrays
+  weight = np.resize(lesson.weight, len(x))  # copies have the weights of their rows
+  return arrays | {'weight': (weight / weight.mean()).astype(np.float32)}
+
+
+def scaling_of(x: np.ndarray, outputs: Outputs) -> Scaling:
+  """Scaling of inputs, and of targets by what the members predict on average."""
+  if outputs.task == 'classification':
+    return standardise(Split(x, np.zeros(len(x), np.int32)), True)
+  assert outputs.mean is not None
+  mean = outputs.mean.mean(axis=0) if outputs.present.all() else np.nanmean(outputs.mean, axis=0)
+  return Scaling(*moments(x), *moments(mean))
+
+
+def network_outputs(outputs: Outputs, scaling: Scaling) -> np.ndarray:
+  """What members predict, as outputs of a network, `[M, N, …]` float32; NaN where absent."""
+  if outputs.logits is not None:
+    return np.asarray(outputs.logits, np.float32)
+  assert outputs.mean is not None and outputs.variance is not None
+  mean, variance = (outputs.mean - scaling.y_shift) / scaling.y_scale, outputs.variance / np.square(scaling.y_scale)
+  return np.asarray(losses.gaussian_outputs(mean, variance), np.float32)
+
+
+def distance(prediction: Any, outputs: Outputs) -> float:
+  """How badly a student predicts the mean of the members: cross entropy, or squared error in units of its variance."""
+  present = outputs.present[..., None]
+  count = present.sum(axis=0)
+  average = lambda values: np.where(present, values, 0).sum(axis=0) / count
+  if outputs.logits is not None:
+    wanted = average(scipy.special.softmax(outputs.logits, axis=-1))
+    return float(-np.mean(np.sum(wanted * np.log(np.maximum(prediction.mean, teachers.LEAST_PROBABILITY)), axis=-1)))
+  assert outputs.mean is not None
+  wanted = average(outputs.mean)
+  return float(np.mean(np.square(prediction.mean - wanted) / np.maximum(np.var(wanted, axis=0), 1e-30)))

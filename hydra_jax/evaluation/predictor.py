@@ -8,15 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.data import check_inputs, scale_inputs, standardised
+from hydra_jax.data import Columns, check_inputs, encoded, scale_inputs, standardised
 from hydra_jax.errors import UserError
+from hydra_jax.evaluation import calibrated
+from hydra_jax.evaluation.calibrated import Calibration
 from hydra_jax.evaluation.evaluate import Model, in_batches
 from hydra_jax.maths import uncertainty
+from hydra_jax.maths.conformal import Selection
 
 
 @dataclass(frozen=True)
 class Prediction:
   """What a network predicts for N inputs, as NumPy arrays: float32 in classification, float64 in regression.
+
+  Where the predictor is calibrated, the temperature changes the mean alone. Members, and all uncertainties in
+  classification, are as the members make them. In regression, the variances of all members are scaled, and with them
+  `aleatoric` and `total`.
 
   Attributes:
     mean: Classification: mean probabilities `[N, C]`. Regression: means `[N, D]` in the units of the targets.
@@ -50,6 +57,8 @@ class Predictor:
     reads_bytes: Whether it was trained on images of bytes, uint8.
     classes: Their names, by column of the probabilities; empty if they are numbered, and in regression.
     has_members: Whether it predicts as members, and not as one distribution over predictions.
+    calibration: What was fitted to held-out labelled examples, see `calibrate`; None: nothing was.
+    columns: What the columns of a table become, if it was trained on one.
   """
 
   model: Model
@@ -58,26 +67,34 @@ class Predictor:
   reads_bytes: bool = False
   classes: tuple[str, ...] = ()
   has_members: bool = True
+  columns: Columns | None = None
+  calibration: Calibration | None = None
+
+  def __post_init__(self) -> None:
+    if self.calibration is not None:
+      calibrated.check_fits(self.calibration, self.task, len(self.model.scaling.y_scale))
 
   def predict(self, x: Any, batch_size: int = 500) -> Prediction:
     """Predicts for inputs as they were in the data set: not scaled, images as uint8.
 
     Args:
-      x: Inputs `[N, …]`.
+      x: Inputs `[N, …]`. Where it was trained on a table, also a table with these columns: a DataFrame, a
+        `pyarrow.Table` or a dict of columns.
       batch_size: Inputs that are computed at once. The last batch is padded, so that one program serves all.
 
     Returns:
       Predictions with uncertainty, in the units of the targets.
 
     Raises:
-      UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was.
+      UserError: The inputs have another shape, are not finite numbers, or are not bytes where the training set was; or
+        columns are missing or of another kind.
 
     Example:
       >>> predictor = hydra_jax.load('runs/digits', 'hydra')  # doctest: +SKIP
       >>> prediction = predictor.predict(x)  # doctest: +SKIP
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
-    x = self._checked(np.asarray(x))
+    x = self._checked(encoded(x, self.columns))
     found = in_batches(self._compiled, batch_size, standardised(self.model.scaling, x))
     swap = lambda members: None if members is None else np.swapaxes(members, 0, 1)
     found |= {name: swap(found[name]) for name in ('members', 'log_members', 'member_variances')}
@@ -87,7 +104,131 @@ class Predictor:
         found[name] = None if found[name] is None else found[name] * scale + shift
       for name in ('total', 'aleatoric', 'epistemic', 'member_variances'):
         found[name] = None if found[name] is None else found[name] * np.square(scale)
-    return Prediction(**found)
+    prediction = Prediction(**found)
+    return prediction if self.calibration is None else calibrated.scaled(prediction, self.calibration.label_scale)
+
+  def predict_set(self, x: Any, coverage: float, method: str = 'lac', batch_size: int = 500) -> np.ndarray:
+    """Sets of classes that hold the label of a new example with a chance of at least `coverage` (`maths.conformal`).
+
+    The likeliest class is always in the set. So the sets hold more labels than promised where the predictor is right
+    more often than `coverage`.
+
+    Args:
+      x: Inputs `[N, …]` as for `predict`.
+      coverage: More than 0 and less than 1.
+      method: `lac` for the fewest classes on average, or `aps` (without random numbers) for coverage that is more even
+        over sure and unsure inputs.
+      batch_size: Inputs that are computed at once.
+
+    Returns:
+      Booleans `[N, C]`, with columns as in `classes`.
+
+    Raises:
+      UserError: The predictor is not calibrated, or on too few examples, or is for regression; or as `predict`.
+
+    Example:
+      >>> predictor = hydra_jax.calibrate(predictor, x_held_out, y_held_out)  # doctest: +SKIP
+      >>> predictor.predict_set(x, 0.95).sum(axis=1)  # how many classes each set has  # doctest: +SKIP
+    """
+    return calibrated.predict_set(self, x, coverage, method, batch_size)
+
+  def predict_interval(self, x: Any, coverage: float, batch_size: int = 500) -> np.ndarray:
+    """Intervals that hold the target of a new example with a chance of at least `coverage`, each target by itself.
+
+    They are the mean ∓ a number of standard deviations (the root of `Prediction.total`), the same number for all
+    inputs. Where the predictor is not calibrated, they are the central intervals of the mixture of its members, which
+    promise nothing.
+
+    Args:
+      x: Inputs `[N, …]` as for `predict`.
+      coverage: More than 0 and less than 1.
+      batch_size: Inputs that are computed at once.
+
+    Returns:
+      Lower and upper ends in the units of the targets, float64 `[N, D, 2]`.
+
+    Raises:
+      UserError: The predictor is calibrated on too few examples, is not calibrated and has no members, or is for
+        classification; or as `predict`.
+
+    Example:
+      >>> low, high = np.moveaxis(predictor.predict_interval(x, 0.9), -1, 0)  # doctest: +SKIP
+    """
+    return calibrated.predict_interval(self, x, coverage, batch_size)
+
+  def out_of_domain(self, x: Any, batch_size: int = 500) -> np.ndarray:
+    """P-values that inputs are like the held-out ones, by their epistemic uncertainty (`maths.conformal.p_values`).
+
+    Of inputs that are like them, no more than a share p has a value of at most p. Where the network has one head, the
+    total uncertainty stands in for the epistemic one, which is 0. Of several targets, uncertainty is the mean of their
+    variances, each in units of the variance in the training split. Inputs so large that the network overflows have the
+    least p-value there is.
+
+    Args:
+      x: Inputs `[N, …]` as for `predict`.
+      batch_size: Inputs that are computed at once.
+
+    Returns:
+      Float64 `[N]`, from 1 / (n + 1) for n held-out examples, to 1.
+
+    Raises:
+      UserError: The predictor is not calibrated; or as `predict`.
+
+    Example:
+      >>> x[predictor.out_of_domain(x) < 0.01]  # odd inputs, and at most 1% of the others  # doctest: +SKIP
+    """
+    return calibrated.out_of_domain(self, x, batch_size)
+
+  def selective(
+    self,
+    x: Any,
+    y: Any,
+    risk: float = 0.05,
+    confidence: float = 0.95,
+    tolerance: Any = None,
+    batch_size: int = 500,
+  ) -> Selection:
+    """The threshold of the total uncertainty below which the fewest inputs are left out, and few predictions are wrong.
+
+    With a chance of at least `confidence`, no more than the share `risk` of new predictions below the threshold is
+    wrong (`maths.conformal.threshold_for_risk`).
+
+    Args:
+      x: Inputs `[N, …]` of labelled examples, as for `predict`. Nothing was trained on them. In regression, they are
+        others than those of `calibrate`, which has scaled the uncertainty by their targets.
+      y: Their labels, as for `calibrate`.
+      risk: Share of wrong predictions among those that are accepted, more than 0 and less than 1.
+      confidence: Chance that this is kept, more than 0 and less than 1.
+      tolerance: In regression a prediction is wrong if it is off by more: a number, or one for each target, in the
+        units of the targets.
+      batch_size: Inputs that are computed at once.
+
+    Returns:
+      The threshold, for `accepts`, with the share of inputs that it accepts, the share of wrong predictions among these
+      examples, and its upper bound for new ones.
+
+    Raises:
+      UserError: No threshold keeps the risk, there are too few examples for it, or arguments do not fit.
+
+    Example:
+      >>> found = predictor.selective(x_held_out, y_held_out, risk=0.01)  # doctest: +SKIP
+      >>> sure = predictor.accepts(x, found.threshold)  # doctest: +SKIP
+    """
+    return calibrated.selective(self, x, y, risk, confidence, tolerance, batch_size)
+
+  def accepts(self, x: Any, threshold: float, batch_size: int = 500) -> np.ndarray:
+    """Whether the total uncertainty of each input is below a threshold that `selective` has found, booleans `[N]`.
+
+    Args:
+      x: Inputs `[N, …]` as for `predict`.
+      threshold: Of the total uncertainty. Of several targets, this is the mean of their variances, each in units of the
+        variance in the training split.
+      batch_size: Inputs that are computed at once.
+
+    Raises:
+      UserError: As `predict`.
+    """
+    return calibrated.accepts(self, x, threshold, batch_size)
 
   def _checked(self, x: np.ndarray) -> np.ndarray:
     """The inputs, refused where they are in another form than those of the training set."""

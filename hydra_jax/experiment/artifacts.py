@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import store, user_files
-from hydra_jax.data import Data, Scaling, scale_inputs, standardised
+from hydra_jax.data import Columns, Data, Scaling, scale_inputs, standardised
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
@@ -37,6 +37,7 @@ from hydra_jax.training.settings import TrainingSettings
 RECIPE = 'recipe.json'
 MODEL = 'model'
 SCALING = 'scaling.npz'
+COLUMNS = 'columns.json'
 # The largest numbers that a recipe may have: what is built takes time and memory before it can be compared.
 LARGEST = 1_000_000
 LARGEST_OF = dict.fromkeys(('members', 'heads', 'samples', 'factors', 'depth', 'phase'), 10_000)
@@ -126,6 +127,8 @@ def _describe(folder: Path, recipe: Recipe, phase: int, data: Sequence[Data]) ->
   about |= {'phase': phase, 'data': [each.fingerprint for each in data], 'shape': data[0].train.example.shape[1:]}
   about |= {'dtype': data[0].train.example.dtype.name, 'classes': data[0].classes}
   (folder / RECIPE).write_text(json.dumps(about, indent=2))
+  if data[0].columns is not None:  # rows are divided alike for all replicas
+    (folder / COLUMNS).write_text(json.dumps(data[0].columns.to_json(), indent=1, ensure_ascii=False), 'utf-8')
   scaling = Scaling(*(np.stack(arrays) for arrays in zip(*(each.scaling for each in data), strict=True)))
   np.savez(folder / SCALING, allow_pickle=False, **scaling._asdict())
 
@@ -339,6 +342,12 @@ def read_scaling(folder: Path, replica: int) -> Scaling:
   arrays = store.read_arrays(folder / SCALING)
   _expect(set(arrays) == set(Scaling._fields), folder / SCALING, 'arrays are missing')
   return Scaling(**{name: arrays[name][replica] for name in Scaling._fields})
+
+
+def read_columns(folder: Path) -> Columns | None:
+  """What the columns of the table become on which a part was trained, or None if it was no table."""
+  file = folder / COLUMNS
+  return Columns.from_json(store.read_json(file), str(file)) if file.is_file() else None
 
 
 def network_of(place: str, own: Collection[str] = ()) -> tuple[Path, Saved, Network, Predictive]:

@@ -135,7 +135,10 @@ class Results:
 
 
 def load(name: str, quick: bool) -> dict[str, Definition]:
-  """The definitions in `experiments/<name>.py`, or in a file of the user's own; one of them is `<name>:<which>`."""
+  """The definitions in `experiments/<name>.py`, or in a file of the user's own.
+
+  `<name>:<which>` is one of them. `<name>` is the one without a name, or all where each has a name.
+  """
   name, _, which = name.partition(':')
   own = Path(name) if name.endswith('.py') else Path('experiments') / f'{name}.py'
   if name.endswith('.py') and not own.is_file():
@@ -149,7 +152,7 @@ def load(name: str, quick: bool) -> dict[str, Definition]:
     raise UserError(f"there is no table '{name}': {where}")
   what = f"table file '{own}'"
   found = checked(user_files.call(user_files.load(str(own), what), 'get_tables', what, quick), own)
-  return {which: look_up(found, which, f"table of '{name}'")} if which else found
+  return {which: look_up(found, which, f"table of '{name}'")} if which or '' in found else found
 
 
 def checked(found: Any, place: str | Path) -> dict[str, Definition]:

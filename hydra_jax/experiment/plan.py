@@ -186,13 +186,13 @@ def _divisors(number: int) -> list[int]:
   return [k for k in range(1, number + 1) if number % k == 0]
 
 
-def plan_of_config(config: ConfigDict, devices: int) -> tuple[About, list[PlannedMethod]]:
+def plan_of_config(config: ConfigDict, devices: int, data_dir: str = '') -> tuple[About, list[PlannedMethod]]:
   """The plan of an experiment whose data are not there; what the data decide is set in the config."""
   config.teacher.members = count_members(config)
   configs.validate(config)
-  data = about(config.data)
+  data = about(config.data, data_dir)
   for name in config.data.ood:
-    look_up(outside_sets(config.data), name.partition('[')[0], 'out-of-domain set')
+    look_up(outside_sets(config.data, data_dir), name.partition('[')[0], 'out-of-domain set')
   configs.settle(config, data.task, 1 + len(data.shape))
   configs.validate(config, data.task, 1 + len(data.shape))
   return data, plan(config, data.task, data.shape, data.outputs, devices)
@@ -237,9 +237,9 @@ def size_of(planned: PlannedPhase, shape: Sequence[int]) -> Size:
   return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)), flops, leaves)
 
 
-def show(config: ConfigDict, devices: int) -> None:
+def show(config: ConfigDict, devices: int, data_dir: str = '') -> None:
   """Prints the plan of every phase, and where each leaf lies."""
-  data, methods = plan_of_config(config, devices)
+  data, methods = plan_of_config(config, devices, data_dir)
   phases = [(phase, size_of(phase, data.shape)) for method in methods for phase in method.phases]
   for planned, size in phases:
     leaves = Table('leaf', 'shape', 'spread over', box=box.SIMPLE_HEAD, title=planned.label, title_justify='left')

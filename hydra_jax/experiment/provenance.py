@@ -19,13 +19,15 @@ PACKAGE = Path(__file__).parents[1]
 # (see `definition`), so that adding a method does not retrain what other methods have trained.
 LAYERS: dict[str, tuple[str, ...]] = {
   'training': (
-    *(f'data/{name}' for name in ('__init__', 'corruptions', 'files', 'labels', 'photos', 'read_ahead', 'shifts')),
-    *(f'data/{name}' for name in ('sources', 'toy', 'uci')),
+    *(f'data/{name}' for name in ('__init__', 'arrays', 'catalog', 'checks', 'columns', 'corruptions', 'files', 'hub')),
+    *(f'data/{name}' for name in ('image_folders', 'labels', 'outside', 'photos', 'read_ahead', 'shifts', 'sources')),
+    *(f'data/{name}' for name in ('splits', 'table_sets', 'tables', 'toy', 'uci', 'values')),
     *(f'devices/{name}' for name in ('collectives', 'cpu', 'layout')),
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
     *(f'maths/{name}' for name in ('calibration', 'losses', 'prior_networks', 'tasks')),
     'methods/latent_factor',
-    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'user_networks', 'zoo')),
+    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'tabular')),
+    *('nets/user_networks', 'nets/zoo'),
     *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
   ),
   'evaluation': (
@@ -37,7 +39,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Modules that change no saved number of a run: they show, store, check, or do not take part in runs.
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
+  'data/address',
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
+  *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'paper_tables')),
   *(
@@ -46,8 +50,9 @@ WITHOUT_NUMBERS = (
   ),
   *(f'methods/{name}' for name in ('base', 'distillation', 'gaussian', 'prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
-  *('training/__init__', 'training/settings'),
-  *('estimators/__init__', 'estimators/distil', 'serving/__init__', 'serving/loading'),
+  *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
+  *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
+  *('estimators/teachers', 'estimators/training', 'serving/__init__', 'serving/loading'),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hydra_jax.data import address
 from hydra_jax.devices.layout import MODES
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.maths.tasks import TASKS
@@ -80,7 +81,11 @@ class ExperimentSettings:
 class DataSettings:
   """What is trained and evaluated on."""
 
-  name: str = setting('digits', FILLED_TEXT, 'A data set, an .npz file, or a function: my_data.py:load.')
+  name: str = setting(
+    'digits',
+    FILLED_TEXT,
+    'A data set, an .npz file, a function such as my_data.py:load, or a place with options (below).',
+  )
   train: str = setting('train', FILLED_TEXT, 'The training split, such as train[:80%].')
   test: str = setting('test', FILLED_TEXT, 'The test split.')
   shifts: tuple[str, ...] = setting((), DISTINCT_NAMES, 'Changed test inputs, such as rotate:15 or fog:3.')
@@ -290,6 +295,11 @@ def document() -> str:
     title = f'config.{place}' if place else 'config'
     shown = rows(kind, OF_DISTILLATION if place == 'training' else ())
     parts.append(f'## {title}\n\n{(kind.__doc__ or "").splitlines()[0]}\n\n{head}{shown}')
+    if place == 'data':
+      parts += [
+        f'### {shown}\n\n{(kind.__doc__ or "").splitlines()[0]}\n\n{head}{rows(kind, without)}'
+        for shown, kind, without in address.documented()
+      ]
     if place == 'training':
       only = ''.join(f'{key}={value!r}, ' for key, value in DISTILLATION.items()).rstrip(', ')
       parts.append(

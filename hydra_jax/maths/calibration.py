@@ -12,6 +12,10 @@ the probabilities, and the temperature is fitted to just that prediction. A temp
 predictions than those that are made. In regression likewise: the spread leaves the mean and the variances of the heads,
 and widens the mixture whose variances are then scaled.
 
+Conformal scores come last (`maths.conformal`). They are those of calibrated predictions, as these are what sets and
+intervals are made of. Their promise holds for any prediction that was fixed before their examples were seen. So the
+temperature is fitted to other held-out examples than the scores: `evaluation.calibrated` divides them.
+
 Shapes: H heads or M members, B or N examples, C outputs or classes, D targets.
 """
 
@@ -211,3 +215,59 @@ def variance_scale(mean_MxNxD: np.ndarray, var_MxNxD: np.ndarray, y_NxD: np.ndar
     found = grid[best]
     grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 17)
   return float(np.exp(found))
+
+
+# Temperatures at which held-out rows are scored while networks are trained, one in the middle being 1.
+TRIED_TEMPERATURES = np.exp(np.linspace(-1.2, 1.2, 9))
+
+
+def tempered_nlls(logits_HxBxC: jax.Array, labels_B: jax.Array) -> jax.Array:
+  """NLL of each head at each of `TRIED_TEMPERATURES`, `[H, B, 9]`. See `least_tempered_nll`.
+
+  Example:
+    >>> tempered_nlls(jnp.zeros((2, 3, 4)), jnp.zeros(3, jnp.int32)).shape
+    (2, 3, 9)
+  """
+  nlls = [losses.cross_entropy(logits_HxBxC / np.float32(each), labels_B) for each in TRIED_TEMPERATURES]
+  return jnp.stack(nlls, axis=-1)
+
+
+def least_tempered_nll(means: np.ndarray) -> np.ndarray:
+  """NLL at the best temperature of each head, of the means over rows of `tempered_nlls`.
+
+  Networks become overconfident before they become inaccurate (Guo et al. 2017, section 3). Where a temperature is
+  fitted afterwards anyway, it is the NLL after this fit that tells when training should stop.
+
+  Example:
+    >>> least_tempered_nll(np.array([[3.0, 1.0, 2.0]]))
+    array([1.])
+  """
+  return means.min(axis=-1)
+
+
+def gaussian_statistics(outputs_HxBx2D: jax.Array, y_BxD: jax.Array) -> jax.Array:
+  """Squared error in units of the variance, and the logarithm of the variance, means over targets, `[H, B, 2]`.
+
+  Example:
+    >>> outputs = jnp.asarray(losses.gaussian_outputs(np.zeros((1, 1, 1)), np.full((1, 1, 1), 4.0)), jnp.float32)
+    >>> gaussian_statistics(outputs, jnp.array([[6.0]]))
+    Array([[[9.      , 1.386...]]], dtype=float32)
+  """
+  mean, var = losses.gaussian(outputs_HxBx2D)
+  of_targets = jnp.square(y_BxD[None] - mean) / var, jnp.log(var)
+  return jnp.stack([jnp.mean(each, axis=-1) for each in of_targets], axis=-1)
+
+
+def least_scaled_nll(means: np.ndarray) -> np.ndarray:
+  """NLL for each target with the variances of each head times the best factor, of means of `gaussian_statistics`.
+
+  The factor t that minimises ½ [log(2π t v) + e² / (t v)] on average is the mean of e² / v (Laves et al. 2020). A
+  network that is trained by likelihood explains its training rows with too small variances long before its mean is as
+  good as it gets. Where a factor is fitted afterwards anyway, it is the NLL after this fit that tells when training
+  should stop.
+
+  Example:
+    >>> least_scaled_nll(np.array([[1.0, 0.0]]))  # of a standard Gaussian: ½ log 2πe
+    array([1.418...])
+  """
+  return (np.log(2 * np.pi * means[..., 0]) + means[..., 1] + 1) / 2

@@ -52,6 +52,8 @@ class Task:
     averages: Metric names and the score each is the mean of.
     label_scale: `(distribution, y [N]) -> float`, what label calibration finds on examples that nothing was trained on.
     scale_name: What it is, as a metric.
+    held_out: What decides when a head is trained enough, its NLL after label calibration of this head alone, in two
+      parts: `(outputs [H, B, C], y) -> [H, B, K]`, and `means over rows [H, K] -> [H]`.
     calibrated_nll: `(distribution, y, label_scale) -> [B]`, the NLL of each example after label calibration.
     skill: `(scores, y [N] or [N, D]) -> ` how far the mean outcome is on the way from the best constant prediction, 0,
       to a perfect one, 1; NaN where y is constant.
@@ -77,6 +79,7 @@ class Task:
   outcome: str
   label_scale: Callable[..., float]
   scale_name: str
+  held_out: tuple[Callable, Callable]
   calibrated_nll: Callable
   skill: Callable[[Scores, np.ndarray], float]
   summary: Callable[[Scores, int], dict[str, float]]
@@ -253,6 +256,7 @@ TASKS = {
     outcome='correct',
     label_scale=categorical_temperature,
     scale_name='temperature',
+    held_out=(calibration.tempered_nlls, calibration.least_tempered_nll),
     calibrated_nll=tempered_nll,
     skill=classification_skill,
     summary=classification_summary,
@@ -291,6 +295,7 @@ TASKS = {
     outcome='squared_error',
     label_scale=mixture_variance_scale,
     scale_name='variance_scale',
+    held_out=(calibration.gaussian_statistics, calibration.least_scaled_nll),
     calibrated_nll=scaled_nll,
     skill=regression_skill,
     summary=regression_summary,

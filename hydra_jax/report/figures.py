@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from hydra_jax import store
@@ -78,7 +79,7 @@ def save(folder: Path, drawings: Mapping[str, Callable[[], Figure]]) -> None:
     for name, draw in drawings.items():
       figure = draw()
       with store.replacing(folder / f'{name}.png') as new:
-        figure.savefig(new, format='png', bbox_inches='tight')
+        figure.savefig(new, format='png')
 
 
 def panels(
@@ -236,6 +237,8 @@ def divergences(matrices: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
       own = diversity.own_head(found[where])
       ax.set(title=f'{name}, {where}\nown head closest: {own:.0%}', xlabel='member', ylabel='head')
       ax.spines[:].set_visible(False)
+      for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
       figure.colorbar(image, ax=ax, shrink=0.8, label='mean KL(member ‖ head)')
   return figure
 

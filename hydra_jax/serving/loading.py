@@ -42,5 +42,11 @@ def load(run: str | Path, method: str = 'hydra', replica: int = 0, functions: Co
     model = apply_spread(model, place.spread, saved.recipe.task)
   has_members = predictive is artifacts.TASKS[saved.recipe.task].predictives['members']
   return Predictor(
-    model, saved.recipe.task, tuple(saved.shape), saved.dtype == 'uint8', tuple(saved.classes), has_members
+    model,
+    saved.recipe.task,
+    tuple(saved.shape),
+    saved.dtype == 'uint8',
+    tuple(saved.classes),
+    has_members,
+    artifacts.read_columns(folder),
   )

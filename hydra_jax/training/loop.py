@@ -78,45 +78,79 @@ def fit(
     UserError: A loss is not finite; the message names the step and the head.
     Preempted: A process was asked to stop; the state is saved.
   """
+  return prepared(job, state, source, seeds, keys, layout, steps_per_call, hooks)(state, job.steps)
+
+
+def prepared(
+  job: Job,
+  state: State,
+  source: BatchSource,
+  seeds: Sequence[tuple[int, ...]],
+  keys: jax.Array,
+  layout: Layout = SINGLE_DEVICE,
+  steps_per_call: int = 0,
+  hooks: Hooks = NO_HOOKS,
+) -> Callable[[State, int], State]:
+  """As `fit`, for training with breaks: the program is compiled once, and the data are put on the device once.
+
+  Args:
+    job: As in `fit`.
+    state: With the step and the shapes of the state that training starts from.
+    source: As in `fit`.
+    seeds: As in `fit`.
+    keys: As in `fit`.
+    layout: As in `fit`.
+    steps_per_call: As in `fit`.
+    hooks: As in `fit`.
+
+  Returns:
+    `(state, until) -> state`, which trains to the step `until`, at most `job.steps`. Each call continues where the call
+    before stopped. Where it is interrupted changes no result. The state is donated.
+  """
   if on_cpu() and job.network.convolves(source.shape):
     steps_per_call = 1
   program = make_program(job, layout, state, source.shape, source.streams, loops=steps_per_call != 1)
   at_once = int(min(job.steps, steps_per_call or MAX_STEPS_PER_CALL, source.at_once))
   index = np.zeros((len(seeds), at_once, job.batch_size), np.int32)
-  now = int(state.step[0])
-  state, scaling = layout.put(state, head_specs(state)), layout.replicate(source.scaling)
+  specs, scaling = head_specs(state), layout.replicate(source.scaling)
   teacher = layout.spread(job.teacher.params, job.teacher.specs) if job.teacher else ()
   key = np.asarray(jax.random.key_data(keys))
-  batches = source.begin(seeds, now, job.steps, job.batch_size, layout)
-  pending, n, wanted, saved, profile = None, 1, 1, time.monotonic(), hooks.profile
-  read = saved
+  batches = source.begin(seeds, int(state.step[0]), job.steps, job.batch_size, layout)
+  wanted, agreed, saved, profile = 1, 1, time.monotonic(), hooks.profile
 
-  while now < job.steps:
-    n = min(n, job.steps - now)
-    data, index[:, :n] = batches(now, n)
-    due = time.monotonic() - saved > hooks.save_every
-    vote = layout.vote(np.array([hooks.stopping(), due, -wanted], np.int32))
-    saved = time.monotonic() if due else saved  # asks once
-    inputs = Inputs(data, scaling, teacher, layout.index(index.copy()), n, key, vote)
-    with _traced(profile if pending else None) as wait:
-      state, summary = wait(program(state, inputs))
-    profile = None if pending else profile
-    now += n
-    last, pending = pending, (now, n, summary)
-    if last:
-      stop, due, n = _read(*last, hooks.progress)
-      if stop or due:
-        check_finite(np.asarray(summary.bad))
-        hooks.save(layout.plain(state))
-        saved = time.monotonic()
-      if stop and now < job.steps:
-        raise Preempted(f'stopped at step {now} of {job.steps}', by_all=True)
-    elapsed, read = time.monotonic() - read, time.monotonic()
-    count = (last or pending)[1]  # the steps that took that time
-    wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
-  if pending:
-    _read(*pending, hooks.progress)
-  return layout.plain(state)
+  def train(state: State, until: int) -> State:
+    nonlocal wanted, agreed, saved, profile
+    now, state = int(state.step[0]), layout.put(state, specs)
+    pending, read = None, time.monotonic()
+
+    while now < until:
+      n = min(agreed, until - now)
+      data, index[:, :n] = batches(now, n)
+      due = time.monotonic() - saved > hooks.save_every
+      vote = layout.vote(np.array([hooks.stopping(), due, -wanted], np.int32))
+      saved = time.monotonic() if due else saved  # asks once
+      inputs = Inputs(data, scaling, teacher, layout.index(index.copy()), n, key, vote)
+      with _traced(profile if pending else None) as wait:
+        state, summary = wait(program(state, inputs))
+      profile = None if pending else profile
+      now += n
+      last, pending = pending, (now, n, summary)
+      if last:
+        stop, due, agreed = _read(*last, hooks.progress)
+        if stop or due:
+          check_finite(np.asarray(summary.bad))
+          hooks.save(layout.plain(state))
+          saved = time.monotonic()
+        if stop and now < job.steps:
+          raise Preempted(f'stopped at step {now} of {job.steps}', by_all=True)
+      elapsed, read = time.monotonic() - read, time.monotonic()
+      count = (last or pending)[1]  # the steps that took that time
+      wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
+    if pending:
+      *_, agreed = _read(*pending, hooks.progress)
+    return layout.plain(state)
+
+  return train
 
 
 def _read(at: int, count: int, summary: CallSummary, progress: Callable) -> tuple[bool, bool, int]:
