@@ -1,23 +1,26 @@
-"""A predictor as one pure function, from inputs as the user has them to predictions in the user's units.
+"""A predictor as one pure function: from inputs as the user has them, to predictions in the user's units.
 
-It has four steps: `inputs` (checked and scaled), the network, the read-out, and `units`. The network and the read-out
-are those of `Predictor.predict`.
+It has four steps: inputs are checked and scaled, the network is applied, its outputs are read, and predictions are
+calibrated and put in the units of the targets. The self-test compares a file with `Predictor.predict`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import hydra_jax
-from hydra_jax.data import LARGEST
+from hydra_jax.data import LARGEST, scale_inputs
 from hydra_jax.evaluation.predictor import Predictor
+from hydra_jax.maths import calibration, uncertainty
+from hydra_jax.serving import exported_columns
 
 INPUT = 'x'
 ALWAYS = ('mean', 'total', 'aleatoric', 'epistemic')
+TARGET, SQUARED = 'unit of the target', 'squared unit of the target'
 # What each output is, and its unit.
 MEANINGS = {
   'classification': {
@@ -28,29 +31,34 @@ MEANINGS = {
     'members': ('probabilities of each member', 'probability'),
   },
   'regression': {
-    'mean': ('mean of the mixture', 'unit of the target'),
-    'total': ('variance of the mixture', 'squared unit of the target'),
-    'aleatoric': ('mean of the variances of the members', 'squared unit of the target'),
-    'epistemic': ('variance of the means of the members', 'squared unit of the target'),
-    'members': ('mean of each member', 'unit of the target'),
-    'member_variances': ('variance of each member', 'squared unit of the target'),
+    'mean': ('mean of the mixture', TARGET),
+    'total': ('variance of the mixture', SQUARED),
+    'aleatoric': ('mean of the variances of the members', SQUARED),
+    'epistemic': ('variance of the means of the members', SQUARED),
+    'members': ('mean of each member', TARGET),
+    'member_variances': ('variance of each member', SQUARED),
   },
 }
-# Random inputs of the self-test, at these batch sizes.
+# Batches of random inputs of the self-test, and the most that a file may differ from `Predictor.predict`.
 TESTED = (1, 2, 7)
-# Most that a file may differ from `Predictor.predict`, as a share of the size of the output.
 TOLERANCE = 1e-5
-BFLOAT16_TOLERANCE = 2e-2
+# In nats. Logits of more have fewer digits behind the point.
+PLAIN_LOGITS = 10
 
 
-def input_dtype(predictor: Predictor) -> np.dtype:
-  """Bytes for images, float64 for all else: a feature such as 1e9 ± 3 has no digits left in float32."""
-  return np.dtype(np.uint8 if predictor.reads_bytes else np.float64)
+def input_spec(predictor: Predictor) -> tuple[tuple[int, ...], np.dtype]:
+  """Shape of an input of the function, without the batch, and its type.
+
+  Images are bytes. All else is float64: a feature such as 1e9 ± 3 has no digits left in float32.
+  """
+  if predictor.columns is not None:
+    return (len(predictor.columns.used),), np.dtype(np.float64)
+  return predictor.shape, np.dtype(np.uint8 if predictor.reads_bytes else np.float64)
 
 
 def output_names(predictor: Predictor, members: bool) -> tuple[str, ...]:
   """Names of the outputs, in order."""
-  return ALWAYS + (tuple(MEANINGS[predictor.task])[len(ALWAYS) :] if members else ())
+  return tuple(MEANINGS[predictor.task]) if members else ALWAYS
 
 
 def function_of(predictor: Predictor, members: bool = False) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -61,9 +69,9 @@ def function_of(predictor: Predictor, members: bool = False) -> Callable[[jax.Ar
     members: Whether the predictions of each member are outputs as well.
 
   Returns:
-    A function of inputs `[batch, …]`, uint8 or float64, see `input_dtype`. It returns arrays by name with the batch
-    first: float32 in classification, float64 in regression. `members` are `[batch, M, C]`. Rows of inputs that
-    `predict` refuses (not finite, or too large) are NaN.
+    A function of inputs `[batch, …]`, see `input_spec`, and of a table as in `exported_columns`. It returns arrays by
+    name with the batch first: float32 in classification, float64 in regression. `members` are `[batch, M, C]`. Where
+    `predict` would refuse an input (not finite, too large), the predictions are NaN.
   """
   names = output_names(predictor, members)
 
@@ -71,32 +79,71 @@ def function_of(predictor: Predictor, members: bool = False) -> Callable[[jax.Ar
     with jax.named_scope('inputs'):
       features, usable = _inputs(predictor, x)
     with jax.enable_x64(False):
-      found = predictor.compiled(features)
+      found = _read(predictor, features, members)
     with jax.named_scope('units'):
-      found = {name: _in_units(predictor, name, found[name]) for name in names}
-      return found if usable is None else {name: _where(usable, values) for name, values in found.items()}
+      found = _in_units(predictor, found) if predictor.task == 'regression' else found
+      return {name: found[name] if usable is None else _where(usable, found[name]) for name in names}
 
   return f
 
 
 def _inputs(predictor: Predictor, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-  """Inputs as they go to the device, and which of them can be predicted for; None: all."""
+  """Inputs as they go to the device, as `data.standardised`, and which can be predicted for; None: all."""
   if predictor.reads_bytes:
     return x, None
-  scaling, lead = predictor.model.scaling, (1,) * (x.ndim - 1)
-  shift, scale = (jnp.asarray(np.reshape(each, (*lead, -1)), x.dtype) for each in (scaling.x_shift, scaling.x_scale))
+  x, fits = (x, None) if predictor.columns is None else exported_columns.encode(predictor.columns, x)
   usable = jnp.all(jnp.abs(x) <= LARGEST, axis=tuple(range(1, x.ndim)))  # a comparison with NaN is false
-  return ((x - shift) / scale).astype(jnp.float32), usable
+  scaling = predictor.model.scaling
+  shift, scale = (_last_axis(each, x.ndim) for each in (scaling.x_shift, scaling.x_scale))
+  return ((x - shift) / scale).astype(jnp.float32), usable if fits is None else usable & fits
 
 
-def _in_units(predictor: Predictor, name: str, values: jax.Array) -> jax.Array:
-  """An output in the units of the targets, `[batch, …, D]`."""
-  if predictor.task == 'classification':
-    return values
-  scaling, lead = predictor.model.scaling, (1,) * (values.ndim - 1)
-  shift, scale = (jnp.asarray(np.reshape(each, (*lead, -1)), float) for each in (scaling.y_shift, scaling.y_scale))
-  values = values.astype(jnp.float64)
-  return values * scale + shift if name in ('mean', 'members') else values * jnp.square(scale)
+def _last_axis(values: np.ndarray, ndim: int) -> jax.Array:
+  return jnp.asarray(np.reshape(values, (*(1,) * (ndim - 1), -1)), jnp.float64)
+
+
+def _read(predictor: Predictor, x: jax.Array, members: bool) -> dict[str, jax.Array]:
+  """The network, and what its outputs mean, in units of the network, after label calibration."""
+  model = predictor.model
+  with jax.named_scope('network'):
+    outputs = model.network.apply(model.params, model.model_state, scale_inputs(model.scaling, x))[0]
+  with jax.named_scope('read_out'):
+    read = {'classification': _classes, 'regression': _targets}[predictor.task]
+    scale = None if predictor.calibration is None else np.float32(predictor.calibration.label_scale)
+    return read(outputs, model.read(outputs), predictor.has_members, scale)
+
+
+def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool, temperature: Any) -> dict[str, jax.Array]:
+  log_mean = distribution.log_mean if temperature is None else calibration.tempered(distribution.log_mean, temperature)
+  members = {'members': jnp.exp(jax.nn.log_softmax(logits_MxBxC))} if has_members else {}
+  return {'mean': jnp.exp(log_mean), **distribution.uncertainty._asdict(), **_batch_first(members)}
+
+
+def _targets(outputs: jax.Array, mixture: Any, has_members: bool, scale: Any) -> dict[str, jax.Array]:
+  """As `calibrated.scaled`: variances of members are scaled, or of a network without members both parts of its own."""
+  del outputs
+  mean, variance = mixture
+  members = {'members': mean, 'member_variances': variance if scale is None else scale * variance}
+  _, aleatoric, epistemic = uncertainty.regression(mean, variance)
+  if scale is not None:
+    aleatoric, epistemic = scale * aleatoric, epistemic if has_members else scale * epistemic
+  found = {'mean': jnp.mean(mean, axis=0), 'total': aleatoric + epistemic}
+  return {**found, 'aleatoric': aleatoric, 'epistemic': epistemic, **_batch_first(members)}
+
+
+def _batch_first(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: jnp.swapaxes(values, 0, 1) for name, values in arrays.items()}
+
+
+def _in_units(predictor: Predictor, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Predictions `[batch, …, D]` in the units of the targets, float64."""
+  scaling = predictor.model.scaling
+  in_units = {}
+  for name, values in found.items():
+    shift, scale = (_last_axis(each, values.ndim) for each in (scaling.y_shift, scaling.y_scale))
+    values = values.astype(jnp.float64)
+    in_units[name] = values * scale + shift if name in ('mean', 'members') else values * jnp.square(scale)
+  return in_units
 
 
 def _where(usable: jax.Array, values: jax.Array) -> jax.Array:
@@ -105,71 +152,84 @@ def _where(usable: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def describe(predictor: Predictor, members: bool) -> dict[str, Any]:
-  """What a file is, as JSON: the input, the outputs with their units, the names of classes, and versions."""
-  spec = jax.ShapeDtypeStruct((1, *predictor.shape), input_dtype(predictor))
+  """What a file is, as JSON: the input, the outputs with their units, names, the calibration, and versions."""
+  shape, dtype = input_spec(predictor)
   with jax.enable_x64(True):
-    found = jax.eval_shape(function_of(predictor, members), spec)
+    found = jax.eval_shape(function_of(predictor, members), jax.ShapeDtypeStruct((1, *shape), dtype))
   outputs = {}
   for name in output_names(predictor, members):
     meaning, unit = MEANINGS[predictor.task][name]
-    shape = ['batch', *found[name].shape[1:]]
-    outputs[name] = {'dtype': found[name].dtype.name, 'shape': shape, 'meaning': meaning, 'unit': unit}
+    sizes = ['batch', *found[name].shape[1:]]
+    outputs[name] = {'dtype': found[name].dtype.name, 'shape': sizes, 'meaning': meaning, 'unit': unit}
+  columns, fitted = predictor.columns, predictor.calibration
   return {
     'task': predictor.task,
-    'input': {'name': INPUT, 'dtype': spec.dtype.name, 'shape': ['batch', *predictor.shape]},
+    'input': {'name': INPUT, 'dtype': dtype.name, 'shape': ['batch', *shape]},
     'outputs': outputs,
     'classes': list(predictor.classes),
+    'targets': [] if columns is None else [column.name for column in columns.targets],
+    'columns': [] if columns is None else exported_columns.describe(columns),
+    'calibration': None if fitted is None else {'label_scale': fitted.label_scale, 'examples': fitted.examples},
     'versions': {'hydra_jax': hydra_jax.__version__, **{name: metadata.version(name) for name in ('jax', 'flax')}},
   }
 
 
-def examples(predictor: Predictor, count: int) -> np.ndarray:
-  """Random inputs as the training set might have them, always the same."""
-  random, shape = np.random.default_rng(0), (count, *predictor.shape)
-  x = predictor.model.scaling.x_shift + predictor.model.scaling.x_scale * random.normal(size=shape)
-  if predictor.reads_bytes:
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
-  return x
+class Examples(NamedTuple):
+  """Inputs of the self-test: as the file reads them, and as `Predictor.predict` does."""
+
+  for_file: np.ndarray
+  for_predict: Any
 
 
-def expected(predictor: Predictor, x: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  """What `Predictor.predict` gives, with the batch first."""
-  found = predictor.predict(x)
-  swap = lambda name, values: np.swapaxes(values, 0, 1) if name.startswith('member') else values
-  return {name: swap(name, getattr(found, name)) for name in names}
+def examples(predictor: Predictor, count: int) -> Examples:
+  """Random inputs with the mean and the deviation of the training set, always the same."""
+  random, scaling = np.random.default_rng(0), predictor.model.scaling
+  x = scaling.x_shift + scaling.x_scale * random.normal(size=(count, *predictor.shape))
+  if predictor.columns is not None:
+    table = exported_columns.examples(predictor.columns, x, random)
+    return Examples(exported_columns.rows(predictor.columns, table), table)
+  x = np.clip(np.rint(x), 0, 255).astype(np.uint8) if predictor.reads_bytes else x
+  return Examples(x, x)
 
 
 def largest_error(predictor: Predictor, call: Callable[[np.ndarray], dict[str, np.ndarray]], members: bool) -> float:
   """Largest difference between what a file computes and `Predictor.predict`, as a share of the size of the output.
 
-  The size of probabilities is 1. That of means is the deviation of the target, or the largest deviation that is
-  predicted. That of uncertainties is the largest total uncertainty.
-
   Args:
     predictor: The predictor.
     call: `inputs -> outputs by name`, by the file.
     members: Whether the predictions of each member are among them.
+
+  Returns:
+    The share; infinity if a shape or type differs; NaN if a prediction is NaN in one of both.
   """
-  names, errors = output_names(predictor, members), []
-  x = examples(predictor, sum(TESTED))
-  wanted = expected(predictor, x, names)
-  sizes = _sizes(predictor, wanted)
+  given = examples(predictor, sum(TESTED))
+  prediction = predictor.predict(given.for_predict)
+  wanted = {name: getattr(prediction, name) for name in output_names(predictor, members)}
+  wanted |= {name: np.swapaxes(wanted[name], 0, 1) for name in wanted if name.startswith('member')}
+  sizes, errors = _sizes(predictor, prediction), []
   for start, size in zip(np.cumsum((0, *TESTED)), TESTED):
     rows = slice(start, start + size)
-    found = call(x[rows])
-    for name in names:
-      if found[name].shape != wanted[name][rows].shape or found[name].dtype != wanted[name].dtype:
-        return float('inf')
-      errors.append(np.max(np.abs(found[name] - wanted[name][rows]) / sizes[name]))
-  return float(np.max(errors))  # NaN where any is
+    found = call(given.for_file[rows])
+    for name, values in wanted.items():
+      if found[name].shape != values[rows].shape or found[name].dtype != values.dtype:
+        return np.inf
+      errors.append(np.max(np.abs(found[name] - values[rows]) / sizes.get(name, sizes['total'])))
+  return float(np.max(errors))
 
 
-def _sizes(predictor: Predictor, wanted: dict[str, np.ndarray]) -> dict[str, Any]:
-  """What errors of each output are compared with."""
-  uncertainty = np.maximum(np.max(np.abs(wanted['total']), axis=0), np.finfo(np.float32).tiny)
-  if predictor.task == 'classification':
-    mean = np.ones(())
-  else:
+def _sizes(predictor: Predictor, prediction: Any) -> dict[str, Any]:
+  """What errors are compared with.
+
+  For probabilities it is 1. For means of targets it is their deviation in the training set, or the largest that is
+  predicted. For uncertainties it is the largest total one. All of them are larger where logits are of more than 10
+  nats: these have fewer digits behind the point.
+  """
+  total = np.maximum(np.max(np.abs(prediction.total), axis=0), np.finfo(np.float32).tiny)
+  if predictor.task == 'regression':
     scaling = predictor.model.scaling
-    mean = np.maximum(scaling.y_scale, np.max(np.abs(wanted['mean'] - scaling.y_shift), axis=0))
-  return {name: mean if name in ('mean', 'members') else uncertainty for name in wanted}
+    mean = np.maximum(scaling.y_scale, np.max(np.abs(prediction.mean - scaling.y_shift), axis=0))
+    return {'total': total, 'mean': mean, 'members': mean}
+  logs = prediction.log_members
+  steep = 1.0 if logs is None else max(1.0, float(-np.min(logs)) / PLAIN_LOGITS)
+  return {'total': steep * total, 'mean': steep, 'members': steep}

@@ -1,8 +1,8 @@
-"""A predictor as ONNX: a file for ONNX Runtime and what serves by it, without JAX."""
+"""A predictor as ONNX: a file for ONNX Runtime and for what serves by it, without JAX."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
-import logging
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,12 +13,10 @@ from hydra_jax.errors import UserError
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.serving import exported
 from hydra_jax.serving.onnx_affine import folded
-from hydra_jax.serving.onnx_graph import Graph, Node, Value, nbytes
+from hydra_jax.serving.onnx_graph import Arrays, Graph, Node, Value
 from hydra_jax.serving.onnx_translate import translate
 
-logger = logging.getLogger(__name__)
-
-# Versions of operators and of the file. ONNX Runtime reads them since 1.14, of February 2023.
+# Versions of the operators and of the file. ONNX Runtime reads them since 1.14, of February 2023.
 OPSET, IR_VERSION = 18, 8
 # A protocol buffer must be smaller than 2 GiB.
 LARGEST_FILE = 2**31 - 2**20
@@ -30,52 +28,33 @@ def serialize(predictor: Predictor, members: bool, about: Mapping[str, Any]) -> 
   Args:
     predictor: The predictor.
     members: Whether the predictions of each member are outputs as well.
-    about: What is written as metadata, each value as JSON.
+    about: Written as metadata, each value as JSON.
 
   Raises:
-    UserError: `onnx` is missing, the network is made of something that ONNX is not written for, or it is too large.
+    UserError: `onnx` is missing, or the network cannot be written: it has an operation that no rule is written for,
+      computes in bfloat16, or is too large.
   """
-  onnx = _library()
+  onnx = library()
+  sizes, dtype = exported.input_spec(predictor)
   with jax.enable_x64(True):
     (batch,) = export.symbolic_shape('batch')
-    shape, dtype = (batch, *predictor.shape), exported.input_dtype(predictor)
-    graph = Graph(batch, exported.INPUT, shape)
-    values = translate(graph, exported.function_of(predictor, members), Value(shape, dtype, exported.INPUT, shape))
-  for name, value in values.items():
-    graph.nodes.append(_identity(graph, value, name))
-  nodes, arrays = graph.live(list(values))
-  nodes, arrays = folded(graph, nodes, arrays, list(values))
-  if nbytes(arrays) > LARGEST_FILE:
-    raise UserError(f'the ONNX file would have {nbytes(arrays) / 2**30:.1f} GiB, and 2 are the limit: use StableHLO')
-  types = {array.dtype for array in arrays.values()}
-  if any(dtype.name == 'bfloat16' for dtype in types):
-    raise UserError("this network computes in bfloat16, which ONNX Runtime does not: train it in float32, or use StableHLO")
-  make, to_type = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype
-  info = lambda name, dtype, shape: make.make_tensor_value_info(name, to_type(np.dtype(dtype)), ['batch', *shape[1:]])
-  attributes = lambda given: {name: to_type(each) if name == 'to' else each for name, each in given.items()}
-  model = make.make_model(
-    make.make_graph(
-      [make.make_node(n.operator, n.inputs, n.outputs, n.outputs[0], **attributes(n.attributes)) for n in nodes],
-      'hydra_jax',
-      [info(exported.INPUT, dtype, shape)],
-      [info(name, value.dtype, value.shape) for name, value in values.items()],
-      [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    ),
-    opset_imports=[make.make_opsetid('', OPSET)],
-    ir_version=IR_VERSION,
-    producer_name='hydra_jax',
-    producer_version=about['versions']['hydra_jax'],
-  )
-  make.set_model_props(model, {name: each if isinstance(each, str) else json.dumps(each) for name, each in about.items()})
-  onnx.checker.check_model(model, full_check=True)
-  return model.SerializeToString()
+    x = Value((batch, *sizes), dtype, exported.INPUT, (batch, *sizes))
+    graph = Graph(batch, exported.INPUT, x.shape)
+    values = translate(graph, exported.function_of(predictor, members), x)
+  names = exported.output_names(predictor, members)
+  outputs = [Node('Identity', (graph.name(graph.whole(values[name])),), (name,), {}) for name in names]
+  nodes, arrays = folded(graph, *graph.live(outputs), names)
+  _check(arrays)
+  signature = [(exported.INPUT, x), *((name, values[name]) for name in names)]
+  return _model(onnx, nodes, arrays, [_info(onnx, *each) for each in signature], about)
 
 
-def _identity(graph: Graph, value: Value, name: str) -> Node:
-  return Node('Identity', (graph.name(graph.whole(value)),), (name,), {})
+def library() -> ModuleType:
+  """The package `onnx`.
 
-
-def _library():
+  Raises:
+    UserError: It is not installed.
+  """
   try:
     import onnx
     import onnx.checker
@@ -86,18 +65,61 @@ def _library():
   return onnx
 
 
-def caller(content: bytes) -> tuple[str, Callable[[np.ndarray], dict[str, np.ndarray]]]:
-  """What a file computes, as a function of arrays, and the name of what computes it."""
+def _check(arrays: Arrays) -> None:
+  """Raises a `UserError` for constants that a file cannot hold, or that a runtime cannot read."""
+  if any(array.dtype.name == 'bfloat16' for array in arrays.values()):
+    raise UserError('this network computes in bfloat16, which ONNX Runtime does not: train in float32, or use StableHLO')
+  size = sum(array.nbytes for array in arrays.values())
+  if size > LARGEST_FILE:
+    raise UserError(f'the ONNX file would have {size / 2**30:.1f} GiB, and 2 are the limit: use StableHLO')
+
+
+def _info(onnx: ModuleType, name: str, value: Value) -> Any:
+  """Name, type and shape of an input or output."""
+  kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+  return onnx.helper.make_tensor_value_info(name, kind, ['batch', *value.shape[1:]])
+
+
+def _model(onnx: ModuleType, nodes: Sequence[Node], arrays: Arrays, signature: list[Any], about: Mapping[str, Any]) -> bytes:
+  make = onnx.helper
+  graph = make.make_graph(
+    [_node(onnx, node) for node in nodes],
+    'hydra_jax',
+    signature[:1],
+    signature[1:],
+    [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+  )
+  opset, version = make.make_opsetid('', OPSET), about['versions']['hydra_jax']
+  options = {'ir_version': IR_VERSION, 'producer_name': 'hydra_jax', 'producer_version': version}
+  model = make.make_model(graph, opset_imports=[opset], **options)
+  make.set_model_props(model, {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()})
+  onnx.checker.check_model(model, full_check=True)
+  return model.SerializeToString()
+
+
+def _node(onnx: ModuleType, node: Node) -> Any:
+  to = onnx.helper.np_dtype_to_tensor_dtype
+  attributes = {name: to(each) if isinstance(each, np.dtype) else each for name, each in node.attributes.items()}
+  return onnx.helper.make_node(node.operator, node.inputs, node.outputs, node.outputs[0], **attributes)
+
+
+def caller(content: bytes) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
+  """What a file computes, as a function of arrays, and what computes it: ONNX Runtime if it is installed."""
   try:
     import onnxruntime
   except ImportError:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-    session, by = ReferenceEvaluator(onnx.load_model_from_string(content)), f'onnx.reference {onnx.__version__}'
-    names = session.output_names
+    session = library_reference(content)
+    names, by = session.output_names, f'onnx.reference {library().__version__}'
   else:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-    by, names = f'onnxruntime {onnxruntime.__version__}', [output.name for output in session.get_outputs()]
-  return by, lambda x: dict(zip(names, session.run(None, {exported.INPUT: x}), strict=True))
+    names, by = [output.name for output in session.get_outputs()], f'onnxruntime {onnxruntime.__version__}'
+  return lambda x: dict(zip(names, session.run(None, {exported.INPUT: x}), strict=True)), by
+
+
+def library_reference(content: bytes) -> Any:
+  """The evaluator of `onnx` itself, which is slow."""
+  from onnx.reference import ReferenceEvaluator
+
+  return ReferenceEvaluator(library().load_model_from_string(content))

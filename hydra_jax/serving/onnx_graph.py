@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 import functools
 import hashlib
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -252,14 +251,15 @@ class Graph:
       raise UserError(f'an axis of size {size} is no multiple of the batch, which ONNX is not written for')
     return times
 
-  def live(self, outputs: Sequence[str]) -> tuple[list[Node], dict[str, np.ndarray]]:
-    """The nodes and constants that outputs depend on.
+  def live(self, outputs: Sequence[Node]) -> tuple[list[Node], Arrays]:
+    """Nodes that give the outputs, with all nodes and constants that they depend on.
 
     Raises:
       UserError: An output depends on what was refused.
     """
-    wanted, nodes = set(outputs), []
-    for node in reversed(self.nodes):
+    wanted: set[str] = {name for node in outputs for name in node.outputs}
+    nodes = []
+    for node in reversed([*self.nodes, *outputs]):
       if wanted & set(node.outputs):
         nodes.append(node)
         wanted |= set(node.inputs)
@@ -272,8 +272,3 @@ class Graph:
 def product(sizes: Sequence[Any]) -> Any:
   """Of sizes, some of which may be symbolic."""
   return functools.reduce(lambda a, b: a * b, sizes, 1)
-
-
-def nbytes(arrays: Mapping[str, np.ndarray]) -> int:
-  """Size of constants."""
-  return math.fsum(array.nbytes for array in arrays.values()).__int__()

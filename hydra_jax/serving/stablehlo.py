@@ -9,14 +9,18 @@ import numpy as np
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.serving import exported
 
-PLATFORMS = ('cpu', 'cuda', 'tpu', 'rocm')
-
 
 def serialize(predictor: Predictor, members: bool, platforms: Sequence[str]) -> bytes:
-  """The content of the file, for all platforms and any batch size."""
+  """The content of the file, for all platforms and any batch size.
+
+  Args:
+    predictor: The predictor.
+    members: Whether the predictions of each member are outputs as well.
+    platforms: Such as `('cpu', 'cuda', 'tpu')`.
+  """
+  sizes, dtype = exported.input_spec(predictor)
   with jax.enable_x64(True):
-    shape = (*export.symbolic_shape('batch'), *predictor.shape)
-    spec = jax.ShapeDtypeStruct(shape, exported.input_dtype(predictor))
+    spec = jax.ShapeDtypeStruct((*export.symbolic_shape('batch'), *sizes), dtype)
     f = jax.jit(exported.function_of(predictor, members))
     return bytes(export.export(f, platforms=tuple(platforms))(spec).serialize())
 
@@ -25,8 +29,8 @@ def caller(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
   """What a file computes, as a function of arrays."""
   loaded = export.deserialize(bytearray(content))
 
-  def call(x):
-    with jax.enable_x64(True):
+  def call(x: np.ndarray) -> dict[str, np.ndarray]:
+    with jax.enable_x64(True):  # inputs may be float64
       return {name: np.asarray(values) for name, values in loaded.call(x).items()}
 
   return call
