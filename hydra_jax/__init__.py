@@ -2,6 +2,7 @@
 
 * `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
 * `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
+* `export`: a trained network as one file, StableHLO or ONNX.
 * `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
 * `read_table`, `Columns`: tables, and what their columns become.
 * `multi_head`, `grow`, `chain`, `mlp`, `resnet` and others: networks as lists of stages, and the cut.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
   from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
+  from hydra_jax.serving.export import export
   from hydra_jax.serving.loading import load
 
 __version__ = '0.1.0'
@@ -59,6 +61,7 @@ _MODULES = {
   'train_ensemble': 'estimators.ensemble',
   **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
+  'export': 'serving.export',
   'load': 'serving.loading',
   **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
@@ -89,6 +92,7 @@ __all__ = [
   'distil',
   'diversity',
   'evaluate',
+  'export',
   'from_equinox',
   'from_linen',
   'from_nnx',

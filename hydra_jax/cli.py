@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `hydra-jax table`, `hydra-jax check` and `hydra-jax prepare`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `prepare` and `export`."""
 
 import argparse
 from collections.abc import Iterator
@@ -71,7 +71,22 @@ def parser() -> argparse.ArgumentParser:
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  for command in (run, table, check, prepare):
+  export = commands.add_parser('export', help='a trained network as one file to serve', allow_abbrev=False)
+  export.add_argument('model', help='the folder of a finished run')
+  export.add_argument('--format', required=True, help='stablehlo (for JAX) or onnx (without JAX)')
+  export.add_argument('--output', required=True, metavar='FILE', help='what is written')
+  export.add_argument('--method', default='hydra', help='ensemble, or the name of a student (default: hydra)')
+  export.add_argument('--replica', type=int, default=0, help='which repetition (default: 0)')
+  export.add_argument('--members', action='store_true', help='the predictions of each member are outputs too')
+  export.add_argument('--platforms', default='cpu,cuda,tpu', help='of stablehlo, with commas (default: cpu,cuda,tpu)')
+  export.add_argument(
+    '--function',
+    action='append',
+    default=[],
+    metavar='NAME',
+    help='a network or method of your own that the run has, such as my_networks.py:make',
+  )
+  for command in (run, table, check, prepare, export):
     command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
 
@@ -312,6 +327,18 @@ def prepare(options, overrides: list[str]) -> None:
   print(f'{options.name} is ready')
 
 
+def export(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.serving import export as exports, loading
+
+  set_up()
+  predictor = loading.load(options.model, options.method, options.replica, options.function)
+  platforms = [name.strip() for name in options.platforms.split(',')]
+  output = Path(options.output).expanduser()
+  exports.export(predictor, output, options.format, options.members, platforms)
+
+
 @contextlib.contextmanager
 def traceback_if(debug: bool) -> Iterator[None]:
   """With `debug`, prints the traceback of whatever is raised, before it becomes one line."""
@@ -331,7 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      {'run': run, 'table': table, 'check': check, 'prepare': prepare}[options.command](options, overrides)
+      commands = {'run': run, 'table': table, 'check': check, 'prepare': prepare, 'export': export}
+      commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))
   except (

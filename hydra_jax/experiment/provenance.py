@@ -53,6 +53,8 @@ WITHOUT_NUMBERS = (
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
   *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'scikit_learn')),
   *('estimators/teachers', 'estimators/training', 'serving/__init__', 'serving/loading'),
+  *(f'serving/{name}' for name in ('export', 'exported_columns', 'exported_function', 'stablehlo')),
+  *(f'serving/onnx_{name}' for name in ('affine', 'file', 'graph', 'rules', 'shapes', 'special', 'translate')),
 )
 
 

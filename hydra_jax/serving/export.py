@@ -1,26 +1,25 @@
 """Exports: a predictor as one file that needs neither this package nor, as ONNX, JAX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import json
 import logging
 import os
 from pathlib import Path
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.evaluation.predictor import Predictor
-from hydra_jax.serving import exported, onnx_file, stablehlo
+from hydra_jax.serving import exported_function, onnx_file, stablehlo
 from hydra_jax.store import NEW, one_line
 
 logger = logging.getLogger(__name__)
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 LEGAL_PLATFORMS = (*PLATFORMS, 'rocm')
-Caller = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def export(
@@ -59,15 +58,23 @@ def export(
     >>> about['outputs']['mean']['shape']  # doctest: +SKIP
     ['batch', 10]
   """
-  write = look_up(FORMATS, format, 'format')
+  row = look_up(FORMATS, format, 'format')
   target = _checked(predictor, Path(path), members, platforms)
-  about = {'format': format, **exported.describe(predictor, members)}
-  content, call, by = write(predictor, members, tuple(platforms), about)
-  error = _tested(predictor, call, members, by)
-  logger.info(f'{target}: {len(content):,} bytes; differs from predict by {error:.1e} at most, by {by}')
-  beside = [(target.with_name(f'{target.name}.json'), json.dumps(about, indent=2, ensure_ascii=False).encode())]
-  for place, what in [*(beside if format == 'stablehlo' else []), (target, content)]:
-    _write(place, what)
+  about = {'format': format, **exported_function.describe(predictor, members), **row.more(platforms)}
+  with _one_line(f'this network cannot be exported as {format}'):
+    content = row.serialize(predictor, members, platforms, about)
+    call, by = row.caller(content)
+    error = exported_function.largest_error(predictor, call, members)
+  allowed = exported_function.tolerance(predictor)
+  if not error <= allowed:  # not so for NaN
+    raise UserError(
+      f'nothing is written: computed by {by}, the file differs from predict by {error:.1e} of the size of the output, '
+      f'and {allowed:g} is allowed. Noise that stays on, as in mc_dropout, differs in each batch and cannot be exported'
+    )
+  logger.info(f'{target}: {len(content):,} bytes; differs from predict by {error:.1e} of its size, by {by}')
+  if row.has_json:
+    _write(target.with_name(f'{target.name}.json'), json.dumps(about, indent=2, ensure_ascii=False).encode())
+  _write(target, content)
   return about
 
 
@@ -77,51 +84,56 @@ def _checked(predictor: Predictor, path: Path, members: bool, platforms: Sequenc
     raise UserError('this network predicts one distribution, and has no members to export: leave them out')
   for platform in platforms:
     look_up(dict.fromkeys(LEGAL_PLATFORMS), platform, 'platform')
-  if not platforms:
-    raise UserError(f'no platform is named: name some of {", ".join(LEGAL_PLATFORMS)}')
+  here = 'cuda' if jax.default_backend() == 'gpu' else jax.default_backend()
+  if here not in platforms:
+    raise UserError(f'this machine is {here}, where the file is tested: name {here} among the platforms as well')
   if path.is_dir() or not path.parent.is_dir():
     what = 'is a folder: give the name of a file' if path.is_dir() else f'cannot be made: there is no {path.parent}'
     raise UserError(f'{path} {what}')
   return path
 
 
-def _stablehlo(predictor: Predictor, members: bool, platforms: tuple[str, ...], about: dict) -> tuple[bytes, Caller, str]:
-  about['platforms'] = list(platforms)
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+  """Errors of JAX and ONNX, which have many, in one line."""
   try:
-    content = stablehlo.serialize(predictor, members, platforms)
-  except UserError:
-    raise
-  except Exception as e:  # JAX has many ways to say that it cannot
-    raise UserError(f'this network cannot be exported for any batch size: {one_line(e)}') from e
-  here = 'cuda' if jax.default_backend() == 'gpu' else jax.default_backend()
-  if here not in platforms:
-    raise UserError(f'this machine is {here}, where the file is tested: name {here} among the platforms as well')
-  return content, stablehlo.caller(content), f'JAX on {here}'
-
-
-def _onnx(predictor: Predictor, members: bool, platforms: tuple[str, ...], about: dict) -> tuple[bytes, Caller, str]:
-  del platforms
-  content = onnx_file.serialize(predictor, members, about)
-  return content, *onnx_file.caller(content)
-
-
-FORMATS = {'stablehlo': _stablehlo, 'onnx': _onnx}
-
-
-def _tested(predictor: Predictor, call: Caller, members: bool, by: str) -> float:
-  """The largest error of a file."""
-  try:
-    error = exported.largest_error(predictor, call, members)
+    yield
   except UserError:
     raise
   except Exception as e:
-    raise UserError(f'the file cannot be computed by {by}, and is not written: {one_line(e)}') from e
-  if not error <= exported.TOLERANCE:  # not so for NaN
-    raise UserError(
-      f'the file is not written: computed by {by}, it differs from predict by {error:.1e} of the size of the output, '
-      f'and {exported.TOLERANCE:g} is allowed (noise that stays on differs in each batch; bfloat16 has three digits)'
-    )
-  return error
+    raise UserError(f'{what}: {one_line(e)}') from e
+
+
+class Format(NamedTuple):
+  """A row of `FORMATS`.
+
+  Attributes:
+    serialize: `(predictor, members, platforms, about) -> content of the file`.
+    caller: `content -> (function of inputs that gives outputs by name, what computes it)`.
+    more: `platforms -> ` what is said about the file besides.
+    has_json: Whether what is said stands in a file beside it.
+  """
+
+  serialize: Callable[..., bytes]
+  caller: Callable[[bytes], tuple[Callable, str]]
+  more: Callable[[Sequence[str]], dict[str, Any]]
+  has_json: bool
+
+
+FORMATS = {
+  'stablehlo': Format(
+    lambda predictor, members, platforms, about: stablehlo.serialize(predictor, members, platforms),
+    stablehlo.caller,
+    lambda platforms: {'platforms': list(platforms)},
+    has_json=True,
+  ),
+  'onnx': Format(
+    lambda predictor, members, platforms, about: onnx_file.serialize(predictor, members, about),
+    onnx_file.caller,
+    lambda platforms: {},
+    has_json=False,
+  ),
+}
 
 
 def _write(path: Path, content: bytes) -> None:

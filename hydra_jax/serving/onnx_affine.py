@@ -31,22 +31,25 @@ def folded(graph: Graph, nodes: list[Node], arrays: Arrays, outputs: Sequence[st
   """
   for product in [node for node in nodes if node.operator == 'MatMul' and node.inputs[1] in arrays]:
     part = _affine_part(nodes, product, arrays)
-    made = {name for node in part for name in node.outputs}
-    leaving = {name for node in nodes if node not in part for name in node.inputs if name in made} | (made & set(outputs))
-    if len(part) < AT_LEAST or len(leaving) > 1 or len(graph.shapes[product.inputs[0]]) != 2:
-      continue
-    (name,) = leaving
-    if found := _as_product(product, part, arrays, name):
-      last = max(nodes.index(node) for node in part)
-      nodes = [node for node in nodes[:last] if node not in part] + found[0] + nodes[last + 1 :]
-      arrays = arrays | found[1]
+    leaving = _leaving(nodes, part) | ({node.output for node in part} & set(outputs))
+    if len(part) >= AT_LEAST and len(leaving) == 1 and len(graph.shapes[product.inputs[0]]) == 2:
+      if found := _as_product(part, arrays, *leaving):
+        last = nodes.index(part[-1])
+        nodes = [node for node in nodes[:last] if node not in part] + found[0] + nodes[last + 1 :]
+        arrays = arrays | found[1]
   wanted = {name for node in nodes for name in node.inputs}
   return nodes, {name: array for name, array in arrays.items() if name in wanted}
 
 
+def _leaving(nodes: list[Node], part: list[Node]) -> set[str]:
+  """Tensors of a part of the graph that others read."""
+  made = {node.output for node in part}
+  return {name for node in nodes if node not in part for name in node.inputs if name in made}
+
+
 def _affine_part(nodes: list[Node], product: Node, arrays: Arrays) -> list[Node]:
   """The product and all nodes that are affine in what it gives."""
-  part, made = [product], set(product.outputs)
+  part, made = [product], {product.output}
   for node in nodes[nodes.index(product) + 1 :]:
     given = [name in made for name in node.inputs]
     if not any(given) or not all(name in made or name in arrays for name in node.inputs):
@@ -55,25 +58,27 @@ def _affine_part(nodes: list[Node], product: Node, arrays: Arrays) -> list[Node]
     affine |= node.operator == 'Mul' and not all(given) or node.operator == 'Div' and not given[1]
     if affine:
       part.append(node)
-      made |= set(node.outputs)
+      made.add(node.output)
   return part
 
 
-def _as_product(product: Node, part: list[Node], arrays: Arrays, name: str) -> tuple[list[Node], Arrays] | None:
+def _as_product(part: list[Node], arrays: Arrays, name: str) -> tuple[list[Node], Arrays] | None:
   """Nodes and constants that give the same tensor by one product; None where they would not be smaller.
 
   An affine function is known from its values for no features, and for each feature alone. All of these are one batch.
-  One row more shows which axis the batch is.
+  One row more shows which axis the batch is, and that rows do not depend on each other.
   """
-  kernel = arrays[product.inputs[1]]
+  features, kernel = part[0].inputs[0], arrays[part[0].inputs[1]]
   rows = np.concatenate([np.zeros((1, kernel.shape[1])), kernel])
-  found, more = (_evaluated(part, each, arrays, name) for each in (rows, np.concatenate([rows, rows[:1]])))
+  found, more = (_evaluated(part, each, arrays, name) for each in (rows, np.concatenate([rows, 1 - rows[-1:]])))
   axes = [axis for axis, sizes in enumerate(zip(found.shape, more.shape)) if sizes[0] != sizes[1]]
   if len(axes) != 1 or found.shape[axes[0]] != len(rows) or found.size > rows.size:
     return None
-  moved = np.moveaxis(found, axes[0], 0)
+  moved, same = np.moveaxis(found, axes[0], 0), np.moveaxis(more, axes[0], 0)[:-1]
+  if not np.allclose(moved, same, rtol=1e-9, atol=1e-9 * float(np.max(np.abs(moved)))):
+    return None
   bias, matrix = (np.ascontiguousarray(each, kernel.dtype) for each in (moved[0].ravel(), _flat(moved[1:] - moved[:1])))
-  return _nodes(product.inputs[0], name, matrix, bias, moved.shape[1:], axes[0])
+  return _nodes(features, name, matrix, bias, moved.shape[1:], axes[0])
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
@@ -82,10 +87,10 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 def _evaluated(part: list[Node], rows: np.ndarray, arrays: Arrays, name: str) -> np.ndarray:
   """A tensor for given rows of the product, in float64."""
-  values = {part[0].outputs[0]: rows}
+  values = {part[0].output: rows}
   for node in part[1:]:
     read = [values[each] if each in values else arrays[each] for each in node.inputs]
-    values[node.outputs[0]] = ALL[node.operator](*read, **node.attributes)
+    values[node.output] = ALL[node.operator](*read, **node.attributes)
   return values[name]
 
 
@@ -99,11 +104,13 @@ def _nodes(features: str, name: str, matrix, bias, rest: Sequence[int], axis: in
     moves = any(not is_one(size) for size in rest[:axis])
     shape = np.array([*rest[:axis], -1, *rest[axis:]], np.int64)
     steps.append(('Transpose', None, {'perm': order}) if moves else ('Reshape', shape, {}))
-  nodes, arrays, read = [], {}, features
+  nodes: list[Node] = []
+  arrays: Arrays = {}
+  read = features
   for i, (operator, array, attributes) in enumerate(steps):
-    constant = [] if array is None else [f'{name}_constant_{i}']
-    arrays |= dict.fromkeys(constant, array)
-    written = name if i == len(steps) - 1 else f'{name}_{i}'
-    nodes.append(Node(operator, (read, *constant), (written,), attributes))
+    constant, written = f'{name}_constant_{i}', name if i == len(steps) - 1 else f'{name}_{i}'
+    if array is not None:
+      arrays[constant] = array
+    nodes.append(Node(operator, (read, *([] if array is None else [constant])), written, attributes))
     read = written
   return nodes, arrays

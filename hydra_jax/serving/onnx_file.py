@@ -11,7 +11,7 @@ import numpy as np
 
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.predictor import Predictor
-from hydra_jax.serving import exported
+from hydra_jax.serving import exported_function
 from hydra_jax.serving.onnx_affine import folded
 from hydra_jax.serving.onnx_graph import Arrays, Graph, Node, Value
 from hydra_jax.serving.onnx_translate import translate
@@ -35,17 +35,17 @@ def serialize(predictor: Predictor, members: bool, about: Mapping[str, Any]) -> 
       computes in bfloat16, or is too large.
   """
   onnx = library()
-  sizes, dtype = exported.input_spec(predictor)
+  sizes, dtype = exported_function.input_spec(predictor)
   with jax.enable_x64(True):
     (batch,) = export.symbolic_shape('batch')
-    x = Value((batch, *sizes), dtype, exported.INPUT, (batch, *sizes))
-    graph = Graph(batch, exported.INPUT, x.shape)
-    values = translate(graph, exported.function_of(predictor, members), x)
-  names = exported.output_names(predictor, members)
-  outputs = [Node('Identity', (graph.name(graph.whole(values[name])),), (name,), {}) for name in names]
+    x = Value((batch, *sizes), dtype, exported_function.INPUT, (batch, *sizes))
+    graph = Graph(batch, exported_function.INPUT, x.shape)
+    values = translate(graph, exported_function.function_of(predictor, members), x)
+  names = exported_function.output_names(predictor, members)
+  outputs = [Node('Identity', (graph.name(graph.whole(values[name])),), name, {}) for name in names]
   nodes, arrays = folded(graph, *graph.live(outputs), names)
-  _check(arrays)
-  signature = [(exported.INPUT, x), *((name, values[name]) for name in names)]
+  _check(nodes, arrays)
+  signature = [(exported_function.INPUT, x), *((name, values[name]) for name in names)]
   return _model(onnx, nodes, arrays, [_info(onnx, *each) for each in signature], about)
 
 
@@ -65,10 +65,13 @@ def library() -> ModuleType:
   return onnx
 
 
-def _check(arrays: Arrays) -> None:
-  """Raises a `UserError` for constants that a file cannot hold, or that a runtime cannot read."""
-  if any(array.dtype.name == 'bfloat16' for array in arrays.values()):
-    raise UserError('this network computes in bfloat16, which ONNX Runtime does not: train in float32, or use StableHLO')
+def _check(nodes: Sequence[Node], arrays: Arrays) -> None:
+  """Raises a `UserError` for what a file cannot hold, or a runtime cannot compute."""
+  types = {array.dtype for array in arrays.values()} | {node.attributes.get('to') for node in nodes}
+  if 'bfloat16' in map(str, types):
+    raise UserError(
+      'this network computes in bfloat16, which ONNX Runtime does not: train in float32, or use StableHLO'
+    )
   size = sum(array.nbytes for array in arrays.values())
   if size > LARGEST_FILE:
     raise UserError(f'the ONNX file would have {size / 2**30:.1f} GiB, and 2 are the limit: use StableHLO')
@@ -80,7 +83,9 @@ def _info(onnx: ModuleType, name: str, value: Value) -> Any:
   return onnx.helper.make_tensor_value_info(name, kind, ['batch', *value.shape[1:]])
 
 
-def _model(onnx: ModuleType, nodes: Sequence[Node], arrays: Arrays, signature: list[Any], about: Mapping[str, Any]) -> bytes:
+def _model(
+  onnx: ModuleType, nodes: Sequence[Node], arrays: Arrays, signature: list[Any], about: Mapping[str, Any]
+) -> bytes:
   make = onnx.helper
   graph = make.make_graph(
     [_node(onnx, node) for node in nodes],
@@ -100,7 +105,7 @@ def _model(onnx: ModuleType, nodes: Sequence[Node], arrays: Arrays, signature: l
 def _node(onnx: ModuleType, node: Node) -> Any:
   to = onnx.helper.np_dtype_to_tensor_dtype
   attributes = {name: to(each) if isinstance(each, np.dtype) else each for name, each in node.attributes.items()}
-  return onnx.helper.make_node(node.operator, node.inputs, node.outputs, node.outputs[0], **attributes)
+  return onnx.helper.make_node(node.operator, node.inputs, [node.output], node.output, **attributes)
 
 
 def caller(content: bytes) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
@@ -108,18 +113,22 @@ def caller(content: bytes) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]
   try:
     import onnxruntime
   except ImportError:
-    session = library_reference(content)
-    names, by = session.output_names, f'onnx.reference {library().__version__}'
-  else:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-    names, by = [output.name for output in session.get_outputs()], f'onnxruntime {onnxruntime.__version__}'
-  return lambda x: dict(zip(names, session.run(None, {exported.INPUT: x}), strict=True)), by
+    return reference(content)
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3  # errors
+  session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+  names = [output.name for output in session.get_outputs()]
+  return _by_name(session, names), f'onnxruntime {onnxruntime.__version__}'
 
 
-def library_reference(content: bytes) -> Any:
-  """The evaluator of `onnx` itself, which is slow."""
+def reference(content: bytes) -> tuple[Callable[[np.ndarray], dict[str, np.ndarray]], str]:
+  """The same by the evaluator in `onnx`, which is slow."""
   from onnx.reference import ReferenceEvaluator
 
-  return ReferenceEvaluator(library().load_model_from_string(content))
+  onnx = library()
+  evaluator = ReferenceEvaluator(onnx.load_model_from_string(content))
+  return _by_name(evaluator, evaluator.output_names), f'onnx.reference {onnx.__version__}'
+
+
+def _by_name(session: Any, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+  return lambda x: dict(zip(names, session.run(None, {exported_function.INPUT: x}), strict=True))

@@ -49,11 +49,11 @@ class Value:
 
 
 class Node(NamedTuple):
-  """An operator with the names of what it reads and writes."""
+  """An operator with the names of what it reads and of what it gives."""
 
   operator: str
   inputs: tuple[str, ...]
-  outputs: tuple[str, ...]
+  output: str
   attributes: Mapping[str, Any]
 
 
@@ -66,6 +66,11 @@ def known(array: Any) -> Value:
 def is_one(size: Any) -> bool:
   """Whether an axis has size 1, whatever the batch is."""
   return isinstance(size, int | np.integer) and size == 1
+
+
+def is_concrete(shape: Sequence[Any]) -> bool:
+  """Whether no size depends on the batch."""
+  return all(isinstance(size, int | np.integer) for size in shape)
 
 
 def common(shapes: Sequence[Shape]) -> Shape:
@@ -92,21 +97,23 @@ class Graph:
     self.arrays: dict[str, np.ndarray] = {}
     self.refused: dict[str, str] = {}
     self.shapes: dict[str, Shape] = {source: shape}
-    self._made: dict[Any, tuple[str, ...]] = {}
+    self._made: dict[Any, str] = {}
     self._reshaped: dict[str, tuple[str, Shape]] = {}  # what a tensor was before, and its shape
 
-  def add(self, operator: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> tuple[str, ...]:
-    """Adds a node unless there is the same one, and returns the names of its outputs."""
-    key = operator, tuple(inputs), repr(sorted(attributes.items())), outputs
+  def add(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
+    """Adds a node unless there is the same one, and returns the name of what it gives."""
+    key = operator, tuple(inputs), repr(sorted(attributes.items()))
     if key not in self._made:
-      self._made[key] = tuple(f'{operator}_{len(self._made)}_{i}' for i in range(outputs))
+      self._made[key] = f'{operator}_{len(self._made)}'
       self.nodes.append(Node(operator, tuple(inputs), self._made[key], attributes))
     return self._made[key]
 
   def constant(self, array: Any) -> str:
     """The name of an array."""
     array = np.ascontiguousarray(array).reshape(np.shape(array))  # NumPy makes a vector of a scalar
-    name = f'constant_{hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()[:16]}'
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(array.tobytes())
+    name = f'constant_{digest.hexdigest()[:16]}'
     self.arrays[name] = array
     return name
 
@@ -118,9 +125,9 @@ class Graph:
     """The same value, stored in full."""
     if value.stored == value.shape:
       return value
-    if value.is_known and self.is_concrete(value.shape):
+    if value.is_known and is_concrete(value.shape):
       return known(value.array)
-    (name,) = self.add('Expand', [self.name(value), self.sizes(value.shape)])
+    name = self.add('Expand', [self.name(value), self.sizes(value.shape)])
     return self.named(name, value.shape, value.dtype, value.shape)
 
   def named(self, name: str, shape: Shape, dtype: Any, stored: Shape) -> Value:
@@ -130,12 +137,14 @@ class Graph:
 
   def elementwise(self, operator: str, values: Sequence[Value], dtype: Any, **attributes: Any) -> Value:
     """A node that broadcasts."""
-    (name,) = self.add(operator, [self.name(value) for value in values], **attributes)
+    name = self.add(operator, [self.name(value) for value in values], **attributes)
     return self.named(name, common([v.shape for v in values]), dtype, common([v.stored for v in values]))
 
-  def node(self, operator: str, values: Sequence[Value], shape: Shape, dtype: Any = None, **attributes: Any) -> Value:
+  def node(
+    self, operator: str, values: Sequence[Value], shape: Sequence[Any], dtype: Any = None, **attributes: Any
+  ) -> Value:
     """A node that reads values in full and gives one of a shape."""
-    (name,) = self.add(operator, [self.name(self.whole(value)) for value in values], **attributes)
+    name = self.add(operator, [self.name(self.whole(value)) for value in values], **attributes)
     return self.named(name, tuple(shape), dtype or values[0].dtype, tuple(shape))
 
   def cast(self, value: Value, dtype: Any) -> Value:
@@ -144,10 +153,10 @@ class Graph:
       return value
     if value.is_known:
       return replace(value, held=np.asarray(value.held).astype(dtype), dtype=dtype)
-    (name,) = self.add('Cast', [value.held], to=np.dtype(dtype))
+    name = self.add('Cast', [value.held], to=np.dtype(dtype))
     return self.named(name, value.shape, dtype, value.stored)
 
-  def reshape(self, value: Value, shape: Shape) -> Value:
+  def reshape(self, value: Value, shape: Sequence[Any]) -> Value:
     """The value in another shape of as many elements."""
     shape = tuple(shape)
     if not value.stored:
@@ -168,7 +177,7 @@ class Graph:
     if value.is_known:
       return Value(shape, value.dtype, np.reshape(value.held, stored), stored)
     first, of = self._reshaped.get(value.held, (value.held, value.stored))
-    name = first if stored == of else self.add('Reshape', [first, self._target(stored)])[0]
+    name = first if stored == of else self.add('Reshape', [first, self._target(stored)])
     if name != first:
       self._reshaped[name] = first, of
     return self.named(name, shape, value.dtype, stored)
@@ -206,7 +215,7 @@ class Graph:
     moved = [axis for axis in order if not is_one(value.stored[axis])]
     if moved == sorted(moved):
       return self._restored(value, shape, stored)
-    (name,) = self.add('Transpose', [value.held], perm=order)
+    name = self.add('Transpose', [value.held], perm=order)
     return self.named(name, shape, value.dtype, stored)
 
   def slice(self, value: Value, shape: Shape, cuts: Mapping[int, slice]) -> Value:
@@ -219,26 +228,21 @@ class Graph:
       index = tuple(cuts.get(axis, slice(None)) for axis in range(len(shape)))
       return Value(tuple(shape), value.dtype, value.held[index], stored)
     columns = zip(*((cut.start, cut.stop, axis, cut.step) for axis, cut in cuts.items()), strict=True)
-    (name,) = self.add('Slice', [value.held, *(self.constant(np.array(column, np.int64)) for column in columns)])
+    name = self.add('Slice', [value.held, *(self.constant(np.array(column, np.int64)) for column in columns)])
     return self.named(name, tuple(shape), value.dtype, stored)
-
-  def is_concrete(self, shape: Shape) -> bool:
-    """Whether no size depends on the batch."""
-    return all(isinstance(size, int | np.integer) for size in shape)
 
   def size(self, size: Any) -> str:
     """A tensor `[1]` that is the size of an axis."""
     if isinstance(size, int | np.integer):
       return self.constant(np.array([size], np.int64))
-    (name,) = self.add('Shape', [self.source], start=0, end=1)
-    times = self.times(size)
-    return name if times == 1 else self.add('Mul', [name, self.constant(np.array([times], np.int64))])[0]
+    name, times = self.add('Shape', [self.source], start=0, end=1), self.times(size)
+    return name if times == 1 else self.add('Mul', [name, self.constant(np.array([times], np.int64))])
 
   def sizes(self, shape: Shape) -> str:
     """A tensor of the sizes of all axes."""
-    if self.is_concrete(shape):
+    if is_concrete(shape):
       return self.constant(np.array(shape, np.int64))
-    return self.add('Concat', [self.size(size) for size in shape], axis=0)[0]
+    return self.add('Concat', [self.size(size) for size in shape], axis=0)
 
   def times(self, size: Any) -> int:
     """How many times the batch an axis is.
@@ -257,10 +261,9 @@ class Graph:
     Raises:
       UserError: An output depends on what was refused.
     """
-    wanted: set[str] = {name for node in outputs for name in node.outputs}
-    nodes = []
+    wanted, nodes = {node.output for node in outputs}, []
     for node in reversed([*self.nodes, *outputs]):
-      if wanted & set(node.outputs):
+      if node.output in wanted:
         nodes.append(node)
         wanted |= set(node.inputs)
     for name, why in self.refused.items():

@@ -12,7 +12,7 @@ from hydra_jax.serving.onnx_shapes import Rule, clip, equal, expect, pad
 
 BOOL = np.dtype(bool)
 # Elementwise, by the operator of ONNX.
-ELEMENTWISE = {
+OPERATORS = {
   **{'add': 'Add', 'add_any': 'Add', 'sub': 'Sub', 'mul': 'Mul', 'div': 'Div', 'pow': 'Pow', 'neg': 'Neg'},
   **{'min': 'Min', 'abs': 'Abs', 'sign': 'Sign', 'floor': 'Floor', 'ceil': 'Ceil', 'exp': 'Exp', 'log': 'Log'},
   **{'sqrt': 'Sqrt', 'tanh': 'Tanh', 'logistic': 'Sigmoid', 'erf': 'Erf', 'sin': 'Sin', 'cos': 'Cos', 'tan': 'Tan'},
@@ -178,7 +178,11 @@ def _pooling(operator: str) -> Rule:
   """Windows over some axes. The others become the two in front that ONNX has, batch and channels."""
 
   def rule(graph, inputs, outputs, params):
-    (x,), sizes, strides, padding = inputs, *(params[f'window_{name}'] for name in ('dimensions', 'strides')), params['padding']
+    (x,), sizes, strides, padding = (
+      inputs,
+      *(params[f'window_{name}'] for name in ('dimensions', 'strides')),
+      params['padding'],
+    )
     expect(all(each == 1 for each in (*params['base_dilation'], *params['window_dilation'])), 'with dilation')
     plain = [i for i, each in enumerate(zip(sizes, strides, padding)) if each == (1, 1, (0, 0))]
     windows = [i for i in range(len(sizes)) if i not in plain]
@@ -210,8 +214,9 @@ def _batch(graph, inputs, outputs, params):
   return graph.cast(graph.reshape(size, ()), outputs[0].dtype)
 
 
-RULES: dict[str, Rule] = {
-  **{name: _elementwise(operator) for name, operator in ELEMENTWISE.items()},
+# By the name of the primitive. Elementwise ones give at each place what they read at that place.
+ELEMENTWISE: dict[str, Rule] = {
+  **{name: _elementwise(operator) for name, operator in OPERATORS.items()},
   **{name: _logical(operator) for name, operator in LOGICAL.items()},
   'eq': _equal,
   'ne': _not_equal,
@@ -222,6 +227,9 @@ RULES: dict[str, Rule] = {
   'clamp': _clamp,
   'rem': _remainder,
   'reduce_precision': _same_precision,
+}
+RULES: dict[str, Rule] = {
+  **ELEMENTWISE,
   **{f'reduce_{name}': _reduction(f'Reduce{name.title()}') for name in ('sum', 'max', 'min', 'prod')},
   **{f'reduce_{name}': _logical_reduction(f'Reduce{how}') for name, how in (('and', 'Min'), ('or', 'Max'))},
   'argmax': _arg('ArgMax'),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_jax.serving.onnx_graph import Graph, Value, known
+from hydra_jax.serving.onnx_graph import Graph, Value, is_concrete, known
 
 Params = Mapping[str, Any]
 Rule = Callable[[Graph, list[Value], Sequence[Any], Params], Value | list[Value]]
@@ -65,7 +65,7 @@ def slices(graph, inputs, outputs, params):
   (x,) = inputs
   bounds = zip(params['start_indices'], params['limit_indices'], params['strides'] or (1,) * len(x.shape), strict=True)
   cuts = {axis: slice(*each) for axis, each in enumerate(bounds) if not _is_whole(each, x.shape[axis])}
-  expect(all(graph.is_concrete((cut.start, cut.stop)) for cut in cuts.values()), 'of the batch')
+  expect(all(is_concrete((cut.start, cut.stop)) for cut in cuts.values()), 'of the batch')
   return graph.slice(x, outputs[0].shape, cuts)
 
 
@@ -86,7 +86,7 @@ def _windows(graph: Graph, x: Value, axes, starts: Sequence[Value], sizes: Seque
   cuts = {}
   for axis, start in zip(axes, starts, strict=True):
     if sizes[axis] != x.shape[axis]:
-      expect(graph.is_concrete((sizes[axis], x.shape[axis])), 'of the batch')
+      expect(is_concrete((sizes[axis], x.shape[axis])), 'of the batch')
       first = int(np.clip(int(start.held), 0, x.shape[axis] - sizes[axis]))
       cuts[axis] = slice(first, first + sizes[axis], 1)
   return cuts
@@ -95,7 +95,7 @@ def _windows(graph: Graph, x: Value, axes, starts: Sequence[Value], sizes: Seque
 def reverse(graph, inputs, outputs, params):
   """`jax.lax.rev`."""
   (x,), axes = inputs, params['dimensions']
-  expect(graph.is_concrete([x.shape[axis] for axis in axes]), 'of the batch')
+  expect(is_concrete([x.shape[axis] for axis in axes]), 'of the batch')
   return graph.slice(x, x.shape, {axis: slice(x.shape[axis] - 1, -x.shape[axis] - 1, -1) for axis in axes})
 
 
@@ -110,7 +110,7 @@ def split(graph, inputs, outputs, params):
 def concatenate(graph, inputs, outputs, params):
   """`jax.lax.concatenate`."""
   axis = params['dimension']
-  if all(x.is_known and graph.is_concrete(x.shape) for x in inputs):
+  if all(x.is_known and is_concrete(x.shape) for x in inputs):
     return known(np.concatenate([x.array for x in inputs], axis))
   return inputs[0] if len(inputs) == 1 else graph.node('Concat', inputs, outputs[0].shape, axis=axis)
 
@@ -123,34 +123,43 @@ def stack(graph, inputs, outputs, params):
 
 
 def gather(graph, inputs, outputs, params):
-  """`jax.lax.gather` where it is a window, a grid of rows and columns, or a look-up along one axis.
+  """`jax.lax.gather` where it is a window, rows and columns of a grid, or a look-up along one axis.
 
   It is what JAX makes of `x[:, ::2, 1:]` where the size of the batch is a symbol, and of `jnp.take`.
   """
-  (x, indices), numbers = inputs, params['dimension_numbers']
+  (x, indices), numbers, (output,) = inputs, params['dimension_numbers'], outputs
+  axes = tuple(numbers.start_index_map)
   expect(not numbers.operand_batching_dims, 'with batches of indices')
-  expect(outputs[0].dtype != bool, 'of truth values')
-  axes = numbers.start_index_map
   if len(indices.shape) == 1:
-    expect(indices.is_known, 'of a window at a place that depends on the input')
-    cuts = _windows(graph, x, axes, [known(each) for each in indices.array], params['slice_sizes'])
-    cut_shape = [params['slice_sizes'][axis] if axis in axes else size for axis, size in enumerate(x.shape)]
-    return graph.reshape(graph.slice(x, tuple(cut_shape), cuts), outputs[0].shape)
-  expect(tuple(axes) == tuple(numbers.collapsed_slice_dims), 'of windows')
+    return _window(graph, x, indices, output, params)
+  expect(axes == tuple(numbers.collapsed_slice_dims), 'of windows')
   if len(axes) == 1:
-    return _look_up(graph, x, graph.reshape(indices, indices.shape[:-1]), outputs[0], params)
-  return _grid(graph, x, indices, outputs[0], params)
+    return _look_up(graph, x, graph.reshape(indices, indices.shape[:-1]), output, params)
+  return _grid(graph, x, indices, output, params)
+
+
+def _window(graph: Graph, x: Value, indices: Value, output, params) -> Value:
+  """One window of known size at a known place; axes of size 1 may be left out."""
+  axes, sizes = params['dimension_numbers'].start_index_map, params['slice_sizes']
+  expect(indices.is_known, 'of a window at a place that depends on the input')
+  starts = np.asarray(indices.array)
+  inside = all(not is_concrete([x.shape[a]]) or 0 <= i <= x.shape[a] - sizes[a] for a, i in zip(axes, starts))
+  expect(inside, 'out of bounds')
+  cuts = _windows(graph, x, axes, [known(each) for each in starts], sizes)
+  return graph.reshape(graph.slice(x, tuple(sizes), cuts), output.shape)
 
 
 def _grid(graph: Graph, x: Value, indices: Value, output, params) -> Value:
-  """Indices along several axes that are all pairs of one list for each."""
-  numbers = params['dimension_numbers']
+  """Indices along several axes that are all combinations of one list for each axis."""
+  numbers, lists = params['dimension_numbers'], []
   expect(indices.is_known and len(numbers.start_index_map) == len(indices.shape) - 1, 'of single elements')
-  for i, axis in enumerate(numbers.start_index_map):
-    column = np.moveaxis(indices.array[..., i], i, 0)
-    first = column.reshape(len(column), -1)[:, 0]
-    expect(np.array_equal(column, np.broadcast_to(first.reshape(-1, *(1,) * (column.ndim - 1)), column.shape)), 'of single elements')
-    x = _taken(graph, x, known(first), axis)
+  for i in range(len(numbers.start_index_map)):
+    rows = np.moveaxis(indices.array[..., i], i, 0).reshape(indices.shape[i], -1)
+    expect(bool((rows == rows[:, :1]).all()), 'of single elements')
+    lists.append(rows[:, 0])
+  for axis, at in zip(numbers.start_index_map, lists):
+    expect(is_concrete([x.shape[axis]]) and 0 <= at.min() <= at.max() < x.shape[axis], 'out of bounds')
+    x = _taken(graph, x, known(at), axis)
   grid = iter(numbers.start_index_map)
   rest = iter(axis for axis in range(len(x.shape)) if axis not in numbers.start_index_map)
   return graph.transpose(x, [next(rest if i in numbers.offset_dims else grid) for i in range(len(output.shape))])
@@ -158,27 +167,22 @@ def _grid(graph: Graph, x: Value, indices: Value, output, params) -> Value:
 
 def _look_up(graph: Graph, x: Value, indices: Value, output, params) -> Value:
   """Indices along one axis, which may depend on the input."""
-  numbers, mode = params['dimension_numbers'], str(params['mode']).rpartition('.')[2]
+  numbers, mode = params['dimension_numbers'], str(params['mode'])
   (axis,), lead = numbers.start_index_map, len(indices.shape)
-  size = x.shape[axis]
-  expect(graph.is_concrete([size]), 'along the batch')
-  inside = None
-  if mode != 'PROMISE_IN_BOUNDS':
-    low, high = known(np.asarray(0, indices.dtype)), known(np.asarray(size - 1, indices.dtype))
-    clipped = clip(graph, low, indices, high)
-    inside = equal(graph, clipped, indices) if mode.startswith('FILL') else None
-    indices = clipped
-  found = _taken(graph, x, indices, axis)
+  expect(is_concrete([x.shape[axis]]), 'along the batch')
+  low, high = (known(np.asarray(each, indices.dtype)) for each in (0, x.shape[axis] - 1))
+  clipped = clip(graph, low, indices, high)
+  found = _taken(graph, x, clipped, axis)
   taken = iter(range(axis, axis + lead))
   rest = iter(i for i in range(len(found.shape)) if not axis <= i < axis + lead)
   found = graph.transpose(found, [next(rest if i in numbers.offset_dims else taken) for i in range(len(output.shape))])
-  if inside is None:
+  if 'FILL' not in mode:
     return found
+  fill = np.nan if params['fill_value'] is None else params['fill_value']
+  expect(np.issubdtype(output.dtype, np.floating), 'of whole numbers out of bounds')
   places = [i for i in range(len(output.shape)) if i not in numbers.offset_dims]
-  fill = params['fill_value'] if params['fill_value'] is not None else np.nan
-  expect(np.issubdtype(output.dtype, np.floating) or params['fill_value'] is not None, 'of whole numbers out of bounds')
-  mask = graph.broadcast(inside, output.shape, places)
-  return graph.elementwise('Where', [mask, found, known(np.asarray(fill, output.dtype))], output.dtype)
+  inside = graph.broadcast(equal(graph, clipped, indices), output.shape, places)
+  return graph.elementwise('Where', [inside, found, known(np.asarray(fill, output.dtype))], output.dtype)
 
 
 def clip(graph: Graph, low: Value, x: Value, high: Value) -> Value:
@@ -198,12 +202,12 @@ def equal(graph: Graph, x: Value, y: Value) -> Value:
 def _taken(graph: Graph, x: Value, indices: Value, axis: int) -> Value:
   """Elements along one axis; evenly spaced ones are a slice."""
   shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-  if indices.is_known and graph.is_concrete(indices.shape):
+  if indices.is_known and is_concrete(indices.shape):
     at = np.asarray(indices.array)
-    steps = np.unique(np.diff(at)) if at.ndim == 1 else [0, 0]
-    if at.ndim == 1 and len(steps) <= 1 and (len(at) == 1 or steps[0] > 0):
-      return graph.slice(x, shape, {axis: slice(int(at[0]), int(at[-1]) + 1, int(steps[0]) if len(at) > 1 else 1)})
-    if x.is_known and graph.is_concrete(x.shape):
+    steps = set(np.diff(at).tolist()) if at.ndim == 1 else {0}
+    if len(steps) <= 1 and (step := min(steps, default=1)) > 0:
+      return graph.slice(x, shape, {axis: slice(int(at[0]), int(at[-1]) + 1, step)})
+    if x.is_known and is_concrete(x.shape):
       return known(np.take(x.array, at, axis))
   return graph.node('Gather', [x, graph.cast(indices, np.dtype(np.int64))], shape, x.dtype, axis=axis)
 
@@ -213,7 +217,7 @@ def pad(graph, inputs, outputs, params):
   x, value = inputs
   config = [(low, high) for low, high, _ in params['padding_config']]
   expect(not any(interior for _, _, interior in params['padding_config']), 'between elements')
-  expect(all(graph.is_concrete(each) and min(each) >= 0 for each in config), 'by a negative number, or by the batch')
+  expect(all(is_concrete(each) and min(each) >= 0 for each in config), 'by a negative number, or by the batch')
   if not any(map(any, config)):
     return x
   pads = known(np.array(config, np.int64).T.ravel())

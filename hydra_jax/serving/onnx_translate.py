@@ -9,9 +9,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 import numpy as np
 
-from hydra_jax.errors import UserError
-from hydra_jax.serving.onnx_graph import Graph, Value, common, known
-from hydra_jax.serving.onnx_rules import RULES, log_softmax
+from hydra_jax.serving.onnx_graph import Graph, Value, common, is_concrete, known
+from hydra_jax.serving.onnx_rules import ELEMENTWISE, RULES, log_softmax
 from hydra_jax.serving.onnx_shapes import SHAPES, CannotTranslate, stack
 from hydra_jax.serving.onnx_special import MADE_OF_OTHERS
 
@@ -61,7 +60,7 @@ class Translator:
   def open(self, jaxpr: Jaxpr, consts: Sequence[Value], inputs: Sequence[Value]) -> list[Value]:
     """The same for a function whose constants are not part of it."""
     values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
-    read = lambda atom: known(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else values[atom]
+    read = lambda atom: _literal(atom) if isinstance(atom, Literal) else values[atom]
     for equation in jaxpr.eqns:
       with self.at(equation):
         found = self.equation(equation, [read(atom) for atom in equation.invars])
@@ -88,7 +87,7 @@ class Translator:
     if (computed := self.computed(equation, inputs)) is not None:
       return computed
     if name == 'scan' and params['length'] <= LONGEST_LOOP:
-      return self.scan(inputs, params)
+      return self.scan(inputs, outputs, params)
     if name in MADE_OF_OTHERS:
       specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
       return self.closed(jax.make_jaxpr(MADE_OF_OTHERS[name])(*specs), inputs)
@@ -110,32 +109,30 @@ class Translator:
 
   def computed(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
     """What an equation gives if it reads known arrays only; None where it does not."""
-    outputs = [var.aval for var in equation.outvars]
-    shapes = [value.shape for value in [*inputs, *outputs]]
-    if not all(x.is_known for x in inputs) or equation.primitive.name == 'dim_as_value':
+    name, outputs = equation.primitive.name, [var.aval for var in equation.outvars]
+    if name == 'dim_as_value' or not all(x.is_known for x in inputs):
       return None
-    if not all(map(self.graph.is_concrete, shapes)):
-      return self.compactly(equation, inputs)
-    found = equation.primitive.bind(*(x.array for x in inputs), **equation.params)
-    return [known(_host(array)) for array in (found if equation.primitive.multiple_results else [found])]
-
-  def compactly(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
-    """The same where arrays do not vary along the batch; None where the primitive is not elementwise."""
-    (output,) = [var.aval for var in equation.outvars]
-    stored = common([x.stored for x in inputs])
-    if equation.primitive.name not in RULES or equation.primitive.name.startswith(('reduce', 'dot', 'conv', 'cum')):
+    if all(is_concrete(each.shape) for each in (*inputs, *outputs)):
+      found = equation.primitive.bind(*(x.array for x in inputs), **equation.params)
+      return [known(_host(array)) for array in (found if equation.primitive.multiple_results else [found])]
+    if name not in ELEMENTWISE:
       return None
+    stored = common([x.stored for x in inputs])  # of arrays that do not vary along the batch
     found = equation.primitive.bind(*(np.broadcast_to(x.held, stored) for x in inputs), **equation.params)
-    return [Value(output.shape, output.dtype, _host(found), stored)]
+    return [Value(outputs[0].shape, outputs[0].dtype, _host(found), stored)]
 
-  def scan(self, inputs: list[Value], params) -> list[Value]:
-    """A loop, written out."""
-    consts, carried = params['num_consts'], params['num_carry']
-    fixed, carry, over = inputs[:consts], inputs[consts : consts + carried], inputs[consts + carried :]
+  def scan(self, inputs: list[Value], outputs: Sequence[Any], params) -> list[Value]:
+    """A loop, written out. Its body has one axis less of what is read row by row; all else is fixed or carried."""
+    body = params['jaxpr']
+    rank = lambda x: len(x.shape)
+    rows_in = sum(rank(x) > rank(inner) for x, inner in zip(inputs, body.in_avals, strict=True))
+    carried = sum(rank(x) == rank(inner) for x, inner in zip(outputs, body.out_avals, strict=True))
+    first, last = len(inputs) - rows_in - carried, len(inputs) - rows_in
+    fixed, carry, over = inputs[:first], inputs[first:last], inputs[last:]
     steps = range(params['length'])
     rows: list[list[Value]] = []
     for step in reversed(steps) if params['reverse'] else steps:
-      found = self.closed(params['jaxpr'], [*fixed, *carry, *(self._row(x, step) for x in over)])
+      found = self.closed(body, [*fixed, *carry, *(self._row(x, step) for x in over)])
       carry, row = found[:carried], found[carried:]
       rows.append(row)
     rows = rows[::-1] if params['reverse'] else rows
@@ -152,7 +149,7 @@ class Translator:
   def refuse(self, name: str, how: str, outputs: Sequence[Any]) -> list[Value]:
     """Values that cannot be computed, which is no error before an output depends on them."""
     made = [f'refused_{len(self.graph.refused) + i}' for i in range(len(outputs))]
-    why = f"ONNX is not written for the primitive '{name}'{how}{self.where()}: use other operations, or StableHLO"
+    why = f"there is no rule for the primitive '{name}'{how}{self.where()} in ONNX: use other operations, or StableHLO"
     self.graph.refused |= dict.fromkeys(made, why)
     return [Value(output.shape, output.dtype, held, output.shape) for output, held in zip(outputs, made)]
 
@@ -168,6 +165,10 @@ def _is_log_softmax(jaxpr: ClosedJaxpr, inputs: list[Value]) -> bool:
     return False
   (own,) = jax.make_jaxpr(jax.nn.log_softmax)(jax.ShapeDtypeStruct(inputs[0].shape, inputs[0].dtype)).eqns
   return str(own.params['jaxpr']) == str(jaxpr)
+
+
+def _literal(atom: Any) -> Value:
+  return known(np.asarray(atom.val, atom.aval.dtype))
 
 
 def _host(array: Any) -> Any:

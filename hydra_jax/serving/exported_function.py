@@ -41,7 +41,7 @@ MEANINGS = {
 }
 # Batches of random inputs of the self-test, and the most that a file may differ from `Predictor.predict`.
 TESTED = (1, 2, 7)
-TOLERANCE = 1e-5
+TOLERANCES = {'float32': 1e-5, 'bfloat16': 2e-2}
 # In nats. Logits of more have fewer digits behind the point.
 PLAIN_LOGITS = 10
 
@@ -216,6 +216,14 @@ def largest_error(predictor: Predictor, call: Callable[[np.ndarray], dict[str, n
         return np.inf
       errors.append(np.max(np.abs(found[name] - values[rows]) / sizes.get(name, sizes['total'])))
   return float(np.max(errors))
+
+
+def tolerance(predictor: Predictor) -> float:
+  """The most that a file may differ, by the precision in which the network computes."""
+  shape, dtype = input_spec(predictor)
+  with jax.enable_x64(True):
+    traced = jax.make_jaxpr(function_of(predictor))(jax.ShapeDtypeStruct((1, *shape), dtype))
+  return TOLERANCES['bfloat16' if 'bf16[' in str(traced) else 'float32']
 
 
 def _sizes(predictor: Predictor, prediction: Any) -> dict[str, Any]:
