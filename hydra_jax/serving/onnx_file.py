@@ -31,17 +31,39 @@ def serialize(predictor: Predictor, members: bool, about: Mapping[str, Any]) -> 
     about: Written as metadata, each value as JSON.
 
   Raises:
-    UserError: `onnx` is missing, or the network cannot be written: it has an operation that no rule is written for,
+    UserError: See `model_of`.
+  """
+  f, names = exported_function.function_of(predictor, members), exported_function.output_names(predictor, members)
+  return model_of(f, *exported_function.input_spec(predictor), names, about)
+
+
+def model_of(
+  f: Callable[[jax.Array], Mapping[str, jax.Array]],
+  sizes: Sequence[int],
+  dtype: np.dtype,
+  names: Sequence[str],
+  about: Mapping[str, Any],
+) -> bytes:
+  """A function of JAX as the content of an ONNX file.
+
+  Args:
+    f: Function of an array `[batch, …]` that returns arrays by name, with the batch first. It is traced with
+      `jax.enable_x64`.
+    sizes: Shape of an input, without the batch.
+    dtype: Of the input.
+    names: Of the outputs, in order.
+    about: Written as metadata, each value as JSON.
+
+  Raises:
+    UserError: `onnx` is missing, or the function cannot be written: it has an operation that no rule is written for,
       computes in bfloat16, or is too large.
   """
   onnx = library()
-  sizes, dtype = exported_function.input_spec(predictor)
   with jax.enable_x64(True):
     (batch,) = export.symbolic_shape('batch')
     x = Value((batch, *sizes), dtype, exported_function.INPUT, (batch, *sizes))
     graph = Graph(batch, exported_function.INPUT, x.shape)
-    values = translate(graph, exported_function.function_of(predictor, members), x)
-  names = exported_function.output_names(predictor, members)
+    values = translate(graph, f, x)
   outputs = [Node('Identity', (graph.name(graph.whole(values[name])),), name, {}) for name in names]
   nodes, arrays = folded(graph, *graph.live(outputs), names)
   _check(nodes, arrays)
@@ -94,9 +116,8 @@ def _model(
     signature[1:],
     [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
   )
-  opset, version = make.make_opsetid('', OPSET), about['versions']['hydra_jax']
-  options = {'ir_version': IR_VERSION, 'producer_name': 'hydra_jax', 'producer_version': version}
-  model = make.make_model(graph, opset_imports=[opset], **options)
+  opsets = [make.make_opsetid('', OPSET)]
+  model = make.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name='hydra_jax')
   make.set_model_props(model, {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()})
   onnx.checker.check_model(model, full_check=True)
   return model.SerializeToString()

@@ -134,12 +134,22 @@ def _dot_general(graph, inputs, outputs, params):
   """One `MatMul`. The kernels of heads that read the same input are one matrix `[features, heads · outputs]` in it."""
   (left_sum, right_sum), (left_batch, right_batch) = params['dimension_numbers']
   left, right = (graph.cast(each, outputs[0].dtype) for each in inputs)
-  left, rows = _matrices(graph, left, left_batch, left_sum, sums_last=True)
-  right, _ = _matrices(graph, right, right_batch, right_sum, sums_last=False)
-  if not left_batch and len(rows) > 1:  # ONNX multiplies any number of axes by one matrix
+  if left.is_known and not right.is_known:  # so that kernels are on the right
+    found, rows = _product(graph, right, left, (right_batch, right_sum), (left_batch, left_sum))
+    axes, lead, middle = [*range(len(found.shape))], len(left_batch), len(left_batch) + len(rows)
+    return graph.transpose(found, [*axes[:lead], *axes[middle:], *axes[lead:middle]])
+  return _product(graph, left, right, (left_batch, left_sum), (right_batch, right_sum))[0]
+
+
+def _product(graph: Graph, left: Value, right: Value, left_axes, right_axes) -> tuple[Value, list[Any]]:
+  """The product with axes of the batch, of the left and of the right, and the sizes of those of the left."""
+  lead = [left.shape[axis] for axis in left_axes[0]]
+  left, rows = _matrices(graph, left, *left_axes, sums_last=True)
+  right, columns = _matrices(graph, right, *right_axes, sums_last=False)
+  if not lead and len(rows) > 1:  # ONNX multiplies any number of axes by one matrix
     left = graph.reshape(left, (*rows, left.shape[-1]))
   found = graph.node('MatMul', [left, right], (*left.shape[:-1], right.shape[-1]))
-  return graph.reshape(found, outputs[0].shape)
+  return graph.reshape(found, (*lead, *rows, *columns)), rows
 
 
 def _matrices(graph: Graph, x: Value, batch, sums, sums_last: bool) -> tuple[Value, list[Any]]:
