@@ -64,6 +64,9 @@ def model_of(
     x = Value((batch, *sizes), dtype, exported_function.INPUT, (batch, *sizes))
     graph = Graph(batch, exported_function.INPUT, x.shape)
     values = translate(graph, f, x)
+  for name in names:
+    if values[name].shape[:1] != (batch,):
+      raise UserError(f'output {name} of shape {list(values[name].shape)} has not the batch as its first axis')
   outputs = [Node('Identity', (graph.name(graph.whole(values[name])),), name, {}) for name in names]
   nodes, arrays = folded(graph, *graph.live(outputs), names)
   _check(nodes, arrays)

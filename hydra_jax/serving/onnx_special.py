@@ -57,6 +57,7 @@ MADE_OF_OTHERS: dict[str, Callable[..., jax.Array]] = {
   'lgamma': _lgamma,
   'rsqrt': lambda x: 1 / jnp.sqrt(x),
   'square': lambda x: x * x,
+  'one_minus_square': lambda x: (1 - x) * (1 + x),
   'is_finite': lambda x: x - x == 0,
   'exp2': lambda x: jnp.exp(x * np.log(2).item()),
   'erfc': lambda x: 1 - jax.lax.erf(x),
