@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
   export.add_argument('model', help='the folder of a finished run')
   export.add_argument('--format', required=True, help='stablehlo (for JAX) or onnx (without JAX)')
   export.add_argument('--output', required=True, metavar='FILE', help='what is written')
-  export.add_argument('--method', default='hydra', help='ensemble, or the name of a student (default: hydra)')
+  export.add_argument('--method', help='ensemble, or the name of a student (default: hydra)')
   export.add_argument('--replica', type=int, default=0, help='which repetition (default: 0)')
   export.add_argument('--members', action='store_true', help='the predictions of each member are outputs too')
   export.add_argument('--platforms', default='cpu,cuda,tpu', help='of stablehlo, with commas (default: cpu,cuda,tpu)')
@@ -333,7 +333,8 @@ def export(options, overrides: list[str]) -> None:
   from hydra_jax.serving import export as exports, loading
 
   set_up()
-  predictor = loading.load(options.model, options.method, options.replica, options.function)
+  named = {} if options.method is None else {'method': options.method}
+  predictor = loading.load(options.model, replica=options.replica, functions=options.function, **named)
   platforms = [name.strip() for name in options.platforms.split(',')]
   output = Path(options.output).expanduser()
   exports.export(predictor, output, options.format, options.members, platforms)

@@ -214,7 +214,7 @@ def test_the_evaluator_of_onnx_agrees(random):
 UNKNOWN = {
   'sort': lambda x: jnp.sort(x, axis=1),
   'while': lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c + 1, x),
-  'conv_general_dilated': lambda x: conv(x.reshape(-1, 2, 1, 2), lhs_dilation=(2, 2)),
+  'conv_general_dilated': lambda x: conv(x.reshape(-1, 2, 1, 2), padding=((2, 2), (2, 2)), lhs_dilation=(2, 2)),
   'dynamic_slice': lambda x: jax.lax.dynamic_slice_in_dim(x, x[0, 0].astype(jnp.int32), 2, axis=1),
 }
 
