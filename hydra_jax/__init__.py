@@ -2,6 +2,7 @@
 
 * `distil`, `train_ensemble`, `evaluate`, `load`: from arrays, and from the folder of a finished run.
 * `HydraClassifier`, `HydraRegressor`: the same as estimators of scikit-learn, for arrays and tables.
+* `export`: a trained network as one file, StableHLO or ONNX.
 * `calibrate`: temperature and conformal scores of a predictor, from held-out labelled examples.
 * `save`, `load`, `predict_file`: a folder that is the model, and predictions for files.
 * `read_table`, `Columns`: tables, and what their columns become.
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
   from hydra_jax.nets.tabular import tabular
   from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
+  from hydra_jax.serving.export import export
   from hydra_jax.serving.loading import load
   from hydra_jax.serving.model_folder import save
   from hydra_jax.serving.predict_files import predict_file
@@ -62,6 +64,7 @@ _MODULES = {
   'train_ensemble': 'estimators.ensemble',
   **dict.fromkeys(('HydraClassifier', 'HydraRegressor'), 'estimators.scikit_learn'),
   **dict.fromkeys(('Prediction', 'Predictor'), 'evaluation.predictor'),
+  'export': 'serving.export',
   'load': 'serving.loading',
   'save': 'serving.model_folder',
   'predict_file': 'serving.predict_files',
@@ -94,6 +97,7 @@ __all__ = [
   'distil',
   'diversity',
   'evaluate',
+  'export',
   'from_equinox',
   'from_linen',
   'from_nnx',

@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `table`, `check`, `prepare` and `predict`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `prepare`, `predict` and `export`."""
 
 import argparse
 from collections.abc import Iterator
@@ -72,23 +72,28 @@ def parser() -> argparse.ArgumentParser:
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
   predict = commands.add_parser('predict', help='predictions for the rows of a file', allow_abbrev=False)
-  predict.add_argument('model', help='a folder made by hydra_jax.save, or that of a finished run')
+  export = commands.add_parser('export', help='a trained network as one file to serve', allow_abbrev=False)
+  for command in (predict, export):
+    command.add_argument('model', help='a folder made by hydra_jax.save, or that of a finished run')
   predict.add_argument('file', help='CSV, parquet, or .npz with x')
-  predict.add_argument('--output', required=True, metavar='FILE', help='ends in .csv, .parquet or .npz')
-  predict.add_argument('--method', help='of a run: ensemble, or the name of a student (default: hydra)')
-  predict.add_argument('--replica', type=int, default=0, help='of a run: which repetition (default: 0)')
-  predict.add_argument('--members', action='store_true', help='write the prediction of each member too')
+  export.add_argument('--format', required=True, help='stablehlo (for JAX) or onnx (without JAX)')
+  for command, output in ((predict, 'ends in .csv, .parquet or .npz'), (export, 'what is written')):
+    command.add_argument('--output', required=True, metavar='FILE', help=output)
+    command.add_argument('--method', help='of a run: ensemble, or the name of a student (default: hydra)')
+    command.add_argument('--replica', type=int, default=0, help='of a run: which repetition (default: 0)')
+    command.add_argument('--members', action='store_true', help='write the predictions of each member too')
+    command.add_argument(
+      '--function',
+      action='append',
+      default=[],
+      metavar='NAME',
+      help='a network or method of your own that the model has, such as my_networks.py:make',
+    )
   predict.add_argument('--coverage', type=float, help='write an interval or a set of classes for each row, such as 0.9')
-  predict.add_argument(
-    '--function',
-    action='append',
-    default=[],
-    metavar='NAME',
-    help='a network or method of your own that the model has, such as my_networks.py:make',
-  )
   for name, what in (('delimiter', 'between values'), ('decimal', '. or ,'), ('encoding', 'such as latin-1')):
     predict.add_argument(f'--{name}', help=f'of a CSV file: {what}')
-  for command in (run, table, check, prepare, predict):
+  export.add_argument('--platforms', default='cpu,cuda,tpu', help='of stablehlo, with commas (default: cpu,cuda,tpu)')
+  for command in (run, table, check, prepare, predict, export):
     command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
 
@@ -343,6 +348,17 @@ def predict(options, overrides: list[str]) -> None:
   print(f'{rows:,} rows are in {output}')
 
 
+def export(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.serving import export as exports, loading
+
+  set_up()
+  predictor = loading.load(options.model, options.method, options.replica, options.function)
+  platforms = [name.strip() for name in options.platforms.split(',')]
+  exports.export(predictor, Path(options.output).expanduser(), options.format, options.members, platforms)
+
+
 @contextlib.contextmanager
 def traceback_if(debug: bool) -> Iterator[None]:
   """With `debug`, prints the traceback of whatever is raised, before it becomes one line."""
@@ -362,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      commands = {'run': run, 'table': table, 'check': check, 'prepare': prepare, 'predict': predict}
+      commands = dict(run=run, table=table, check=check, prepare=prepare, predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     *('settings', 'text', 'training', 'user_files'),
   ),
   'config': ('experiment',),
-  'serving': ('errors', 'evaluation', 'experiment'),
+  'serving': ('data', 'errors', 'evaluation', 'experiment', 'maths', 'store'),
   'estimators': (
     *('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'progress', 'settings', 'training'),
   ),

@@ -60,6 +60,8 @@ WITHOUT_NUMBERS = (
   *(f'estimators/{name}' for name in ('scikit_learn', 'swaps', 'teachers', 'training')),
   *(f'serving/{name}' for name in ('__init__', 'card', 'loading', 'model_folder', 'predict_files')),
   *('serving/row_files', 'serving/run_folder'),
+  *(f'serving/{name}' for name in ('export', 'exported_columns', 'exported_function', 'stablehlo')),
+  *(f'serving/onnx_{name}' for name in ('affine', 'file', 'graph', 'rules', 'shapes', 'special', 'translate')),
 )
 
 

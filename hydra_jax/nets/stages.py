@@ -100,7 +100,8 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
   def apply(params, state, x, key, train):
     new = []
     for i, (stage, p, s, k) in enumerate(zip(stages, params, state, keys(key), strict=True)):
-      with own_inputs() if tiled and (i or not first) else contextlib.nullcontext():
+      own = own_inputs() if tiled and (i or not first) else contextlib.nullcontext()
+      with own, jax.named_scope(f'stage_{first + i}'):
         x, s = stage.apply(p, s, x, k, train)
       new.append(s)
     return x, tuple(new)
