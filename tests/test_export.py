@@ -41,11 +41,7 @@ def predictor_of(network, task='classification', shape=(6,), kind='members', spr
   draw = lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / fans(leaf), leaf.dtype)
   params, state = jax.tree.map(draw, shapes[0]), jax.tree.map(lambda leaf: jnp.abs(draw(leaf)) + 0.5, shapes[1])
   x = (np.full(3, 120.0), np.full(3, 60.0)) if reads_bytes else (np.full(shape, 1e9), np.full(shape, 3.0))
-  y = (
-    (np.zeros(1), np.ones(1))
-    if task == 'classification'
-    else (np.linspace(1e6, 5, targets), np.linspace(3, 0.1, targets))
-  )
+  y = (np.zeros(1), np.ones(1)) if task == 'classification' else (np.array([1e6, 5]), np.array([3, 0.1]))
   model = Model(network, params, state, Scaling(*x, *y), TASKS[task].predictives[kind].read)
   many = spread != 1 and len(network.heads) > 1
   return Predictor(

@@ -29,9 +29,10 @@ MAY_IMPORT = {
     *('settings', 'text', 'training', 'user_files'),
   ),
   'config': ('experiment',),
-  'serving': ('data', 'errors', 'evaluation', 'experiment', 'maths', 'store'),
+  'serving': ('data', 'errors', 'evaluation', 'experiment', 'formats', 'maths', 'progress', 'store'),
   'estimators': (
-    *('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'progress', 'settings', 'training'),
+    *('data', 'errors', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'progress', 'serving', 'settings'),
+    'training',
   ),
 }
 

@@ -204,7 +204,7 @@ def largest_error(predictor: Predictor, call: Callable[[np.ndarray], dict[str, n
     The share; infinity if a shape or type differs; NaN if a prediction is NaN in one of both.
   """
   given = examples(predictor, sum(TESTED))
-  prediction = predictor.predict(given.for_predict)
+  prediction = predictor.predict(given.for_predict)  # with members, whose size some errors are compared with
   wanted = {name: getattr(prediction, name) for name in output_names(predictor, members)}
   wanted |= {name: np.swapaxes(wanted[name], 0, 1) for name in wanted if name.startswith('member')}
   sizes, errors = _sizes(predictor, prediction), []

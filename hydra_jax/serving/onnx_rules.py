@@ -130,6 +130,10 @@ def log_softmax(graph: Graph, x: Value) -> Value:
   return graph.node('LogSoftmax', [x], x.shape, axis=-1)
 
 
+# Of an operand of a product: axes of the batch, and those that are summed.
+Axes = tuple[Sequence[int], Sequence[int]]
+
+
 def _dot_general(graph, inputs, outputs, params):
   """One `MatMul`. The kernels of heads that read the same input are one matrix `[features, heads · outputs]` in it."""
   (left_sum, right_sum), (left_batch, right_batch) = params['dimension_numbers']
@@ -141,7 +145,7 @@ def _dot_general(graph, inputs, outputs, params):
   return _product(graph, left, right, (left_batch, left_sum), (right_batch, right_sum))[0]
 
 
-def _product(graph: Graph, left: Value, right: Value, left_axes, right_axes) -> tuple[Value, list[Any]]:
+def _product(graph: Graph, left: Value, right: Value, left_axes: Axes, right_axes: Axes) -> tuple[Value, list[Any]]:
   """The product with axes of the batch, of the left and of the right, and the sizes of those of the left."""
   lead = [left.shape[axis] for axis in left_axes[0]]
   left, rows = _matrices(graph, left, *left_axes, sums_last=True)

@@ -72,8 +72,12 @@ def predict_file(
   in_table = row_files.suffix_of(output) not in row_files.NPZ
   rows, file = 0, row_files.read(source, features, **options)
   fixed = {'classes': np.array(predictor.classes)} if predictor.classes else {}
-  with row_files.writing(output, fixed) as write, bar(f'predict {source.name}', file.total, unit=file.unit) as advance:
-    for part in file.parts:
+  with (
+    contextlib.closing(file.parts) as parts,
+    row_files.writing(output, fixed) as write,
+    bar(f'predict {source.name}', file.total, unit=file.unit) as advance,
+  ):
+    for part in parts:
       with _counted(source, part.start):
         prediction = predictor.predict(part.x, members=needs_members)
       found = columns_of(predictor, prediction, region, members)

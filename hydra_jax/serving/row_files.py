@@ -1,6 +1,6 @@
 """Files of rows that are read and written in parts, so that they need not fit in memory: CSV, parquet and `.npz`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 import contextlib
 import math
 from pathlib import Path
@@ -37,10 +37,13 @@ class Part(NamedTuple):
   done: int
 
 
+Parts = Generator[Part, None, None]
+
+
 class RowFile(NamedTuple):
   """A file in parts; `total` is what they sum up to, in a `unit`."""
 
-  parts: Iterator[Part]
+  parts: Parts
   total: int
   unit: str
 
@@ -98,25 +101,27 @@ def _npz_rows(path: Path) -> RowFile:
   """`x`, and the other arrays that have as many rows."""
   if not path.is_file():
     raise UserError(f"there is no file '{path}'")
-  try:
-    archive = zipfile.ZipFile(path)
-  except (zipfile.BadZipFile, OSError) as e:
-    raise UserError(f'cannot read {path} ({store.one_line(e)}): save it with np.savez(path, x=…)') from e
-  arrays = {name.removesuffix('.npy'): _array(path, archive, name) for name in archive.namelist()}
-  if 'x' not in arrays:
-    raise UserError(f"{path} has no array 'x', and has {', '.join(arrays) or 'none'}: save it with np.savez(path, x=…)")
-  rows = arrays['x'].shape[:1]
-  if not rows or not rows[0]:
-    raise UserError(f"{path}: 'x' has shape {list(arrays['x'].shape)} and no rows: add some")
-  alike = {name: array for name, array in arrays.items() if array.shape[:1] == rows}
-  return RowFile(_npz_parts(path, archive, alike, rows[0]), rows[0], 'rows')
+  with contextlib.ExitStack() as files:
+    try:
+      archive = files.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError) as e:
+      raise UserError(f'cannot read {path} ({store.one_line(e)}): save it with np.savez(path, x=…)') from e
+    arrays = {name.removesuffix('.npy'): _array(path, archive, name, files) for name in archive.namelist()}
+    if 'x' not in arrays:
+      found = ', '.join(arrays) or 'none'
+      raise UserError(f"{path} has no array 'x', and has {found}: save it with np.savez(path, x=…)")
+    rows = arrays['x'].shape[:1]
+    if not rows or not rows[0]:
+      raise UserError(f"{path}: 'x' has shape {list(arrays['x'].shape)} and no rows: add some")
+    alike = {name: array for name, array in arrays.items() if array.shape[:1] == rows}
+    return RowFile(_npz_parts(path, files.pop_all(), alike, rows[0]), rows[0], 'rows')
 
 
-def _array(path: Path, archive: zipfile.ZipFile, name: str) -> _Array:
-  """Opens an array after its header."""
+def _array(path: Path, archive: zipfile.ZipFile, name: str, files: contextlib.ExitStack) -> _Array:
+  """Opens an array after its header; `files` closes it."""
   what = f"{path}: '{store.one_line(name, 60)}'"
   try:
-    file = archive.open(name)
+    file = files.enter_context(archive.open(name))
     version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, in_columns, dtype = header(file)
@@ -129,10 +134,10 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> _Array:
   return _Array(shape, dtype, file.read)
 
 
-def _npz_parts(path: Path, archive: zipfile.ZipFile, arrays: dict[str, _Array], rows: int) -> Iterator[Part]:
+def _npz_parts(path: Path, files: contextlib.ExitStack, arrays: dict[str, _Array], rows: int) -> Parts:
   size = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in arrays.values())
   count = max(1, min(ROWS, BYTES // max(size, 1)))
-  with archive:
+  with files:
     for start in range(0, rows, count):
       here = min(count, rows - start)
       found = {name: _rows_of(f"{path}: '{name}'", array, here) for name, array in arrays.items()}
