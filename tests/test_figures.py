@@ -86,9 +86,9 @@ def test_no_backend_is_chosen(tmp_path):
   assert (tmp_path / 'empty.png').exists()
 
 
-@pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_inline', 'nonsense'])
-def test_a_backend_that_is_not_installed_does_not_stop_the_command(tmp_path, backend):
+def test_a_backend_that_is_not_installed_does_not_stop_the_command(tmp_path):
   """A shell that is started from a notebook has its MPLBACKEND."""
+  backend = 'module://matplotlib_inline.backend_inline'
   settings = '--config.teacher.members=2 --config.teacher.epochs=1 --config.data.shifts=() --config.data.ood=()'
   command = [sys.executable, '-m', 'hydra_jax.cli', 'run', f'--config={ROOT}/configs/digits.py', '--config.students=()']
   done = subprocess.run(
@@ -96,7 +96,11 @@ def test_a_backend_that_is_not_installed_does_not_stop_the_command(tmp_path, bac
     capture_output=True,
     text=True,
     cwd=tmp_path,
-    env={**os.environ, 'MPLBACKEND': backend, 'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
+    env={
+      **os.environ,
+      'MPLBACKEND': backend,
+      'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
+    },
   )
   assert done.returncode == 0, done.stderr
   assert np.ptp(np.asarray(Image.open(tmp_path / 'w' / 'figures' / 'reliability.png'))) > 0

@@ -234,16 +234,16 @@ def test_imagenet_runs_on_a_miniature(miniatures, tmp_path):
 
 @needs_uci('energy')
 def test_uci_runs_over_its_splits(tmp_path):
-  """Three splits at once are three splits alone; and each split finds its own teacher in a run of all."""
-  config, few = 'configs/uci.py:energy,members=3,epochs=1,replicas=3', "--config.students=('single','hydra')"
+  """Two splits at once are two splits alone; and each split finds its own teacher in a run of all."""
+  config, few = 'configs/uci.py:energy,members=3,epochs=1,replicas=2', "--config.students=('hydra',)"
   together = finishes(tmp_path / 'run', config, few)
   rmse = [r['value'] for r in together if r['metric'] == 'rmse' and r['split'] == 'test']
-  assert len(rmse) == 9 and all(1 < v < 30 for v in rmse)
+  assert len(rmse) == 4 and all(1 < v < 30 for v in rmse)
   assert ' ± ' in (tmp_path / 'run' / 'table.md').read_text()
-  assert len(list(tmp_path.glob('run/artifacts/labels-*'))) == 2
+  assert len(list(tmp_path.glob('run/artifacts/labels-*'))) == 1
 
   alone = finishes(tmp_path / 'alone', config, few, '--config.execution.replicas_together=1')
-  assert len(list(tmp_path.glob('alone/artifacts/labels-*'))) == 6
+  assert len(list(tmp_path.glob('alone/artifacts/labels-*'))) == 2
   ours, theirs = ([{k: r[k] for k in KEYS if k != 'value'} for r in found] for found in (together, alone))
   by = lambda r: (r['replica'], r['method'], r['split'], r['metric'])
   assert sorted(ours, key=by) == sorted(theirs, key=by)

@@ -87,16 +87,16 @@ def results(workdir):
 
 
 def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
-  """4 processes, one gets SIGTERM; 2 processes on another mesh, one gets SIGKILL; 2 on yet another one finish."""
+  """2 processes, one gets SIGTERM; the same on another mesh, one gets SIGKILL; one process alone finishes."""
   alone, moved = tmp_path / 'alone', tmp_path / 'moved'
   done = hydra_jax('run', *CONFIG, f'--workdir={alone}')
   assert done.returncode == 0, done.stderr
 
-  four = start(4, 1, moved, '--config.parallel.mesh.head=2')
-  until_saved(four, moved)
-  four[2][0].send_signal(signal.SIGTERM)
-  codes, said = finish(four)
-  assert codes == [75] * 4, said
+  first = start(2, 2, moved, '--config.parallel.mesh.head=2')
+  until_saved(first, moved)
+  first[1][0].send_signal(signal.SIGTERM)
+  codes, said = finish(first)
+  assert codes == [75] * 2, said
   assert 'the same command continues' in said[0]
   saved = checkpoints(moved)
 
@@ -110,10 +110,10 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'the same command' in said[0]), said
   assert time.monotonic() - killed < 60
 
-  last = start(2, 2, moved, '--config.parallel.mesh.head=1')
+  last = start(1, 2, moved, '--config.parallel.mesh.head=1')
   codes, said = finish(last)
-  assert codes == [0, 0], said
-  assert 'continues at step' in said[0] and 'everything is in' in said[0] and 'everything is in' not in said[1]
+  assert codes == [0], said
+  assert 'continues at step' in said[0] and 'everything is in' in said[0]
   assert not list(moved.rglob(f'{store.NEW}*')) and not list(moved.rglob('*.progress'))
   expected, found = results(alone), results(moved)
   assert set(expected) == set(found)

@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 import re
 
-from conftest import ROOT, hydra_jax, needs, needs_uci
+from conftest import ROOT, hydra_jax, needs_uci
 from matplotlib.figure import Figure
 import numpy as np
 import pytest
 import scipy.stats
 
+from experiments import heads
 from hydra_jax import UserError, cli
 from hydra_jax.experiment import config as configs, paper_tables
 from hydra_jax.experiment.paper_tables import Definition, Section
@@ -351,7 +352,7 @@ def test_a_drawing_that_fails_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
+def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path, monkeypatch, capsys):
   done = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   out = tmp_path / 'table-spiral-quick'
@@ -365,34 +366,50 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path):
   again = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
   assert again.returncode == 0 and tables_of() == before
   assert 'reused' in again.stdout and 'loss' in done.stdout and 'loss' not in again.stdout
-  for wrong, word in ((['--replicas=0'], 'at least 1'), (['--config.seed=1'], 'in its file')):
-    done = hydra_jax('table', 'spiral', *wrong, f'--workdir={tmp_path}')
-    assert done.returncode == 2 and word in done.stderr, done.stderr
+  monkeypatch.chdir(ROOT)
+  for wrong, word in (('--replicas=0', 'at least 1'), ('--config.seed=1', 'in its file')):
+    assert cli.main(['table', 'spiral', wrong, f'--workdir={tmp_path}']) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_curves_over_the_number_of_heads():
+  """From made-up scores: each curve has its numbers, and the dashed line is the ensemble."""
+  splits = ('test', 'far')
+  of_all = lambda method, score: {(method, split, m): score + len(split) for split in splits for m in heads.SHOWN}
+  values = of_all('heads_1', 1) | of_all('heads_5', 5) | of_all('ensemble', 9)
+  rows = [
+    {'split': split, 'method': method, 'replica': r, 'metric': metric, 'value': value + (0, 2)[r], 'n': 4}
+    for (method, split, metric), value in values.items()
+    for r in range(2)
+  ]
+  found = Outcome(task='classification', rows=rows, timings=[], tests=[])
+  definition = Definition(title='A table', runs={'mnist': None}, sections=[], labels={})
+  outcomes = {'mnist': found}
+  figure = heads.curves(paper_tables.Results(definition, outcomes, paper_tables.collected(outcomes)), [1, 5], 'far')
+  for ax in figure.axes:
+    for container, split in zip(ax.containers, ('test', 'far'), strict=True):
+      line = container.lines[0]
+      np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [1, 5])
+      np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [n + len(split) + 1 for n in (1, 5)])
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == '--'] == [14, 13]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'names',
-  [
-    pytest.param(('heads',), marks=needs('mnist', 'fashion_mnist')),
-    pytest.param(('uci',), marks=needs_uci('concrete')),
-  ],
-  ids='-'.join,
-)
-def test_quick_tables(monkeypatch, tmp_path, names):
-  """All methods and replicas are there, and each table has its figures; tables of one setting share what they train."""
+@needs_uci('concrete')
+def test_quick_tables(monkeypatch, tmp_path):
+  """All methods and replicas are there, and each table of a file has its figures."""
   monkeypatch.chdir(ROOT)
-  for name in names:
-    done = hydra_jax('table', name, '--quick', f'--workdir={tmp_path}')
-    assert done.returncode == 0, done.stderr
-    assert ('ensemble of 5: reused' in done.stdout) == (name in names[1:])
-    for which, definition in paper_tables.load(name, True).items():
-      out = tmp_path / '-'.join(filter(None, ('table', name, which, 'quick')))
-      rows = csv_of(out / 'table.csv')
-      for run, config in definition.runs.items():
-        of_run = [row for row in rows if row['run'] == run and row['split'] == 'test' and int(row['n'])]
-        assert {row['method'] for row in of_run} == {'ensemble', *config.students}
-        assert {int(row['n']) for row in of_run} == {config.replicas}
-        assert all(math.isfinite(float(row['mean'])) for row in of_run)
-      drawn = {file.stem for file in (out / 'figures').glob('*.png')}
-      assert drawn >= set(definition.drawings) and len(drawn) > 2
+  done = hydra_jax('table', 'uci', '--quick', f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  definitions = paper_tables.load('uci', True)
+  assert len(definitions) > 1
+  for which, definition in definitions.items():
+    out = tmp_path / f'table-uci-{which}-quick'
+    rows = csv_of(out / 'table.csv')
+    for run, config in definition.runs.items():
+      of_run = [row for row in rows if row['run'] == run and row['split'] == 'test' and int(row['n'])]
+      assert {row['method'] for row in of_run} == {'ensemble', *config.students}
+      assert {int(row['n']) for row in of_run} == {config.replicas}
+      assert all(math.isfinite(float(row['mean'])) for row in of_run)
+    drawn = {file.stem for file in (out / 'figures').glob('*.png')}
+    assert drawn >= set(definition.drawings) and len(drawn) > 2
