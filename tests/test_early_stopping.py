@@ -213,8 +213,8 @@ def test_the_score_of_gaussians_is_their_nll_at_the_best_scale(random):
     np.testing.assert_allclose(found[head], best, rtol=1e-5)
 
 
-def test_out_of_fold_outputs_are_those_of_heads_that_did_not_learn_from_the_row():
-  outputs, of_rows, of_heads = RANDOM.normal(size=(7, 20, 2)), folds.of_rows(20, 3, seed=0), folds.of_heads(7, 3)
+def test_out_of_fold_outputs_are_those_of_heads_that_did_not_learn_from_the_row(random):
+  outputs, of_rows, of_heads = random.normal(size=(7, 20, 2)), folds.of_rows(20, 3, seed=0), folds.of_heads(7, 3)
   found = folds.out_of_fold(outputs, of_rows, of_heads)
   assert found.shape == (2, 20, 2)
   for row in range(20):

@@ -161,15 +161,16 @@ def test_dense_heads_are_one_product(tmp_path):
 def table(count: int, random, odd: bool = False) -> dict[str, list]:
   """Numbers, booleans, words and dates, some of them missing; with `odd` some words are new."""
   absent = lambda values, share: [None if gone else value for gone, value in zip(random.random(count) < share, values)]
-  start, words = np.datetime64('1899-01-01T00:00:00'), [*'abcd', *(['new', 'newer'] if odd else [])]
+  words = [*'abcd', *(['new', 'newer'] if odd else [])]
+  times = lambda start, most: np.datetime64(start) + random.integers(0, most, count).astype('timedelta64[s]')
   return {
     'size': absent(map(float, 1e9 + 3 * random.normal(size=count)), 0.2),
     'rooms': [int(value) for value in random.integers(1, 9, count)],
     'flat': [bool(value) for value in random.integers(2, size=count)],
     'city': absent(map(str, random.choice(['Bonn', 'Ulm', 'Jena'], count)), 0.3),
     'street': [str(value) for value in random.choice(words, count)],
-    'built': absent((str(start + int(s)) for s in random.integers(0, 8 * 10**9, count)), 0.1),
-    'seen': [f'{np.datetime64("2024-02-28T20:00:00") + int(s)}Z' for s in random.integers(0, 2 * 10**7, count)],
+    'built': absent(map(str, times('1899-01-01T00:00:00', 8 * 10**9)), 0.1),
+    'seen': [f'{time}Z' for time in times('2024-02-28T20:00:00', 2 * 10**7)],
   }
 
 

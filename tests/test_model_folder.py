@@ -460,7 +460,8 @@ def module(folder: Path, name: str, monkeypatch, **changes):
   (folder / name / 'nets.py').write_text(SOURCE.format(**values))
   monkeypatch.syspath_prepend(folder / name)
   for each in ('nets', 'layers'):
-    monkeypatch.delitem(sys.modules, each, raising=False)
+    monkeypatch.setitem(sys.modules, each, None)  # which is undone at the end, also where there was none
+    del sys.modules[each]
   import nets
 
   return nets.make
