@@ -85,8 +85,8 @@ def member_by_member(logits_MxBxC: jax.Array) -> tuple[jax.Array, Uncertainty]:
 
   Example:
     >>> mean, found = member_by_member(jnp.log(jnp.array([[[0.9, 0.1]], [[0.1, 0.9]]])))  # two members, one input
-    >>> mean[0], found.aleatoric, found.epistemic
-    (Array([0.5, 0.5], dtype=float32), Array([0.325...], dtype=float32), Array([0.368...], dtype=float32))
+    >>> np.round(np.float64(mean[0]), 6), found.aleatoric, found.epistemic
+    (array([0.5, 0.5]), Array([0.325...], dtype=float32), Array([0.368...], dtype=float32))
   """
   logits_MxCxB = jnp.swapaxes(logits_MxBxC, 1, 2)  # examples last: sums over classes are sums of vectors then
   members, classes, batch = logits_MxCxB.shape

@@ -38,7 +38,8 @@ def rows(columns: Columns, table: Any) -> np.ndarray:
     UserError: A column is missing, or of another kind.
 
   Example:
-    >>> columns = Columns.fit({'size': [50.0, 80.0, None], 'city': ['Ulm', 'Ulm', 'Bonn'], 'price': [1, 2, 3]}, 'price')
+    >>> houses = {'size': [50.0, 80.0, None] * 4, 'city': ['Ulm', 'Ulm', 'Bonn'] * 4, 'price': [1, 2, 3] * 4}
+    >>> columns = Columns.fit(houses, 'price')
     >>> [column.name for column in columns.used]
     ['size', 'city']
     >>> rows(columns, {'city': ['Ulm', 'Rom'], 'size': [None, 70.0]}).tolist()
