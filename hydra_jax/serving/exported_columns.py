@@ -43,7 +43,7 @@ def rows(columns: Columns, table: Any) -> np.ndarray:
     >>> [column.name for column in columns.used]
     ['size', 'city']
     >>> rows(columns, {'city': ['Ulm', 'Rom'], 'size': [None, 70.0]}).tolist()
-    [[nan, 0.0], [70.0, -1.0]]
+    [[nan, 1.0], [70.0, -1.0]]
   """
   table = as_table(table)
   for column in columns.used:
