@@ -1,6 +1,7 @@
 """Training on arrays: ensembles, students of fitted teachers, and the estimators of scikit-learn."""
 
 import functools
+import json
 import logging
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils import check_random_state
 
 import hydra_jax
 from hydra_jax import HydraClassifier, HydraRegressor, UserError, mlp
@@ -109,6 +111,22 @@ def test_a_student_of_a_forest_is_as_accurate_and_surer_of_the_truth():
   assert student.score(x_new, y_new) > 0.95 * forest.score(x_new, y_new)
   assert log_loss(y_new, student.predict_proba(x_new)) < log_loss(y_new, forest.predict_proba(x_new)) + 0.1
   assert student.predict_members(x_new).shape[0] == 40
+
+
+@pytest.mark.slow
+def test_held_out_rows_that_all_trees_have_seen_are_left_out_of_the_scores(tmp_path):
+  x, _, y, _ = WINE
+  forest = RandomForestClassifier(3, random_state=0).fit(x, y)
+  student = HydraClassifier(forest, **QUICK | {'validation': 0.3, 'epochs': 3}).fit(x, y)
+  student.save(tmp_path / 'model')
+  scores = json.loads((tmp_path / 'model' / 'model.json').read_text())['facts']['scores']
+  held_out = held_out_rows(len(x), 0.3, check_random_state(0).randint(2**31 - 1), y)
+  seen_by_all = functools.reduce(np.intersect1d, forest.estimators_samples_)
+  rows = np.setdiff1d(held_out, seen_by_all)
+  assert 20 < len(rows) < len(held_out) == 40
+  (accuracy,) = [score for score in scores if score['metric'] == 'accuracy']
+  assert accuracy['n'] == len(rows)
+  assert accuracy['value'] == pytest.approx(student.score(x[rows], y[rows]), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -157,7 +157,8 @@ class _Hydra(BaseEstimator):
     )
     self.predictor_ = replace(student, columns=self.columns_)
     if len(held_out):
-      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[held_out]))
+      labelled = held_out[np.asarray(lesson.outputs.present.any(axis=0))[held_out]]  # the student was measured on these
+      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[labelled]))
       self.predictor_ = replace(self.predictor_, recipe=recipe)
       self.predictor_ = calibrate(self.predictor_, given.x[held_out], self._labels(y)[kept][held_out])
     return self
