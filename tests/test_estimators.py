@@ -4,6 +4,8 @@ import functools
 import json
 import logging
 
+import joblib
+from joblib.externals.loky import get_reusable_executor
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_validate, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -140,6 +142,34 @@ def test_grid_search_fits_an_unfitted_teacher_on_each_fold():
   search.fit(x, y)
   assert search.best_params_ == {'hydraclassifier__epochs': 20}
   assert search.score(x, y) > 0.8
+
+
+@pytest.mark.slow
+def test_an_estimator_that_another_process_has_fitted():
+  """A worker pickles it, with the ensemble; here it predicts as there."""
+  x, _, y, _ = WINE
+  estimator, table = HydraClassifier(members=2, **QUICK | {'epochs': 5, 'validation': 0.3}), as_table(x)
+  split = ShuffleSplit(1, test_size=0.5, random_state=0)
+  try:
+    found = cross_validate(estimator, table, OF_WINE[y], cv=split, n_jobs=2, return_estimator=True)
+  finally:
+    get_reusable_executor().shutdown(wait=True)
+  (student,), ((_, rows),) = found['estimator'], split.split(x)
+  assert student.score(table.iloc[rows], OF_WINE[y][rows]) == pytest.approx(found['test_score'][0])
+  members = student.ensemble_.predict(student.columns_.encode(table)).members
+  assert members.shape == (2, len(x), 3) and student.predictor_.calibration.examples == 20
+
+
+@pytest.mark.slow
+def test_pickled_estimators_are_the_same(classifier, tmp_path):
+  table = as_table(WINE[1])
+  joblib.dump(classifier, tmp_path / 'estimator')
+  found = joblib.load(tmp_path / 'estimator')
+  for method in ('predict_proba', 'uncertainty', 'predict_members', 'predict'):
+    np.testing.assert_array_equal(getattr(found, method)(table), getattr(classifier, method)(table))
+  found.save(tmp_path / 'found')
+  classifier.save(tmp_path / 'classifier')
+  assert (tmp_path / 'found' / 'model.json').read_text() == (tmp_path / 'classifier' / 'model.json').read_text()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.tabular import tabular
-from hydra_jax.serving.model_folder import save
+from hydra_jax.serving import model_folder
 
 
 class Uncertainties(NamedTuple):
@@ -240,6 +240,15 @@ class _Hydra(BaseEstimator):
   def __sklearn_is_fitted__(self) -> bool:
     return hasattr(self, 'predictor_')
 
+  def __getstate__(self) -> dict[str, Any]:
+    """For pickle: predictors, which hold compiled functions, are plain data there."""
+    pack = lambda value: model_folder.packed(value) if isinstance(value, Predictor) else value
+    return {name: pack(value) for name, value in super().__getstate__().items()}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    unpack = lambda value: model_folder.unpacked(value) if isinstance(value, model_folder.Packed) else value
+    super().__setstate__({name: unpack(value) for name, value in state.items()})
+
   def save(self, folder) -> None:
     """Saves the student as a folder that `hydra_jax.load` reads, see `hydra_jax.save`.
 
@@ -247,7 +256,7 @@ class _Hydra(BaseEstimator):
       folder: Must not exist, or be empty.
     """
     check_is_fitted(self, 'predictor_')
-    save(self, folder)
+    model_folder.save(self, folder)
 
   def calibrate(self, X, y):
     """Fits how certain the student is to rows that nothing was trained on, in place of the validation part of `fit`.
@@ -298,7 +307,8 @@ class HydraClassifier(ClassifierMixin, _Hydra):
 
   Without a teacher, a deep ensemble is trained and distilled (Hydra, Tran et al. 2020). A teacher is any ensemble that
   `hydra_jax.distil` takes. One of scikit-learn that is not fitted, such as `clone` makes in a grid search, is fitted on
-  the rows of `fit`. A fitted estimator holds compiled functions and cannot be pickled.
+  the rows of `fit`. A fitted estimator can be pickled, with the teacher and the network if these can; `save` makes a
+  folder that is safe to load wherever it comes from.
 
   Args:
     teacher: The ensemble; None: `members` networks are trained.
