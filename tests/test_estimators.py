@@ -76,6 +76,20 @@ def test_sets_hold_the_label_as_often_as_promised(classifier):
     classifier.predict_set(table, 0.999)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('validation', [0, 0.1])  # a tenth of 133 rows is too few
+def test_sets_and_intervals_without_held_out_rows_are_refused(validation):
+  few = QUICK | {'epochs': 2, 'validation': validation}
+  sets = HydraClassifier(RandomForestClassifier(3, random_state=0), **few).fit(WINE[0], WINE[2])
+  intervals = HydraRegressor(RandomForestRegressor(3, random_state=0), **few).fit(WINE[0], WINE[2])
+  for ask in (sets.predict_set, intervals.predict_interval):
+    with pytest.raises(UserError, match=r'not calibrated.*validation=.*first \.calibrate\(X, y\)'):
+      ask(WINE[1])
+  found = intervals.calibrate(WINE[1], WINE[3]).predict_interval(WINE[1], 0.8)
+  assert np.mean((found[:, 0] <= WINE[3]) & (WINE[3] <= found[:, 1])) > 0.7
+  assert sets.calibrate(WINE[1], WINE[3]).predict_set(WINE[1], 0.8)[np.arange(45), WINE[3]].mean() > 0.7
+
+
 def test_columns_in_another_order_or_missing_are_refused(classifier):
   table = as_table(WINE[1])
   for wrong in (table[table.columns[::-1]], table.drop(columns='hue'), table.rename(columns={'hue': 'shade'})):

@@ -274,6 +274,16 @@ class _Hydra(BaseEstimator):
     self.predictor_ = calibrate(self.predictor_, self._encoded(X), self._labels(y))
     return self
 
+  def _calibrated(self) -> Predictor:
+    """The student; refused where nothing was held out for what sets and intervals promise."""
+    check_is_fitted(self, 'predictor_')
+    if self.predictor_.calibration is None:
+      raise UserError(
+        f'this estimator is not calibrated, as no validation part was held out (validation={self.validation!r}; it '
+        f'needs {LEAST_VALIDATION} rows): first .calibrate(X, y), with rows that it has not been fitted on'
+      )
+    return self.predictor_
+
   def uncertainty(self, X) -> 'Uncertainties':
     """How uncertain each prediction is.
 
@@ -390,8 +400,12 @@ class HydraClassifier(ClassifierMixin, _Hydra):
 
     Returns:
       Booleans `[N, C]`, with columns as in `classes_`.
+
+    Raises:
+      UserError: Nothing was held out in `fit`, and `calibrate` was not called; or the rows held out were too few for
+        the coverage.
     """
-    return self.predictor_.predict_set(self._encoded(X), coverage, method)
+    return self._calibrated().predict_set(self._encoded(X), coverage, method)
 
 
 class HydraRegressor(RegressorMixin, _Hydra):
@@ -456,8 +470,12 @@ class HydraRegressor(RegressorMixin, _Hydra):
 
     Returns:
       Lower and upper ends, `[N, 2]`, or `[N, targets, 2]`.
+
+    Raises:
+      UserError: Nothing was held out in `fit`, and `calibrate` was not called; or the rows held out were too few for
+        the coverage.
     """
-    found = self.predictor_.predict_interval(self._encoded(X), coverage)
+    found = self._calibrated().predict_interval(self._encoded(X), coverage)
     return found[:, 0] if self._is_flat else found
 
 
