@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import pickle
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
@@ -181,6 +182,9 @@ def test_pickled_estimators_are_the_same(classifier, tmp_path):
   found = joblib.load(tmp_path / 'estimator')
   for method in ('predict_proba', 'uncertainty', 'predict_members', 'predict'):
     np.testing.assert_array_equal(getattr(found, method)(table), getattr(classifier, method)(table))
+  student = pickle.loads(pickle.dumps(HydraClassifier(classifier.ensemble_)))  # not fitted, with a network as teacher
+  x = classifier.columns_.encode(table)
+  np.testing.assert_array_equal(student.teacher.predict(x).mean, classifier.ensemble_.predict(x).mean)
   found.save(tmp_path / 'found')
   classifier.save(tmp_path / 'classifier')
   assert (tmp_path / 'found' / 'model.json').read_text() == (tmp_path / 'classifier' / 'model.json').read_text()

@@ -114,7 +114,7 @@ def test_from_a_csv_file_to_a_service(tmp_path, monkeypatch, port):
     np.testing.assert_allclose(found[['lower', 'upper']], model.predict_interval(new, coverage=0.9), rtol=1e-4)
 
     serve[serve.index('8000')], place = str(port), Path(serve[0])
-    ask[1] = ask[1].replace('8000', str(port))
+    ask = [word.replace('localhost:8000', f'localhost:{port}') for word in ask]
     with serving([ROOT / place, *serve[1:]], port, cwd=tmp_path):
       answer = json.loads(subprocess.run(ask, capture_output=True, check=True).stdout)
     row = pd.DataFrame(json.loads(ask[-1])['rows'])
