@@ -9,12 +9,13 @@ the round, so that what else the machine does falls on all alike. Reported are t
 the least and the greatest. Compilation is never counted.
 
 FILE is JSON with every timing; beside it come the tables as FILE.md and a figure as FILE-scaling.png.
-PyTorch: pip install -e ".[bench]".
+PyTorch: pip install -e ".[bench]"; ONNX Runtime: pip install -e ".[onnx]".
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+import functools
 from importlib import metadata
 import json
 import math
@@ -24,6 +25,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -32,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import hydra_jax
 from hydra_jax.data import Scaling
 from hydra_jax.devices import cpu
 from hydra_jax.devices.layout import SINGLE_DEVICE
@@ -161,6 +164,36 @@ def frozen(network: cut.Network) -> Callable:
 def predicts(name: str, f: Callable, x: jax.Array) -> Contender:
   """Predicts a batch, and waits for the outputs."""
   return Contender(name, lambda: jax.block_until_ready(f(x)), len(x), 'inputs')
+
+
+@functools.cache
+def scratch() -> tempfile.TemporaryDirectory:
+  """A folder that is removed when this process ends."""
+  return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def saved(heads: int, features: int) -> Path:
+  """The folder of an MLP 100-100 of 10 classes, which was distilled for a moment; one head learns the mean."""
+  data = classes(500, (features,), members=max(heads, 2))
+  method = 'hydra' if heads > 1 else 'kd'
+  make = functools.partial(mlp, widths=(100, 100))
+  student = hydra_jax.distil(data['x'], data['teacher'], method, make, validation=0.0, verbose=False, epochs=1.0)
+  folder = Path(scratch().name) / f'{heads} heads of {features} features'
+  hydra_jax.save(student, folder)
+  return folder
+
+
+def process(name: str, code: str, *arguments: Any, work: float = 1, unit: str = 'processes', found=None) -> Contender:
+  """Runs code in another process of Python; what it prints goes to `found[name]`."""
+  command = [sys.executable, '-c', code, *map(str, arguments)]
+
+  def run():
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    if found is not None:
+      found[name] = float(printed)
+
+  return Contender(name, run, work, unit)
 
 
 def most_groups(program: jax.stages.Compiled) -> int:
@@ -518,11 +551,128 @@ def chunks(quick: bool) -> Row:
 def imports(quick: bool) -> Row:
   """How long the package takes to import, as a process, against the libraries that it stands on."""
   codes = {'ours': 'import hydra_jax', 'libraries': 'import jax, flax.linen, optax'}
-  contenders = [
-    Contender(name, lambda code=code: subprocess.run([sys.executable, '-c', code], check=True), 1, 'processes')
-    for name, code in codes.items()
+  return Row(
+    [process(*each) for each in codes.items()], [Line('time, ours ÷ libraries', over('libraries', 'ours'), at_most=1.1)]
+  )
+
+
+def serving(quick: bool) -> Row:
+  """Predictions of one input of 784 features with its uncertainties: by a student with one head, and with 50."""
+  import onnxruntime
+
+  x, contenders = np.ones((1, 784)), []
+  for name, heads in (('one', 1), ('heads', 5 if quick else 50)):
+    predictor, file = hydra_jax.load(saved(heads, 784)), Path(scratch().name) / f'{heads}.onnx'
+    hydra_jax.export(predictor, file, format='onnx')
+    session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+    calls = {
+      'load': lambda predictor=predictor: predictor.predict(x, members=False),
+      'ONNX Runtime': lambda session=session: session.run(None, {'x': x}),
+    }
+    contenders += [Contender(f'{library}, {name}', call, 1, 'inputs') for library, call in calls.items()]
+  lines = []
+  for library in calls:
+    one, heads = f'{library}, one', f'{library}, heads'
+    lines += [
+      Line(f'{library}: time, heads ÷ one', over(one, heads), at_most=1.3),
+      Line(f'{library}: ms, heads', lambda rates, heads=heads: 1e3 / rates[heads]),
+    ]
+  return Row(contenders, lines)
+
+
+def loading(quick: bool) -> Row:
+  """How long a process takes to load a folder with 50 heads, beyond the import of JAX; and how large the folder is."""
+  folder = saved(5 if quick else 50, 784)
+  begin = 'import sys, jax; jax.devices()'
+  load = f'{begin}; import hydra_jax; model = hydra_jax.load(sys.argv[1])'
+  first = f'{load}; import numpy as np; model.predict(np.ones((1, 784)))'
+  contenders = [process(*each, folder) for each in (('JAX', begin), ('load', load), ('first prediction', first))]
+  beyond = lambda name: lambda rates: 1 / rates[name] - 1 / rates['JAX']
+  parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(hydra_jax.load(folder).model.params))
+  size = sum(file.stat().st_size for file in folder.iterdir()) / parameters
+  return Row(
+    contenders,
+    [
+      Line('seconds beyond JAX, load', beyond('load'), at_most=2.0),
+      Line('seconds beyond JAX, first prediction', beyond('first prediction')),
+      Line('bytes of the folder ÷ of its parameters', lambda rates: size, at_most=1.1),
+    ],
+  )
+
+
+def goes_forward(
+  name: str, predictor: hydra_jax.Predictor, loss: Callable, examples: int, batch_size: int
+) -> Contender:
+  """The forward pass of training, with a loss, for batches that are looked up on the device."""
+  model, (features,) = predictor.model, predictor.shape
+  data = jax.tree.map(jnp.asarray, classes(examples, (features,), members=len(model.network.heads)))
+  index = jnp.asarray(order(examples, examples // batch_size, batch_size))
+  size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) / len(model.network.heads) * batch_size
+
+  def losses_of(params, state, data, index):
+    def step(key, rows):
+      outputs, _ = model.network.apply(params, state, data['x'][rows], key, train=True)
+      return key, jnp.sum(loss(outputs, lambda: {'teacher': data['teacher'][:, rows]}))
+
+    return jax.lax.scan(step, jax.random.key(0), index)[1]
+
+  f = jax.jit(losses_of, compiler_options=cpu.compiler_options(False, size))
+  arguments = model.params, model.model_state, data, index
+  return Contender(name, lambda: f(*arguments).block_until_ready(), index.size, 'rows')
+
+
+def rows(quick: bool) -> Row:
+  """Prediction of a million rows of 20 features by 50 heads, against the forward pass in which they learn."""
+  count, examples = (20_000, 2000) if quick else (1_000_000, 20_000)
+  predictor = hydra_jax.load(saved(5 if quick else 50, 20))
+  x = np.random.default_rng(0).standard_normal((count, 20), np.float32)
+  learn = lambda outputs, batch: LOSSES['members'](outputs, batch())
+  learns = [goes_forward(f'training, batch {size}', predictor, learn, examples, size) for size in (128, 500)]
+  alone = goes_forward('network alone', predictor, lambda outputs, batch: jnp.square(outputs), examples, 500)
+  predict = Contender('predict', lambda: predictor.predict(x, members=False), count, 'rows')
+  fastest = lambda rates: max(rates[c.name] for c in learns)
+  lines = [
+    Line('predict ÷ the faster training', lambda rates: rates['predict'] / fastest(rates), at_least=0.6),
+    Line('predict ÷ network alone', over('predict', 'network alone')),
   ]
-  return Row(contenders, [Line('time, ours ÷ libraries', over('libraries', 'ours'), at_most=1.1)])
+  return Row([predict, *learns, alone], lines)
+
+
+STREAM = """
+parts = (np.random.default_rng(i).standard_normal((10_000, 20), np.float32) for i in range(rows // 10_000))
+for _ in model.predict_batches(parts): pass
+"""
+FILE = 'hydra_jax.predict_file(model, source, source + ".csv")'
+# `ru_maxrss` of a process begins with that of its parent; this does not.
+MEASURED = """
+import pathlib, re, sys
+import numpy as np
+import hydra_jax
+folder, source, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
+model = hydra_jax.load(folder)
+{}
+print(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])
+"""
+
+
+def memory(quick: bool) -> Row:
+  """The most memory of a process that predicts 100,000 rows of 20 features, and a million; on Linux."""
+  folder, contenders, lines, peak = saved(5 if quick else 50, 20), [], [], {}
+  few, many = (20_000, 40_000) if quick else (100_000, 1_000_000)
+  files = {count: Path(scratch().name) / f'{count}.npz' for count in (few, many)}
+  for count, file in files.items():
+    np.savez(file, x=np.random.default_rng(0).standard_normal((count, 20), np.float32))
+  for what, code in (('predict_batches', STREAM), ('predict_file', FILE)):
+    a, b = (f'{what}, {count:,} rows' for count in (few, many))
+    for name, (count, source) in zip((a, b), files.items()):
+      contenders.append(
+        process(name, MEASURED.format(code), folder, source, count, work=count, unit='rows', found=peak)
+      )
+    lines += [
+      Line(f'memory, {b} ÷ {few:,}', lambda rates, a=a, b=b: peak[b] / peak[a], at_most=1.1),
+      Line(f'MiB, {b}', lambda rates, b=b: peak[b] / 1024),
+    ]
+  return Row(contenders, lines)
 
 
 def scaling(quick: bool) -> Row:
@@ -583,8 +733,14 @@ ROWS = {
   'inference': inference,
   'chunks': chunks,
   'import': imports,
+  'serving': serving,
+  'loading': loading,
+  'rows': rows,
+  'memory': memory,
   'scaling': scaling,
 }
+# Libraries that a row may lack: what each is called, and the extra that brings it.
+EXTRAS = {'torch': ('PyTorch', 'bench'), 'onnxruntime': ('ONNX Runtime', 'onnx')}
 
 
 # ---------------------------------------------------------------- measuring and reporting
@@ -713,9 +869,10 @@ def main() -> int:
     try:
       row = ROWS[name](args.quick)
     except ModuleNotFoundError as e:
-      if e.name != 'torch':
+      if e.name not in EXTRAS:
         raise
-      print(f'{name} compares with PyTorch, which is not installed: pip install -e ".[bench]"', file=sys.stderr)
+      what, extra = EXTRAS[e.name]
+      print(f'{name} compares with {what}, which is not installed: pip install -e ".[{extra}]"', file=sys.stderr)
       return 2
     seconds = measure(row.contenders, rounds, stretch)
     timings[name] = {c.name: {'work': c.work, 'unit': c.unit, 'seconds': seconds[c.name]} for c in row.contenders}

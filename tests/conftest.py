@@ -1,13 +1,16 @@
 """Strict arithmetic everywhere, and where the data sets are."""
 
+import contextlib
 import fcntl
 import gc
 from importlib import metadata
 import io
 import os
 from pathlib import Path
+import socket
 import subprocess
 import sys
+import time
 import zlib
 
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
@@ -144,6 +147,35 @@ def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
   """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
   kwargs = {'cwd': ROOT, **kwargs}
   return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **kwargs)
+
+
+@pytest.fixture
+def port() -> int:
+  """One that is free."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(arguments: list[str], port: int, **kwargs):
+  """A process of Python that answers at a port, and has printed no traceback when it is ended."""
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  python = [sys.executable, *map(str, arguments)]
+  server = subprocess.Popen(python, stderr=subprocess.PIPE, text=True, env=environment, **kwargs)
+  try:
+    for _ in range(600):
+      try:
+        socket.create_connection(('127.0.0.1', port)).close()
+        break
+      except ConnectionRefusedError:
+        assert server.poll() is None, server.stderr.read()
+        time.sleep(0.1)
+    yield
+  finally:
+    server.terminate()
+    _, errors = server.communicate(timeout=30)
+  assert 'Traceback' not in errors, errors
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -1,6 +1,8 @@
 """The benchmarks count what they say, judge as they say, and run. How fast anything is, is not tested."""
 
 import json
+from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -58,10 +60,31 @@ def test_grouped_convolutions_are_found():
   assert most(1) == 1 and most(4) == 4
 
 
+def test_a_process_says_what_it_found(tmp_path):
+  found = {}
+  contender = bench.process('twice', 'import sys; print(2 * int(sys.argv[1]))', 21, work=3, unit='rows', found=found)
+  contender.run()
+  assert found == {'twice': 42.0} and (contender.work, contender.unit) == (3, 'rows')
+  with pytest.raises(subprocess.CalledProcessError):
+    bench.process('bad', 'raise SystemExit(1)').run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', [bench.STREAM, bench.FILE], ids=['batches', 'file'])
+def test_memory_of_a_process_is_measured(code, tmp_path, monkeypatch, capsys):
+  """In this one, where it is at least what is resident now."""
+  np.savez(tmp_path / 'x.npz', x=np.zeros((10, 20), np.float32))
+  monkeypatch.setattr(sys, 'argv', ['', str(bench.saved(5, 20)), str(tmp_path / 'x.npz'), '20000'])
+  resident = int(re.search(r'VmRSS:\s+(\d+)', Path('/proc/self/status').read_text())[1])
+  exec(bench.MEASURED.format(code), {})
+  assert resident * 0.9 < int(capsys.readouterr().out.split()[-1]) < 2**30
+  assert (tmp_path / 'x.npz.csv').exists() == (code == bench.FILE)
+
+
 @pytest.mark.slow
 def test_it_runs(tmp_path):
   """All rows that need no other library, with small work; the others say in one line what they need."""
-  rows = ['spiral', 'resnet20_members', 'hydra20', 'distil', 'inference', 'chunks', 'scaling']
+  rows = ['spiral', 'resnet20_members', 'hydra20', 'distil', 'inference', 'chunks', 'scaling', 'serving', 'rows']
   file = tmp_path / 'speed.json'
   run = lambda code, *more: subprocess.run(
     [sys.executable, *code, '--quick', *more], cwd=ROOT, capture_output=True, text=True, timeout=600

@@ -5,11 +5,12 @@ import re
 from conftest import ROOT
 import jax
 import pytest
+import untrained
 
 import hydra_jax
 from hydra_jax.data import toy
 
-PAGE = (ROOT / 'docs' / 'library.md').read_text()
+PAGE, SERVING = ((ROOT / 'docs' / name).read_text() for name in ('library.md', 'serving.md'))
 
 
 def test_the_page_about_the_library():
@@ -27,6 +28,26 @@ def test_the_page_about_the_library():
   assert names['sets'].sum(axis=1).mean() < 4 and names['odd'].mean() > 0.3
   assert names['chosen'].risk < names['chosen'].bound <= 0.05 and names['accepted'].mean() > 0.3
   assert hydra_jax.Calibration.from_json(names['saved']) == names['surer'].calibration
+
+
+def test_the_page_about_serving(tmp_path, monkeypatch, random):
+  """Up to the export, with a network that is right by definition: labels are what it predicts."""
+  monkeypatch.chdir(tmp_path)
+  text = SERVING.partition('\n## Export')[0]
+  student, x = untrained.predictor(), random.normal(size=(300, 5))
+  right = student.predict(x).mean.argmax(axis=1)
+  names = {'student': student, 'x': x[:100], 'x_held_out': x[100:], 'y_held_out': right[100:]}
+  for block in re.findall(r'```python\n(.*?)```', text, flags=re.S):
+    exec(block, names)
+  assert names['prediction'].members.shape == (4, 100, 3)
+  assert names['sets'].shape == (100, 3) and names['sets'][range(100), right[:100]].all()
+  assert names['found'].risk == 0 and names['found'].bound <= 0.05
+  assert names['sure'].mean() == pytest.approx(names['found'].coverage, abs=0.2)
+  assert len(names['flagged']) == 1 and (names['flagged'][0] == (names['prediction'].epistemic > 0.1)).all()
+  files = re.findall(r'^\| `([\w.]+)` \|', text.partition('| file |')[2].partition('\n\n')[0], flags=re.M)
+  assert sorted(files) == sorted(path.name for path in (tmp_path / 'digits-calibrated').iterdir())
+  assert '0.974' in (tmp_path / 'digits-hydra' / 'README.md').read_text()
+  assert hydra_jax.load('digits-calibrated').calibration == names['model'].calibration
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
 """Training on arrays: ensembles, students of fitted teachers, and the estimators of scikit-learn."""
 
 import functools
+import json
 import logging
+import pickle
 
+import joblib
+from joblib.externals.loky import get_reusable_executor
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +14,11 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, ShuffleSplit, cross_validate, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils import check_random_state
 
 import hydra_jax
 from hydra_jax import HydraClassifier, HydraRegressor, UserError, mlp
@@ -72,6 +77,20 @@ def test_sets_hold_the_label_as_often_as_promised(classifier):
     classifier.predict_set(table, 0.999)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('validation', [0, 0.1])  # a tenth of 133 rows is too few
+def test_sets_and_intervals_without_held_out_rows_are_refused(validation):
+  few = QUICK | {'epochs': 2, 'validation': validation}
+  sets = HydraClassifier(RandomForestClassifier(3, random_state=0), **few).fit(WINE[0], WINE[2])
+  intervals = HydraRegressor(RandomForestRegressor(3, random_state=0), **few).fit(WINE[0], WINE[2])
+  for ask in (sets.predict_set, intervals.predict_interval):
+    with pytest.raises(UserError, match=r'not calibrated.*validation=.*first \.calibrate\(X, y\)'):
+      ask(WINE[1])
+  found = intervals.calibrate(WINE[1], WINE[3]).predict_interval(WINE[1], 0.8)
+  assert np.mean((found[:, 0] <= WINE[3]) & (WINE[3] <= found[:, 1])) > 0.7
+  assert sets.calibrate(WINE[1], WINE[3]).predict_set(WINE[1], 0.8)[np.arange(45), WINE[3]].mean() > 0.7
+
+
 def test_columns_in_another_order_or_missing_are_refused(classifier):
   table = as_table(WINE[1])
   for wrong in (table[table.columns[::-1]], table.drop(columns='hue'), table.rename(columns={'hue': 'shade'})):
@@ -112,6 +131,22 @@ def test_a_student_of_a_forest_is_as_accurate_and_surer_of_the_truth():
 
 
 @pytest.mark.slow
+def test_held_out_rows_that_all_trees_have_seen_are_left_out_of_the_scores(tmp_path):
+  x, _, y, _ = WINE
+  forest = RandomForestClassifier(3, random_state=0).fit(x, y)
+  student = HydraClassifier(forest, **QUICK | {'validation': 0.3, 'epochs': 3}).fit(x, y)
+  student.save(tmp_path / 'model')
+  scores = json.loads((tmp_path / 'model' / 'model.json').read_text())['facts']['scores']
+  held_out = held_out_rows(len(x), 0.3, check_random_state(0).randint(2**31 - 1), y)
+  seen_by_all = functools.reduce(np.intersect1d, forest.estimators_samples_)
+  rows = np.setdiff1d(held_out, seen_by_all)
+  assert 20 < len(rows) < len(held_out) == 40
+  (accuracy,) = [score for score in scores if score['metric'] == 'accuracy']
+  assert accuracy['n'] == len(rows)
+  assert accuracy['value'] == pytest.approx(student.score(x[rows], y[rows]), abs=1e-5)
+
+
+@pytest.mark.slow
 def test_grid_search_fits_an_unfitted_teacher_on_each_fold():
   """`clone` makes an unfitted forest of a fitted one, so that no fold is seen before."""
   x, _, y, _ = WINE
@@ -122,6 +157,37 @@ def test_grid_search_fits_an_unfitted_teacher_on_each_fold():
   search.fit(x, y)
   assert search.best_params_ == {'hydraclassifier__epochs': 20}
   assert search.score(x, y) > 0.8
+
+
+@pytest.mark.slow
+def test_an_estimator_that_another_process_has_fitted():
+  """A worker pickles it, with the ensemble; here it predicts as there."""
+  x, _, y, _ = WINE
+  estimator, table = HydraClassifier(members=2, **QUICK | {'epochs': 5, 'validation': 0.3}), as_table(x)
+  split = ShuffleSplit(1, test_size=0.5, random_state=0)
+  try:
+    found = cross_validate(estimator, table, OF_WINE[y], cv=split, n_jobs=2, return_estimator=True)
+  finally:
+    get_reusable_executor().shutdown(wait=True)
+  (student,), ((_, rows),) = found['estimator'], split.split(x)
+  assert student.score(table.iloc[rows], OF_WINE[y][rows]) == pytest.approx(found['test_score'][0])
+  members = student.ensemble_.predict(student.columns_.encode(table)).members
+  assert members.shape == (2, len(x), 3) and student.predictor_.calibration.examples == 20
+
+
+@pytest.mark.slow
+def test_pickled_estimators_are_the_same(classifier, tmp_path):
+  table = as_table(WINE[1])
+  joblib.dump(classifier, tmp_path / 'estimator')
+  found = joblib.load(tmp_path / 'estimator')
+  for method in ('predict_proba', 'uncertainty', 'predict_members', 'predict'):
+    np.testing.assert_array_equal(getattr(found, method)(table), getattr(classifier, method)(table))
+  student = pickle.loads(pickle.dumps(HydraClassifier(classifier.ensemble_)))  # not fitted, with a network as teacher
+  x = classifier.columns_.encode(table)
+  np.testing.assert_array_equal(student.teacher.predict(x).mean, classifier.ensemble_.predict(x).mean)
+  found.save(tmp_path / 'found')
+  classifier.save(tmp_path / 'classifier')
+  assert (tmp_path / 'found' / 'model.json').read_text() == (tmp_path / 'classifier' / 'model.json').read_text()
 
 
 @pytest.mark.slow

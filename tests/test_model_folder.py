@@ -1,9 +1,11 @@
 """A folder that is the model: what is saved is what is loaded, and what is edited is refused in one line."""
 
+import dataclasses
 import functools
 import json
 import os
 from pathlib import Path
+import pickle
 import re
 import shutil
 import subprocess
@@ -33,6 +35,11 @@ def rounded(model):
   """The same with parameters of bfloat16."""
   params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), model.model.params)
   return model.__class__(**{**fields(model), 'model': model.model.__class__(**{**vars(model.model), 'params': params})})
+
+
+def pickled(model):
+  """What is left of it after pickle."""
+  return model_folder.unpacked(pickle.loads(pickle.dumps(model_folder.packed(model))))
 
 
 def fields(model) -> dict:
@@ -88,8 +95,10 @@ def test_what_is_saved_is_what_is_loaded(name, tmp_path):
     assert getattr(made, field) == getattr(found, field), field
   assert found.recipe.recipe.settings == made.recipe.recipe.settings and found.recipe.phase == made.recipe.phase
   hydra_jax.save(found, tmp_path / 'again')
+  hydra_jax.save(pickled(made), tmp_path / 'pickled')
   for file in (model_folder.MODEL, model_folder.PARAMETERS):
-    assert (tmp_path / 'again' / file).read_bytes() == (tmp_path / 'model' / file).read_bytes()
+    for other in ('again', 'pickled'):
+      assert (tmp_path / other / file).read_bytes() == (tmp_path / 'model' / file).read_bytes(), other
 
 
 FRESH = """
@@ -383,6 +392,8 @@ def test_what_cannot_be_loaded_is_not_saved(name, tmp_path):
   change, words = REFUSED[name]
   with pytest.raises(UserError, match=words):
     hydra_jax.save(change(predictor()), tmp_path / 'model')
+  with pytest.raises(UserError, match=words):
+    model_folder.packed(change(predictor()))
   assert not list(tmp_path.iterdir())
 
 
@@ -488,6 +499,31 @@ def test_a_network_without_a_name_or_a_source_is_not_saved(tmp_path):
     with pytest.raises(UserError, match=words):
       hydra_jax.save(predictor(network=network), tmp_path / 'model')
   assert not list(tmp_path.iterdir())
+
+
+@dataclasses.dataclass(frozen=True)
+class OfWidth:
+  """Makes networks, and is no function."""
+
+  width: int
+
+  def __call__(self, outputs):
+    return hydra_jax.mlp(outputs, (self.width,))
+
+
+def test_networks_of_modules_are_pickled_by_name_and_no_others(tmp_path, monkeypatch):
+  for network in (make, functools.partial(make, more=2), functools.partial(make, more=np.int64(2)), OfWidth(3)):
+    made = predictor(network=network)
+    found = pickled(made)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.model.params, made.model.params))
+    np.testing.assert_array_equal(found.predict(X).mean, made.predict(X).mean)
+  for network in (lambda outputs: make(outputs), functools.partial(lambda outputs, more: make(outputs), more=2)):
+    with pytest.raises(UserError, match='<lambda> cannot be pickled: .* by def'):
+      model_folder.packed(predictor(network=network))
+  first = pickle.dumps(model_folder.packed(predictor(network=module(tmp_path, 'first', monkeypatch))))
+  module(tmp_path, 'edited', monkeypatch, scale=3.0)
+  with pytest.raises(UserError, match="source of 'nets:make' is not that with which it was trained"):
+    model_folder.unpacked(pickle.loads(first))
 
 
 @pytest.mark.slow

@@ -7,12 +7,9 @@ import io
 import json
 from pathlib import Path
 import re
-import socket
 import subprocess
-import sys
-import time
 
-from conftest import ROOT, command
+from conftest import ROOT, command, serving
 import numpy as np
 import pandas as pd
 import pytest
@@ -356,21 +353,10 @@ def test_half_written_files_are_removed_when_a_write_fails(classifier, houses, t
   assert list(tmp_path.iterdir()) == [source] and store.NEW not in str(source)
 
 
-@pytest.fixture
-def port():
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    return free.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_the_example_of_a_server(classifier, houses, tmp_path, port):
   """In another process, asked by a client of the standard library; rows as lists and as columns."""
   hydra_jax.save(classifier, tmp_path / 'model')
-  python = [sys.executable, str(ROOT / 'examples' / 'serve.py'), str(tmp_path / 'model'), str(port)]
-  server = subprocess.Popen(
-    python, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**__import__('os').environ, 'PYTHONPATH': str(ROOT)}
-  )
 
   def ask(content):
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
@@ -378,14 +364,7 @@ def test_the_example_of_a_server(classifier, houses, tmp_path, port):
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
 
-  try:
-    for _ in range(600):
-      try:
-        socket.create_connection(('127.0.0.1', port)).close()
-        break
-      except ConnectionRefusedError:
-        assert server.poll() is None, server.stderr.read()
-        time.sleep(0.1)
+  with serving([ROOT / 'examples' / 'serve.py', tmp_path / 'model', port], port):
     some = houses[['size', 'city']].iloc[:7].fillna(0.5)
     wanted = classifier.predict(some)
     for rows in (some.to_dict('list'), classifier.columns.encode(some).tolist()):
@@ -404,10 +383,6 @@ def test_the_example_of_a_server(classifier, houses, tmp_path, port):
       status, found = ask(bad)
       assert status == 400 and found['error'], bad
     assert ask({'rows': some.to_dict('list')})[0] == 200
-  finally:
-    server.terminate()
-    _, errors = server.communicate(timeout=30)
-  assert 'Traceback' not in errors
 
 
 def test_compressed_files_are_read_to_their_end(tmp_path):

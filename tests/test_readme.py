@@ -1,16 +1,24 @@
 """The code in the README does what is said beside it."""
 
+import contextlib
+import json
+from pathlib import Path
 import re
+import shlex
+import shutil
+import subprocess
 import warnings
 
-from conftest import ROOT
+from conftest import ROOT, hydra_jax, serving
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.special
 
 from experiments import readme
-from hydra_jax import data as datasets
+from hydra_jax import data as datasets, load
 from hydra_jax.data import toy
 from hydra_jax.experiment import external_predictions, schema
 from hydra_jax.experiment.config import default_config, leaves
@@ -29,6 +37,18 @@ STATED = {
 def block(word):
   (found,) = [b for b in BLOCKS if word in b]
   return found
+
+
+def commands(section):
+  """Lines of a section that are for the shell."""
+  text = README.partition(f'\n## {section}\n')[2].partition('\n## ')[0]
+  return re.findall(r'^    (.*)$', re.sub(r'```.*?```', '', text, flags=re.S), flags=re.M)
+
+
+@contextlib.contextmanager
+def as_users_have_it():
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    yield
 
 
 def test_the_short_example(capsys):
@@ -71,6 +91,55 @@ def test_the_example_in_python(tiny_run):
   exec(text, names)
   assert names['prediction'].members.shape == (3, 60, 10) and 0 <= names['scores']['accuracy'] <= 1
   assert names['student'].shape == (8, 8, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('curl'), reason='curl is not installed')
+def test_from_a_csv_file_to_a_service(tmp_path, monkeypatch, port):
+  """What the commands answer in other processes is what the estimator answers here."""
+  monkeypatch.chdir(tmp_path)
+  quick = block('load_diabetes').replace('members=20', 'members=2, epochs=3')
+  assert quick != block('load_diabetes')
+  names = {}
+  with as_users_have_it():
+    exec(quick, names)
+    model, new = names['model'], names['held_out'].drop(columns='target')
+    new.to_csv('new.csv', index=False)
+    predict, serve, ask = map(shlex.split, commands('From a CSV file to a service'))
+    assert predict.pop(0) == 'hydra-jax' and serve.pop(0) == 'python' and serve.pop() == '&'
+    done = hydra_jax(*predict, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv('predicted.csv')
+    np.testing.assert_allclose(found['prediction'], model.predict(new), rtol=1e-4)
+    np.testing.assert_allclose(found[['lower', 'upper']], model.predict_interval(new, coverage=0.9), rtol=1e-4)
+
+    serve[serve.index('8000')], place = str(port), Path(serve[0])
+    ask = [word.replace('localhost:8000', f'localhost:{port}') for word in ask]
+    with serving([ROOT / place, *serve[1:]], port, cwd=tmp_path):
+      answer = json.loads(subprocess.run(ask, capture_output=True, check=True).stdout)
+    row = pd.DataFrame(json.loads(ask[-1])['rows'])
+    mean, deviation = model.predict(row, return_std=True)
+    np.testing.assert_allclose([answer['mean'], answer['total']], [[mean], [deviation**2]], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_random_forest(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  text = block('RandomForestClassifier')
+  quick = text.replace('n_estimators=100', 'n_estimators=10').replace('teacher=forest', 'teacher=forest, epochs=20')
+  assert len(quick) == len(text) - 1 + len(', epochs=20')
+  names = {}
+  with as_users_have_it():
+    exec(quick, names)
+    p, sets = names['student'].predict_proba(names['X_new']), names['sets']
+    loaded = load('forest').predict(names['X_new'])
+  entropy = lambda p: scipy.special.entr(p).sum(axis=-1)
+  assert loaded.members.shape == (10, 171, 2) and sets.shape == (171, 2) and sets.any(axis=1).all()
+  np.testing.assert_allclose(loaded.mean, p, atol=1e-5)
+  np.testing.assert_allclose(names['total'], entropy(loaded.members.mean(axis=0)), atol=1e-5)
+  np.testing.assert_allclose(names['aleatoric'], entropy(loaded.members).mean(axis=0), atol=1e-5)
+  np.testing.assert_allclose(names['epistemic'], names['total'] - names['aleatoric'], atol=1e-5)
+  assert np.mean(p.argmax(axis=1) == names['y_new']) > 0.85
 
 
 def test_stages_of_three_libraries():

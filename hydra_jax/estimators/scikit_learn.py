@@ -27,7 +27,7 @@ from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.tabular import tabular
-from hydra_jax.serving.model_folder import save
+from hydra_jax.serving import model_folder
 
 
 class Uncertainties(NamedTuple):
@@ -157,7 +157,8 @@ class _Hydra(BaseEstimator):
     )
     self.predictor_ = replace(student, columns=self.columns_)
     if len(held_out):
-      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[held_out]))
+      labelled = held_out[np.asarray(lesson.outputs.present.any(axis=0))[held_out]]  # the student was measured on these
+      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[labelled]))
       self.predictor_ = replace(self.predictor_, recipe=recipe)
       self.predictor_ = calibrate(self.predictor_, given.x[held_out], self._labels(y)[kept][held_out])
     return self
@@ -239,6 +240,15 @@ class _Hydra(BaseEstimator):
   def __sklearn_is_fitted__(self) -> bool:
     return hasattr(self, 'predictor_')
 
+  def __getstate__(self) -> dict[str, Any]:
+    """For pickle: predictors, which hold compiled functions, are plain data there."""
+    pack = lambda value: model_folder.packed(value) if isinstance(value, Predictor) else value
+    return {name: pack(value) for name, value in super().__getstate__().items()}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    unpack = lambda value: model_folder.unpacked(value) if isinstance(value, model_folder.Packed) else value
+    super().__setstate__({name: unpack(value) for name, value in state.items()})
+
   def save(self, folder) -> None:
     """Saves the student as a folder that `hydra_jax.load` reads, see `hydra_jax.save`.
 
@@ -246,7 +256,7 @@ class _Hydra(BaseEstimator):
       folder: Must not exist, or be empty.
     """
     check_is_fitted(self, 'predictor_')
-    save(self, folder)
+    model_folder.save(self, folder)
 
   def calibrate(self, X, y):
     """Fits how certain the student is to rows that nothing was trained on, in place of the validation part of `fit`.
@@ -263,6 +273,16 @@ class _Hydra(BaseEstimator):
     """
     self.predictor_ = calibrate(self.predictor_, self._encoded(X), self._labels(y))
     return self
+
+  def _calibrated(self) -> Predictor:
+    """The student; refused where nothing was held out for what sets and intervals promise."""
+    check_is_fitted(self, 'predictor_')
+    if self.predictor_.calibration is None:
+      raise UserError(
+        f'this estimator is not calibrated, as no validation part was held out (validation={self.validation!r}; it '
+        f'needs {LEAST_VALIDATION} rows): first .calibrate(X, y), with rows that it has not been fitted on'
+      )
+    return self.predictor_
 
   def uncertainty(self, X) -> 'Uncertainties':
     """How uncertain each prediction is.
@@ -297,7 +317,8 @@ class HydraClassifier(ClassifierMixin, _Hydra):
 
   Without a teacher, a deep ensemble is trained and distilled (Hydra, Tran et al. 2020). A teacher is any ensemble that
   `hydra_jax.distil` takes. One of scikit-learn that is not fitted, such as `clone` makes in a grid search, is fitted on
-  the rows of `fit`. A fitted estimator holds compiled functions and cannot be pickled.
+  the rows of `fit`. A fitted estimator can be pickled, with the teacher and the network if these can; `save` makes a
+  folder that is safe to load wherever it comes from.
 
   Args:
     teacher: The ensemble; None: `members` networks are trained.
@@ -379,8 +400,12 @@ class HydraClassifier(ClassifierMixin, _Hydra):
 
     Returns:
       Booleans `[N, C]`, with columns as in `classes_`.
+
+    Raises:
+      UserError: Nothing was held out in `fit`, and `calibrate` was not called; or the rows held out were too few for
+        the coverage.
     """
-    return self.predictor_.predict_set(self._encoded(X), coverage, method)
+    return self._calibrated().predict_set(self._encoded(X), coverage, method)
 
 
 class HydraRegressor(RegressorMixin, _Hydra):
@@ -445,8 +470,12 @@ class HydraRegressor(RegressorMixin, _Hydra):
 
     Returns:
       Lower and upper ends, `[N, 2]`, or `[N, targets, 2]`.
+
+    Raises:
+      UserError: Nothing was held out in `fit`, and `calibrate` was not called; or the rows held out were too few for
+        the coverage.
     """
-    found = self.predictor_.predict_interval(self._encoded(X), coverage)
+    found = self._calibrated().predict_interval(self._encoded(X), coverage)
     return found[:, 0] if self._is_flat else found
 
 

@@ -211,8 +211,13 @@ def shapes_of(network: Network, shape: Sequence[int], where: Path) -> tuple[Any,
     raise UserError(f'{where} is of a network that does not read such inputs: {store.one_line(e)}') from e
 
 
-def to_json(recipe: Recipe, phase: int) -> dict[str, Any]:
+def to_json(recipe: Recipe, phase: int, keeps_make: bool = False) -> dict[str, Any]:
   """A recipe as JSON, with digests of the sources of functions of the user's own.
+
+  Args:
+    recipe: What it is.
+    phase: Which of its phases.
+    keeps_make: Whether `Recipe.make` is kept beside it as an object, and needs no name by which it is found again.
 
   Raises:
     UserError: A function of the user's own cannot be found again.
@@ -222,7 +227,8 @@ def to_json(recipe: Recipe, phase: int) -> dict[str, Any]:
   about: dict[str, Any] = {'role': recipe.role, 'method': settings.method}
   about |= {'training': asdict(settings.training), 'settings': asdict(settings.own), 'network': network}
   about |= {'task': recipe.task, 'outputs': recipe.outputs, 'members': recipe.members}
-  sources = {what: _source(name, what, recipe.make) for what, name in functions.items() if ':' in name}
+  named = {what: name for what, name in functions.items() if ':' in name and not (keeps_make and name == ':')}
+  sources = {what: _source(name, what, recipe.make) for what, name in named.items()}
   return about | {'sources': sources, 'phase': phase}
 
 
@@ -244,13 +250,16 @@ FIELDS: dict[str, Any] = dict(
 )
 
 
-def from_json(found: Mapping[str, Any], own: Collection[Any], file: Path) -> tuple[Recipe, int]:
+def from_json(
+  found: Mapping[str, Any], own: Collection[Any], file: Path, make: Callable[..., Any] | None = None
+) -> tuple[Recipe, int]:
   """The recipe and the phase that `to_json` wrote; nothing that they name is called.
 
   Args:
     found: With the keys of `FIELDS`, compared with them by `check_keys`.
     own: Functions and methods of the user's own that may be its network or its method: names, or functions.
     file: In which it is saved, for messages.
+    make: What makes the network, where it was kept as an object. If it is a function, its source is compared.
 
   Raises:
     UserError: It is not what `to_json` writes, or a function of the user's own is not in `own` or was edited.
@@ -261,7 +270,12 @@ def from_json(found: Mapping[str, Any], own: Collection[Any], file: Path) -> tup
   expect(found['task'] in TASKS, file, f'task is none of {", ".join(TASKS)}')
   expect(found['outputs'] >= 1 and found['members'] >= 1 and found['phase'] >= 0, file, 'a count is negative or 0')
   method = _method(found['method'], sources, own, file)
-  network, passed = _network(found['network'], sources, own, file)
+  if make is None:
+    network, passed = _network(found['network'], sources, own, file)
+  elif found['network'].get('name') == ':':
+    network, passed = found['network'], make
+  else:
+    network, passed = _network(found['network'], sources, (make,), file)
   training = _settings(TrainingSettings, found['training'], 'training', file)
   settings = Settings(method, training, _settings(registry.find(method).settings, found['settings'], 'settings', file))
   about = found['task'], found['outputs'], found['members']

@@ -332,7 +332,7 @@ def _what(predictor: Predictor) -> str:
   size = sum(leaf.size for leaf in jax.tree.leaves(predictor.model.params))
   outputs = f'{recipe.outputs} {"classes" if predictor.task == "classification" else "targets"}'
   heads_shown = f'{heads} heads' if heads > 1 else 'one head'
-  made = f'distilled by `{recipe.settings.method}` from an ensemble of {recipe.members} networks'
+  made = f'distilled by `{recipe.settings.method}` from an ensemble of {recipe.members} members'
   if not _is_student(predictor):
     made = f'trained by `{recipe.settings.method}` on labels'
   return (

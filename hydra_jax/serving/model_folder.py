@@ -10,7 +10,8 @@ A folder may come from anywhere, and is data: see `experiment.recipes`. This mod
 trains, so that a service starts at once.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 import functools
 from importlib import metadata
 import json
@@ -36,6 +37,8 @@ from hydra_jax.serving import card
 
 MODEL, PARAMETERS, CARD = 'model.json', 'parameters.safetensors', 'README.md'
 CHECKED = (MODEL, PARAMETERS)
+# Stands for the file in messages.
+PICKLED = Path('a pickled predictor')
 # Raise it when the meaning of the files changes.
 FORMAT = 1
 PACKAGES = ('jax', 'flax', 'numpy')
@@ -77,16 +80,10 @@ def save(predictor: Any, folder: str | Path, scores: Mapping[str, Any] | None = 
   from safetensors.numpy import save_file
 
   predictor, folder = getattr(predictor, 'predictor_', predictor), Path(folder)
-  if not isinstance(predictor, Predictor) or not isinstance(predictor.recipe, Built):
-    raise UserError(
-      'only what load, distil, train_ensemble or an estimator returns can be saved, as it knows what it was built from'
-    )
+  _check_is_built(predictor)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{folder} is there already, and nothing is overwritten: choose another name, or delete it first')
-  about, tensors = described(predictor), tensors_of(predictor)
-  if wrong := _difference(_of_predictor(tensors), _shapes(predictor.recipe, predictor.shape, folder)[1]):
-    raise UserError(f'the predictor is not what was built by its recipe ({wrong}): save what load or distil returned')
-  about['facts'] = card.complete(predictor.recipe.facts(predictor), scores)
+  about, tensors = _parts(predictor, scores, folder)
   with store.writing(folder) as new:
     save_file(tensors, new / PARAMETERS)
     (new / MODEL).write_text(_written(about), 'utf-8')
@@ -94,12 +91,75 @@ def save(predictor: Any, folder: str | Path, scores: Mapping[str, Any] | None = 
     (new / CARD).write_text(card.render(folder.absolute().name, predictor, about), 'utf-8')
 
 
-def described(predictor: Predictor) -> dict[str, Any]:
-  """What stands in `model.json`, but for the facts of the card."""
+def _check_is_built(predictor: Any) -> None:
+  if not isinstance(predictor, Predictor) or not isinstance(predictor.recipe, Built):
+    raise UserError(
+      'only what load, distil, train_ensemble or an estimator returns can be saved, as it knows what it was built from'
+    )
+
+
+def _parts(
+  predictor: Predictor, scores: Mapping[str, Any] | None, where: Path, keeps_make: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """All that a predictor is, as JSON and as arrays by name."""
+  about, tensors = described(predictor, keeps_make), tensors_of(predictor)
+  if wrong := _difference(_of_predictor(tensors), _shapes(predictor.recipe, predictor.shape, where)[1]):
+    raise UserError(f'the predictor is not what was built by its recipe ({wrong}): save what load or distil returned')
+  about['facts'] = card.complete(predictor.recipe.facts(predictor), scores)
+  return about, tensors
+
+
+@dataclass(frozen=True)
+class Packed:
+  """A predictor as plain data, which can be pickled: texts and arrays as in the files of a folder.
+
+  Attributes:
+    about: What stands in `model.json`.
+    tensors: What stands in `parameters.safetensors`.
+    make: The function that makes the network, where it is the user's own.
+  """
+
+  about: str
+  tensors: dict[str, np.ndarray]
+  make: Callable[..., Any] | None
+
+
+def packed(predictor: Predictor) -> Packed:
+  """A predictor as plain data.
+
+  Args:
+    predictor: As for `save`. A network of the user's own is kept as the function that makes it, which pickle stores by
+      its name.
+
+  Raises:
+    UserError: The predictor was put together by hand, or that function has no name that pickle would find.
+  """
+  _check_is_built(predictor)
+  make = predictor.recipe.recipe.make
+  function = make.func if isinstance(make, functools.partial) else make
+  if '<' in getattr(function, '__qualname__', ''):  # <lambda>, or <locals> of another function
+    raise UserError(
+      f'a network made by {function.__qualname__} cannot be pickled: make it by def at the top of a module'
+    )
+  about, tensors = _parts(predictor, None, PICKLED, keeps_make=True)
+  return Packed(json.dumps(about), tensors, make)
+
+
+def unpacked(given: Packed) -> Predictor:
+  """The predictor that `packed` was given.
+
+  Raises:
+    UserError: It was packed by another version, or edited.
+  """
+  return _predictor(json.loads(given.about), lambda: given.tensors, (), PICKLED, PICKLED, given.make)
+
+
+def described(predictor: Predictor, keeps_make: bool = False) -> dict[str, Any]:
+  """What stands in `model.json`, but for the facts of the card; see `recipes.to_json` for `keeps_make`."""
   built, columns, calibration = predictor.recipe, predictor.columns, predictor.calibration
   return {
     'format': FORMAT,
-    'recipe': recipes.to_json(built.recipe, built.phase),
+    'recipe': recipes.to_json(built.recipe, built.phase, keeps_make),
     'shape': list(predictor.shape),
     'dtype': DTYPES[predictor.reads_bytes],
     'classes': list(predictor.classes),
@@ -205,20 +265,42 @@ def load(folder: Path, functions: Collection[Any] = ()) -> Predictor:
     UserError: A file is damaged, edited or from another version, or a function of your own was not passed.
   """
   store.verify(folder, CHECKED, 'take another copy of it, or save it again')
-  file = folder / MODEL
-  found = _fields(store.read_json(file), file)
-  built = Built(*recipes.from_json(found['recipe'], functions, file), functools.partial(saved, facts=found['facts']))
-  shape, recipe = tuple(found['shape']), built.recipe
-  network, predictive = recipes.network_of(recipe, built.phase, file)
+  file, parameters = folder / MODEL, folder / PARAMETERS
+  return _predictor(store.read_json(file), functools.partial(_read, parameters), functions, file, parameters)
+
+
+def _predictor(
+  about: Any,
+  read: Callable[[], Tensors],
+  functions: Collection[Any],
+  file: Path,
+  parameters: Path,
+  make: Callable[..., Any] | None = None,
+) -> Predictor:
+  """What `_parts` were made of.
+
+  Args:
+    about: JSON that anybody may have edited.
+    read: Gives the arrays, which are not touched before the rest is checked.
+    functions: Networks and methods of the user's own.
+    file: Where the JSON stood, for messages.
+    parameters: Where the arrays stood.
+    make: The function that makes the network, where it was kept as an object.
+  """
+  found = _fields(about, file)
+  recipe, phase = recipes.from_json(found['recipe'], functions, file, make)
+  built = Built(recipe, phase, functools.partial(saved, facts=found['facts']))
+  shape = tuple(found['shape'])
+  network, predictive = recipes.network_of(recipe, phase, file)
   trees, expected = _shapes(built, shape, file)
-  tensors = _read(folder / PARAMETERS)
+  tensors = read()
   wrong = _difference(_of_predictor(tensors), expected)
-  expect(not wrong, folder / PARAMETERS, wrong)
+  expect(not wrong, parameters, wrong)
   params, state = jax.tree_util.tree_map_with_path(
     lambda path, _: jnp.array(tensors[jax.tree_util.keystr(path, simple=True, separator='/')]), trees
   ).values()
   scaling = Scaling(**{name: tensors[f'scaling/{name}'] for name in Scaling._fields})
-  expect(scaling.x_scale.min() > 0 and scaling.y_scale.min() > 0, folder / PARAMETERS, 'a scale is not more than 0')
+  expect(scaling.x_scale.min() > 0 and scaling.y_scale.min() > 0, parameters, 'a scale is not more than 0')
   model = Model(network, params, state, scaling, predictive.read)
   return Predictor(
     model=model if found['spread'] == 1 else apply_spread(model, found['spread'], recipe.task),
@@ -244,7 +326,7 @@ def _fields(found: Any, file: Path) -> dict[str, Any]:
   expect(isinstance(found, dict), file, 'it is no object')
   if found.get('format') != FORMAT:
     raise UserError(
-      f'{file.parent} {store.OTHER_FORMAT}: load it with that version (see versions in {file}), or save the model again'
+      f'{file} {store.OTHER_FORMAT}: load it with that version (its versions say which), or save the model again'
     )
   own = (*OPTIONAL, 'facts')
   for key in own:
