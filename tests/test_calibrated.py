@@ -16,7 +16,7 @@ import scipy.stats
 import hydra_jax
 from hydra_jax import UserError
 from hydra_jax.data import Scaling
-from hydra_jax.evaluation.calibrated import MOST_SCORES, Calibration, calibrate
+from hydra_jax.evaluation.calibrated import MOST_SCORES, Calibration, around, calibrate
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.maths import calibration, conformal
@@ -93,6 +93,21 @@ def test_the_temperature_changes_the_mean_alone(random):
   assert after.mean.dtype == before.mean.dtype and (after.mean.argmax(1) == before.mean.argmax(1)).all()
   nll = lambda mean: -np.log(mean[np.arange(len(y)), y]).mean()
   assert nll(after.mean) < nll(before.mean) - 0.1
+
+
+@pytest.mark.parametrize('task', ['classification', 'regression'])
+def test_a_prediction_is_put_around_another_mean(task, random):
+  """Members move with it, and uncertainty stays."""
+  predictor = (classifier if task == 'classification' else regressor)()
+  prediction = predictor.predict(random.normal(size=(9, F)))
+  mean = random.dirichlet(np.ones(C), 9) if task == 'classification' else prediction.mean + random.normal(size=(9, D))
+  found = around(prediction, mean)
+  np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
+  for name in ('total', 'aleatoric', 'epistemic', 'member_variances'):
+    assert getattr(found, name) is getattr(prediction, name)
+  if task == 'regression':
+    np.testing.assert_allclose(found.members.mean(axis=0), mean, rtol=1e-6)
+    np.testing.assert_allclose(found.members.var(axis=0), prediction.epistemic, rtol=1e-5)
 
 
 def test_probabilities_too_small_for_float32_are_not_lost():

@@ -147,6 +147,27 @@ def test_held_out_rows_that_all_trees_have_seen_are_left_out_of_the_scores(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('kind', ['regression', 'classification'])
+def test_a_forest_that_has_seen_the_validation_part_makes_no_promise_too_large(kind, random):
+  """Its trees know all labels, and the noise in them: only errors of those that have not are as large as new ones."""
+  x, x_new = random.normal(size=(600, 3)), random.normal(size=(2000, 3))
+  settings = QUICK | dict(validation=0.5, epochs=20)
+  if kind == 'regression':
+    y, y_new = random.normal(size=600), random.normal(size=2000)
+    forest = RandomForestRegressor(20, random_state=0).fit(x, y)
+    assert np.mean(abs(forest.predict(x) - y)) < 0.6 * np.mean(abs(forest.predict(x_new) - y_new))
+    low, high = HydraRegressor(forest, **settings).fit(x, y).predict_interval(x_new, 0.8).T
+    covered = np.mean((low <= y_new) & (y_new <= high))
+  else:
+    noisy = lambda x: np.where(random.random(len(x)) < 0.6, x.argmax(axis=1), random.integers(3, size=len(x)))
+    y, y_new = noisy(x), noisy(x_new)
+    forest = RandomForestClassifier(20, random_state=0).fit(x, y)
+    sets = HydraClassifier(forest, **settings).fit(x, y).predict_set(x_new, 0.8)
+    covered = np.mean(sets[np.arange(2000), y_new])
+  assert 0.74 < covered < 0.96  # sets of few trees are larger than they had to be
+
+
+@pytest.mark.slow
 def test_grid_search_fits_an_unfitted_teacher_on_each_fold():
   """`clone` makes an unfitted forest of a fitted one, so that no fold is seen before."""
   x, _, y, _ = WINE

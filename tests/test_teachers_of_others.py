@@ -62,6 +62,40 @@ def test_out_of_bag_means_are_those_of_scikit_learn(model, targets):
   assert outputs.variance is None
 
 
+@pytest.mark.parametrize(
+  'model, cv, unseen',
+  [
+    (ensemble.RandomForestRegressor(30, random_state=0), 0, True),  # out-of-bag
+    (ensemble.ExtraTreesRegressor(5, random_state=0), 3, True),  # out-of-fold
+    (ensemble.ExtraTreesRegressor(5, random_state=0), 0, False),
+    ([Ridge(), Ridge(2.0)], 3, True),
+    ([lambda x: x[:, 0], lambda x: x[:, 1]], 3, False),  # it is not known what they have seen
+  ],
+)
+def test_it_is_known_whether_labels_are_of_members_that_have_not_seen_the_row(model, cv, unseen):
+  x, y = DIABETES
+  for each in model if isinstance(model, list) else [model]:
+    if not callable(each):
+      each.fit(x, y)
+  teacher = teachers.read(model, 'regression')
+  outputs = teachers.labels(teacher, x, y, cv)
+  assert teachers.labels_are_of_unseen(teacher, len(x), cv) == unseen
+  mean = teachers.mean_of(outputs)
+  np.testing.assert_allclose(mean, np.nanmean(outputs.mean, axis=0), rtol=1e-12)
+  if not isinstance(model, list):
+    assert (np.corrcoef(mean[:, 0], y)[0, 1] < 0.8) == unseen  # a tree that has seen a row knows its label
+
+
+def test_the_mean_of_classes_is_that_of_members_with_a_prediction(random):
+  logits = random.normal(size=(3, 5, 4))
+  logits[0, 1:] = logits[1:, 2] = np.nan
+  mean = teachers.mean_of(teachers.Outputs(logits=logits))
+  p = special.softmax(logits, axis=-1)
+  np.testing.assert_allclose(mean[0], p[:, 0].mean(axis=0))
+  np.testing.assert_allclose(mean[1], p[1:, 1].mean(axis=0))
+  assert np.isnan(mean[2]).all()
+
+
 def test_rows_that_are_new_have_labels_of_all_members():
   x, y = WINE
   forest = ensemble.RandomForestClassifier(10, random_state=0).fit(x[:100], y[:100])

@@ -134,6 +134,7 @@ class Lesson:
   Attributes:
     x: Inputs `[N, …]`, finite numbers.
     outputs: What members predict for them. In regression with variances.
+    is_of_unseen: Whether these are predictions for rows that members are known not to have seen.
     source: Where members can predict for other inputs of the same form.
     more_x: Other inputs `[N', …]`.
     more: What members predict for these.
@@ -143,6 +144,7 @@ class Lesson:
 
   x: np.ndarray
   outputs: Outputs
+  is_of_unseen: bool = False
   source: Teacher | None = None
   more_x: np.ndarray | None = None
   more: Outputs | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 import functools
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -22,12 +23,14 @@ from hydra_jax.estimators import distil as distillation, teachers
 from hydra_jax.estimators.defaults import defaults_for
 from hydra_jax.estimators.distil import Lesson
 from hydra_jax.estimators.ensemble import Labelled, Rule, ensemble_of
-from hydra_jax.evaluation.calibrated import calibrate
+from hydra_jax.evaluation.calibrated import around, calibrate, calibrate_by
 from hydra_jax.evaluation.predictor import Prediction, Predictor
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.tabular import tabular
 from hydra_jax.serving import model_folder
+
+logger = logging.getLogger(__name__)
 
 
 class Uncertainties(NamedTuple):
@@ -160,8 +163,30 @@ class _Hydra(BaseEstimator):
       labelled = held_out[np.asarray(lesson.outputs.present.any(axis=0))[held_out]]  # the student was measured on these
       recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[labelled]))
       self.predictor_ = replace(self.predictor_, recipe=recipe)
-      self.predictor_ = calibrate(self.predictor_, given.x[held_out], self._labels(y)[kept][held_out])
+      self.predictor_ = self._calibrated_on(held_out, given, lesson, self._labels(y)[kept])
     return self
+
+  def _calibrated_on(self, held_out: np.ndarray, given: Labelled, lesson: Lesson, y: np.ndarray) -> Predictor:
+    """The student, calibrated on the validation part.
+
+    A teacher that was fitted on these rows knows their labels, and so does its student in part: its errors are larger
+    on new rows. Then the mean of the members that have not seen a row stands for the mean of the student (for ensembles
+    alone this is the jackknife after the bootstrap: Kim, Xu and Barber 2020). In classification it is the mean of the
+    heads of these members: probabilities of a few trees are rougher than those of all heads, and sets would be larger.
+    """
+    outputs = lesson.outputs.of(held_out)
+    known = np.flatnonzero(outputs.present.any(axis=0))
+    if not lesson.is_of_unseen:
+      return calibrate(self.predictor_, given.x[held_out], y[held_out])
+    if len(known) < LEAST_VALIDATION:
+      logger.warning(f'not calibrated: all members have seen all but {len(known)} rows of the validation part')
+      return self.predictor_
+    rows, outputs = held_out[known], outputs.of(known)
+    prediction = self.predictor_.predict(given.x[rows])
+    if given.task == 'classification' and METHODS[self.method].matched:
+      heads = teachers.Outputs(logits=prediction.log_members)
+      outputs = heads.without(~outputs.present) if heads.present.shape == outputs.present.shape else outputs
+    return calibrate_by(self.predictor_, around(prediction, teachers.mean_of(outputs)), y[rows])
 
   def _plan(self, given: Labelled, seed: int) -> 'Plan':
     """How networks are trained, by the size of the table where it is not said."""
@@ -196,12 +221,13 @@ class _Hydra(BaseEstimator):
         given, self.members, plan.network, plan.seed, plan.held_out, plan.rule, plan.ensemble, bool(self.verbose)
       )
       source = teachers.read(taught)
-      outputs = source.predict(given.x)
+      outputs, is_of_unseen = source.predict(given.x), False
     else:
       weights = {} if weight is None else {'sample_weight': weight}
       self.teacher_ = fitted(self.teacher, X, y, **weights)
       source = teachers.read(self.teacher_, given.task, getattr(self, 'classes_', None))
       outputs = teachers.labels(source, X, y, self.cv, **weights).of(kept)
+      is_of_unseen = teachers.labels_are_of_unseen(source, len(y), self.cv)
     columns = next(iter(outputs.arrays.values())).shape[-1]
     if outputs.task != given.task or columns != given.outputs:
       raise UserError(
@@ -211,7 +237,12 @@ class _Hydra(BaseEstimator):
     # Changed inputs are arrays: a teacher that reads columns of a table by name cannot be asked about them.
     can_ask = self.columns_ is None or self.teacher is None
     return Lesson(
-      x=given.x, outputs=outputs, source=source if can_ask else None, weight=given.weight, classes=given.classes
+      x=given.x,
+      outputs=outputs,
+      is_of_unseen=is_of_unseen,
+      source=source if can_ask else None,
+      weight=given.weight,
+      classes=given.classes,
     )
 
   def _inputs(self, X, y=None) -> np.ndarray:

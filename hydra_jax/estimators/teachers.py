@@ -415,19 +415,35 @@ def labels(teacher: Teacher, x: Any, y: np.ndarray | None = None, cv: Any = 5, *
     cv: Number of folds, or a splitter of scikit-learn; 0: members are not fitted again.
     **weights: `sample_weight` `[N]` for `fit`, if there is one.
   """
-  rows = len(x)
-  seen = teacher.seen(rows) if teacher.seen else None
+  seen = teacher.seen(len(x)) if teacher.seen else None
   if seen is not None and not seen.all():
-    present = 1 - seen.mean()
-    logger.info(f'{teacher.name}: out-of-bag labels, {present:.0%} of {rows:,} rows × {len(seen)} members')
+    logger.info(f'{teacher.name}: out-of-bag labels, {1 - seen.mean():.0%} of {len(x):,} rows × {len(seen)} members')
     return teacher.predict(x).without(seen)
-  may_have_seen = seen is not None or (teacher.fits and not teacher.seen)
-  if not may_have_seen:
-    return teacher.predict(x)
-  if teacher.fits and cv and y is not None:
+  if teacher.fits and cv and y is not None and _may_have_seen(teacher, seen):
     return _out_of_fold(teacher, x, y, cv, **weights)
-  logger.info(f'{teacher.name}: its members may have seen these rows; with y and cv=5 they are fitted again on others')
+  if _may_have_seen(teacher, seen):
+    logger.info(
+      f'{teacher.name}: its members may have seen these rows; with y and cv=5 they are fitted again on others'
+    )
   return teacher.predict(x)
+
+
+def _may_have_seen(teacher: Teacher, seen: np.ndarray | None) -> bool:
+  return seen is not None or bool(teacher.fits and not teacher.seen)
+
+
+def labels_are_of_unseen(teacher: Teacher, rows: int, cv: Any) -> bool:
+  """Whether `labels`, with y, are of members that have not seen the row: out-of-bag, or out-of-fold."""
+  seen = teacher.seen(rows) if teacher.seen else None
+  return (seen is not None and not seen.all()) or bool(teacher.fits and cv and _may_have_seen(teacher, seen))
+
+
+def mean_of(outputs: Outputs) -> np.ndarray:
+  """Mean probabilities `[N, C]`, or means `[N, D]`, over the members that have a prediction; NaN where none has."""
+  arrays = scipy.special.softmax(outputs.logits, axis=-1) if outputs.mean is None else outputs.mean
+  present = outputs.present[..., None]
+  with np.errstate(invalid='ignore'):
+    return np.where(present, arrays, 0).sum(axis=0) / present.sum(axis=0)
 
 
 def _out_of_fold(teacher: Teacher, x: Any, y: np.ndarray, cv: Any, **weights: np.ndarray) -> Outputs:

@@ -159,7 +159,31 @@ def calibrate(predictor: 'Predictor', x: Any, y: Any, batch_size: int = 500) -> 
     >>> predictor = hydra_jax.calibrate(predictor, x_held_out, y_held_out)  # doctest: +SKIP
     >>> predictor.predict_set(x, coverage=0.95)  # booleans [N, C]  # doctest: +SKIP
   """
-  prediction = _changed(predictor, None).predict(x, batch_size)
+  return calibrate_by(predictor, _changed(predictor, None).predict(x, batch_size), y)
+
+
+def around(prediction: 'Prediction', mean: np.ndarray) -> 'Prediction':
+  """The prediction with another mean, about which the members are spread as before.
+
+  Args:
+    prediction: Of a student.
+    mean: Of its teacher: probabilities `[N, C]`, or means `[N, D]`.
+  """
+  mean = mean.astype(prediction.mean.dtype)
+  if prediction.total.ndim == 1 or prediction.members is None:
+    return replace(prediction, mean=mean, log_members=None)
+  return replace(prediction, mean=mean, members=prediction.members + (mean - prediction.mean))
+
+
+def calibrate_by(predictor: 'Predictor', prediction: 'Prediction', y: Any) -> 'Predictor':
+  """See `calibrate`.
+
+  Args:
+    predictor: A trained network.
+    prediction: Of held-out examples: what the network predicts without a calibration. For a student whose teacher has
+      seen these examples, it is the prediction `around` the mean of those members that have not.
+    y: Labels of these examples.
+  """
   _refuse_overflow(prediction)
   labelled = labels_of(predictor, prediction, y)
   examples = len(labelled)
