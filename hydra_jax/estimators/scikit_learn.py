@@ -183,7 +183,7 @@ class _Hydra(BaseEstimator):
       return self.predictor_
     rows, outputs = held_out[known], outputs.of(known)
     prediction = self.predictor_.predict(given.x[rows])
-    if given.task == 'classification' and METHODS[self.method].matched:
+    if given.task == 'classification' and METHODS[self.method].matched and not outputs.present.all():
       heads = teachers.Outputs(logits=prediction.log_members)
       outputs = heads.without(~outputs.present) if heads.present.shape == outputs.present.shape else outputs
     return calibrate_by(self.predictor_, around(prediction, teachers.mean_of(outputs)), y[rows])
