@@ -10,8 +10,8 @@ in classification.
   ensemble (`ensemble`) and its student (`student`).
 * Each rival has the time that this `fit` took on the same split. It searches its space (`experiments.rivals`) at
   random: the default of the library first, which is always finished, then others while there is time, 24 at most. The
-  last one may end later. Configurations are compared by out-of-bag rows, cross-validation, or a validation part of the training
-  rows. The best one is fitted to all training rows. No choice sees a test row.
+  last one may end later. Configurations are compared by out-of-bag rows, cross-validation, or a validation part of the
+  training rows. The best one is fitted to all training rows. No choice sees a test row.
 * `student_of_forest` is our estimator with the random forest of this search as its teacher.
 
 Each row is written to rows.jsonl in the work directory when it is there: a killed run goes on where it stopped. Splits
