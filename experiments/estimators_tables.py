@@ -37,7 +37,7 @@ ensemble and student it is that of the one `fit` that makes both. Of rivals, `tr
 configurations. `bytes` are those of the pickled model; of ours those of the saved folder. ± is the standard error over
 splits, corrected for their overlap (Nadeau and Bengio 2003); where there is one split there is none. In brackets: the
 difference to our student on the same splits, * where p < .05 by the corrected paired t-test, not adjusted for the
-number of tests. NLL and log loss count probabilities below 1e-6 as 1e-6. Intervals and sets are meant to hold 90%.
+number of tests. Log loss counts probabilities below 1e-6 as 1e-6. Intervals and sets are meant to hold 90%.
 
 ![Beside our student](estimators.png)"""
 SCORES = {'classification': ('log loss', 'accuracy', 'classes in a set'), 'regression': ('NLL', 'RMSE', 'width')}

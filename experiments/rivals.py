@@ -376,21 +376,27 @@ def missing(rival: Rival) -> str:
 def fitted(
   name: str, task: str, x: np.ndarray, y: np.ndarray, seed: int, seconds: float, params: Mapping[str, Any] | None = None
 ) -> Found:
-  """Searches for a configuration, and fits it to all rows; or fits the one that is given."""
+  """Searches for a configuration, and fits it to all rows. One that is given is fitted, and its error is not known."""
   import joblib
+  from threadpoolctl import threadpool_limits
 
   rival = RIVALS[name]
-  with joblib.parallel_config(backend='threading'):
+  # Members are fitted in threads of their own. More threads for each small product slow them.
+  with joblib.parallel_config(backend='threading'), threadpool_limits(1, user_api='blas'):
     evaluate = lambda some: rival.evaluate(rival.make(task, some, seed), task, x, y, seed)
-    # What it takes to make the same model is what is known of it.
-    tries = candidates(rival.space, seed) if params is None else iter([dict(params)])
-    if params is not None and rival.evaluate is not out_of_bag:
-      return Found(rival.make(task, params, seed).fit(x, y), params, float('nan'), 1)
+    if params is not None:
+      return Found(_alone(rival.make(task, params, seed).fit(x, y)), params, float('nan'), 1)
+    tries = candidates(rival.space, seed)
     best, tried, count = search(tries, evaluate, seconds)
     model = rival.make(task, best, seed).fit(x, y) if tried.model is None else tried.model
+  return Found(_alone(model), best, tried.variance, count)
+
+
+def _alone(model: Any) -> Any:
+  """A fitted model that predicts without more threads: they make the prediction of one row slower."""
   if hasattr(model, 'n_jobs'):
-    model.n_jobs = None  # threads make the prediction of one row slower
-  return Found(model, best, tried.variance, count)
+    model.n_jobs = None
+  return model
 
 
 def forecast(name: str, task: str, found: Found, x: np.ndarray) -> Forecast:
