@@ -25,6 +25,7 @@ from hydra_jax.estimators.distil import Lesson
 from hydra_jax.estimators.ensemble import Labelled, Rule, ensemble_of
 from hydra_jax.evaluation.calibrated import around, calibrate, calibrate_by
 from hydra_jax.evaluation.predictor import Prediction, Predictor
+from hydra_jax.maths import calibration
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.nets.stages import Stage
 from hydra_jax.nets.tabular import tabular
@@ -550,13 +551,18 @@ def fitted(teacher: Any, X: Any, y: Any, **weights: Any) -> Any:
 
 
 def label_score(predictor: Predictor, x: np.ndarray, y: np.ndarray) -> float:
-  """Mean NLL of labels under the mixture of the heads."""
+  """Mean NLL of labels under the mixture of the heads, with the temperature or scale of variances that is best for it.
+
+  A student is calibrated before it is used. Of two, the one that is less badly calibrated need not be the better one.
+  """
   found = predictor.predict(x)
   if predictor.task == 'classification':
-    of_label = np.take_along_axis(found.mean, y[:, None], axis=1)
-    return -float(np.mean(np.log(np.maximum(of_label, teachers.LEAST_PROBABILITY), dtype=np.float64)))
+    log_mean = np.log(np.maximum(found.mean, teachers.LEAST_PROBABILITY), dtype=np.float64)
+    log_p = scipy.special.log_softmax(log_mean / calibration.temperature(log_mean, y), axis=1)
+    return -float(np.mean(np.take_along_axis(log_p, y[:, None], axis=1)))
   mean, variance = found.members, found.member_variances
   if mean is None or variance is None:
     mean, variance = found.mean[None], found.total[None]
+  variance = variance * calibration.variance_scale(mean, variance, y)
   log_density = -np.sum(np.square(y - mean) / variance + np.log(2 * np.pi * variance), axis=-1) / 2
   return -float(np.mean(scipy.special.logsumexp(log_density, axis=0) - np.log(len(mean))))
