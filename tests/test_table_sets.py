@@ -266,7 +266,8 @@ def test_from_a_csv_file_to_a_prediction(tmp_path, random):
     entropy = lambda p: -(p * np.log(p)).sum(axis=-1)
     model = entropy(mean) - entropy(prediction.members).mean(axis=0)
     assert score['uncertainty_epistemic'] == pytest.approx(model.mean(), rel=1e-3, abs=1e-6)
-  (lines,) = re.findall(r'```python\n(import hydra_jax\nimport pandas.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  (lines,) = [block for block in blocks if 'runs/table-houses' in block]
   names: dict = {}
   test.drop(columns='target').to_csv(tmp_path / 'new.csv', index=False)
   exec(lines.replace("'runs/table-houses'", repr(str(run))).replace("'new.csv'", repr(f'{tmp_path}/new.csv')), names)
