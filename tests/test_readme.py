@@ -105,8 +105,13 @@ def test_from_a_csv_file_to_a_service(tmp_path, monkeypatch, port):
     exec(quick, names)
     model, new = names['model'], names['held_out'].drop(columns='target')
     new.to_csv('new.csv', index=False)
-    predict, serve, ask = map(shlex.split, commands('From a CSV file to a service'))
-    assert predict.pop(0) == 'hydra-jax' and serve.pop(0) == 'python' and serve.pop() == '&'
+    install, predict, serve, ask = map(shlex.split, commands('From a CSV file to a service'))
+    assert (
+      install[:2] == ['pip', 'install']
+      and predict.pop(0) == 'hydra-jax'
+      and serve.pop(0) == 'python'
+      and serve.pop() == '&'
+    )
     done = hydra_jax(*predict, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = pd.read_csv('predicted.csv')

@@ -161,9 +161,9 @@ class _Hydra(BaseEstimator):
     )
     self.predictor_ = replace(student, columns=self.columns_)
     if len(held_out):
-      labelled = held_out[np.asarray(lesson.outputs.present.any(axis=0))[held_out]]  # the student was measured on these
-      recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[labelled]))
-      self.predictor_ = replace(self.predictor_, recipe=recipe)
+      if self.teacher is None:  # a teacher that is there knows these labels, and so does its student in part
+        recipe = replace(student.recipe, facts=functools.partial(student.recipe.facts, y=given.y[held_out]))
+        self.predictor_ = replace(self.predictor_, recipe=recipe)
       self.predictor_ = self._calibrated_on(held_out, given, lesson, self._labels(y)[kept])
     return self
 

@@ -63,7 +63,7 @@ SHARES = ('accuracy', 'coverage_95', 'agreement')
 # Where scores were measured, in words.
 SPLITS = {
   'test': 'On the test set',
-  'validation': 'On the validation part, which nothing learnt from',
+  'validation': 'On the validation part, which it did not learn from',
   'given': 'As measured by the user who saved it',
 }
 
