@@ -88,7 +88,7 @@ def plain(rows: Rows, method: str, metric: str) -> tuple[str, str]:
 
 
 def milliseconds(timings: Rows, method: str, count: int) -> tuple[str, str]:
-  """How long a prediction for so many rows takes."""
+  """Time of a prediction for a number of rows, in ms."""
   found = of(timings, method=method)
   return (digits(1000 * found[0][f'seconds_{count}'], 3) if found else MISSING), ''
 
@@ -112,7 +112,7 @@ def scores(rows: Rows, timings: Rows, task: str, methods: Sequence[str], test_to
 
 
 def relative_loss(task: str, ours: float, theirs: float) -> float:
-  """How much worse ours is, as a share of theirs: of accuracy, or of RMSE. Less than 0: it is better.
+  """The loss of ours against theirs, as a share of theirs: lower accuracy, or higher RMSE. Below 0, ours is better.
 
   Example:
     >>> relative_loss('classification', 0.98, 1.0), relative_loss('regression', 1.02, 1.0)

@@ -33,8 +33,19 @@ DISK = {
 def parser() -> argparse.ArgumentParser:
   p = argparse.ArgumentParser(prog='hydra-jax', description='Ensembles, and students that keep their disagreement.')
   commands = p.add_subparsers(dest='command', required=True)
+  for command in (*_on_experiments(commands), *_on_trained_networks(commands)):
+    command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
+  return p
+
+
+DATA_DIR = 'where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)'
+CONFIG = dict(required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+
+
+def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
+  """Adds the commands that train, and what prepares it."""
   run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
-  run.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+  run.add_argument('--config', **CONFIG)
   run.add_argument(
     '--workdir', help='where everything is written (default: runs/<config name>, and -<file> for data in a file)'
   )
@@ -49,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
   table.add_argument('--replicas', type=int, help='repetitions of each run (default: as the table says)')
   table.add_argument('--quick', action='store_true', help='small enough to see it work, within minutes on a CPU')
   for command in (run, table):
-    command.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+    command.add_argument('--data_dir', help=DATA_DIR)
     command.add_argument(
       '--distributed',
       action='store_true',
@@ -60,17 +71,22 @@ def parser() -> argparse.ArgumentParser:
       type=float,
       default=45.0,
       metavar='SECONDS',
-      help='of several processes, one that has been silent for so long is lost, and the others end (default: 45)',
+      help='of several processes, one that is silent for longer is lost, and the others end (default: 45)',
     )
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
   )
-  check.add_argument('--config', required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
-  check.add_argument('--data_dir', help='where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  check.add_argument('--config', **CONFIG)
+  check.add_argument('--data_dir', help=DATA_DIR)
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
+  return run, table, check, prepare
+
+
+def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
+  """Adds the commands that use a model folder, or the folder of a run."""
   predict = commands.add_parser('predict', help='predictions for the rows of a file', allow_abbrev=False)
   export = commands.add_parser('export', help='a trained network as one file to serve', allow_abbrev=False)
   for command in (predict, export):
@@ -92,10 +108,8 @@ def parser() -> argparse.ArgumentParser:
   predict.add_argument('--coverage', type=float, help='write an interval or a set of classes for each row, such as 0.9')
   for name, what in (('delimiter', 'between values'), ('decimal', '. or ,'), ('encoding', 'such as latin-1')):
     predict.add_argument(f'--{name}', help=f'of a CSV file: {what}')
-  export.add_argument('--platforms', default='cpu,cuda,tpu', help='of stablehlo, with commas (default: cpu,cuda,tpu)')
-  for command in (run, table, check, prepare, predict, export):
-    command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
-  return p
+  export.add_argument('--platforms', help='of stablehlo, with commas (default: cpu,cuda,tpu)')
+  return predict, export
 
 
 def read_config(file: str, overrides: list[str]):
@@ -353,9 +367,13 @@ def export(options, overrides: list[str]) -> None:
     raise UserError(f"unexpected argument '{overrides[0]}'")
   from hydra_jax.serving import export as exports, loading
 
+  if options.platforms is not None and options.format == 'onnx':
+    raise UserError('--platforms is for stablehlo, and an ONNX file is the same for all: leave it out')
   set_up()
   predictor = loading.load(options.model, options.method, options.replica, options.function)
-  platforms = [name.strip() for name in options.platforms.split(',')]
+  platforms = exports.PLATFORMS
+  if options.platforms is not None:
+    platforms = tuple(name.strip() for name in options.platforms.split(','))
   exports.export(predictor, Path(options.output).expanduser(), options.format, options.members, platforms)
 
 

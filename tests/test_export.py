@@ -398,6 +398,8 @@ def test_the_command(tiny_run, tmp_path, capsys):
   assert json.loads((tmp_path / 'a.stablehlo.json').read_text())['platforms'] == ['cpu', 'cuda']
   assert cli.main(['export', str(run), '--format=onnx', f'--output={tmp_path}']) == 2
   assert capsys.readouterr().err == f'hydra-jax: {tmp_path} is a folder: give the name of a file\n'
+  assert cli.main(['export', str(run), '--format=onnx', f'--output={tmp_path / "b.onnx"}', '--platforms=cpu']) == 2
+  assert '--platforms is for stablehlo' in capsys.readouterr().err and not (tmp_path / 'b.onnx').exists()
 
 
 PAGE = (ROOT / 'docs' / 'serving.md').read_text().partition('## Export')[2].partition('\n## ')[0]

@@ -48,7 +48,7 @@ OF_THE_ENSEMBLE = {
   'agreement': 'share of inputs with the same predicted class as the ensemble',
   'mean_correlation': 'correlation of the mean with that of the ensemble',
   'own_head': 'share of the members to which their own head is closest',
-  'members_worth': 'as good in NLL as so many members, averaged',
+  'members_worth': 'number of averaged members that have the same NLL',
 }
 OF_CALIBRATION = {
   'spread': 'factor by which heads are spread',

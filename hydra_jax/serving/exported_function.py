@@ -120,7 +120,7 @@ def _classes(logits_MxBxC: jax.Array, distribution: Any, has_members: bool, temp
 
 
 def _targets(outputs: jax.Array, mixture: Any, has_members: bool, scale: Any) -> dict[str, jax.Array]:
-  """As `calibrated.scaled`: variances of members are scaled, or of a network without members both parts of its own."""
+  """Scales variances as `calibrated.scaled` does: those of members; without members, both parts of the total."""
   del outputs
   mean, variance = mixture
   members = {'members': mean, 'member_variances': variance if scale is None else scale * variance}

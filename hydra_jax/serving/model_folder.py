@@ -42,8 +42,9 @@ PICKLED = Path('a pickled predictor')
 # Raise it when the meaning of the files changes.
 FORMAT = 1
 PACKAGES = ('jax', 'flax', 'numpy')
-# What `model.json` holds, each with a value of its type; and what has checks of its own.
+# Keys of `model.json`, each with a value of its type.
 FIELDS = dict(recipe={}, shape=(), dtype='', classes=(), spread=1.0, versions={})
+# Keys whose values may be null. `_columns` and `_calibration` check them.
 OPTIONAL = ('columns', 'calibration')
 DTYPES = ('float', 'uint8')
 # Arrays of a calibration are tensors.
