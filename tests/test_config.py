@@ -242,7 +242,7 @@ def test_bad_uci_set():
     ('network.student.widths', (10, -1), 'at least 1'),
     ('replicas', 0, 'at least 1'),
     ('teacher.keep_as', 'float8', "did you mean 'float"),
-    ('student.hydra.heads_per_step', 21, 'heads_per_step=21 of 20 heads'),
+    ('student.hydra.members_per_step', 21, 'members_per_step=21 of 20 members'),
     ('student.hydra.diversity_weight', -1.0, 'at least 0'),
     ('student.dlf.factors', 0, 'at least 1'),
     ('evaluation.ece_bins', 0, 'at least 1'),
@@ -522,3 +522,11 @@ def test_temperature_is_for_classification():
   config.student.kd.temperature = 2.0
   with pytest.raises(UserError, match='classification'):
     configs.validate(config, 'regression')
+
+
+@pytest.mark.parametrize('method', ['dlf', 'proxy_endd', 'ced'])
+def test_methods_that_read_all_members_at_once_draw_none(method):
+  config = get('digits')
+  config.students, config.distillation.members_per_step = (method,), 2
+  with pytest.raises(UserError, match=f'config.student.{method}.members_per_step: .* set it to 0'):
+    configs.validate(config)

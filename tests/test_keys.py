@@ -111,7 +111,6 @@ UNREAD = {
     'epochs',
     'heads',
     'grouping',
-    'heads_per_step',
     'diversity_weight',
     'freeze_body',
     'mean_weight',

@@ -1,5 +1,7 @@
 """The rows of the table of methods: what each one's losses and networks must satisfy."""
 
+import itertools
+
 import chex
 from helpers import fit, restart, start
 import jax
@@ -7,20 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from hydra_jax import UserError, chain
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths import losses
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
+from hydra_jax.methods.moments import beta_nll
 from hydra_jax.methods.registry import METHODS
 from hydra_jax.methods.supervised import with_dropout
 from hydra_jax.nets import batch_ensemble, cut
 from hydra_jax.nets.stages import mlp
 from hydra_jax.settings import table
-from hydra_jax.training import optimizers
+from hydra_jax.training import gradients, optimizers
 from hydra_jax.training.settings import TrainingSettings
-from hydra_jax.training.step import State
+from hydra_jax.training.step import Draw, Job, State
 
 B, M, C, F, N = 5, 6, 3, 4, 90
 RANDOM = np.random.default_rng(0)
@@ -36,20 +40,21 @@ def phases(name, task='classification', **changes):
   return METHODS[name].phases(METHODS[name].settings(**changes), MethodContext(TASKS[task], stages, M))
 
 
-def trained(phase, steps=30, before=None):
+def trained(phase, steps=30, before=None, **job):
   """From the parameters of a state, if one is given."""
   optimizer = optimizers.build(TrainingSettings(learning_rate=1e-2), steps, 10, phase.frozen)
   state = restart(optimizer, before.params, before.model_state) if before else start(phase.network, optimizer, X[:2], 0)
-  return fit_phase(phase, DATA, steps, state=state, optimizer=optimizer)
+  return fit_phase(phase, DATA, steps, more=job, state=state, optimizer=optimizer)
 
 
-def fit_phase(phase, data, steps, **kwargs):
-  job = {'common': phase.common, 'penalty': phase.penalty, 'heads_per_step': phase.heads_per_step}
+def fit_phase(phase, data, steps, more=(), **kwargs):
+  job = {'common': phase.common, 'penalty': phase.penalty, **dict(more)}
   given = dict(steps=steps, reduction=phase.reduction, seed=(0,), key=1, job=job)
   return fit(phase.network, phase.loss, data, **given, **kwargs)
 
 
 STUDENTS = [name for name in default_config().student]
+NEEDS_ALL = ('proxy_endd', 'ced', 'dlf')  # methods whose loss needs all members at once
 
 
 def test_every_method_has_settings_and_a_source():
@@ -59,14 +64,15 @@ def test_every_method_has_settings_and_a_source():
     assert all(meaning.endswith('.') for *_, meaning in table(row.settings)), name
 
 
-def test_proxy_endd_is_for_classification():
-  with pytest.raises(UserError, match='classification'):
-    phases('proxy_endd', 'regression')
+@pytest.mark.parametrize('name', ['proxy_endd', 'ced'])
+def test_some_methods_are_for_classification(name):
+  with pytest.raises(UserError, match=f'{name} is for classification'):
+    phases(name, 'regression')
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name', [name for name in STUDENTS if name not in ('proxy_endd', 'kd', 'hydra', 'endd', 'dlf')]
+  'name', [name for name in STUDENTS if name not in ('proxy_endd', 'ced', 'kd', 'hydra', 'endd', 'dlf')]
 )
 def test_every_method_learns_a_regression(name, random):
   """The loss of its last phase goes down, and its outputs are read and scored."""
@@ -104,46 +110,55 @@ def test_fewer_heads_learn_the_mean_over_their_group(random):
     np.testing.assert_allclose(found[h], np.mean(each, axis=0), rtol=1e-5)
 
 
-def gradient(phase, state, heads=None):
-  """Of the objective on one batch, for all heads or those given."""
-  heads = jnp.arange(len(phase.network.heads)) if heads is None else heads
-  batch = {**BATCH, 'heads': heads}
-  some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[heads], tree['heads'])}
-
-  def objective(params):
-    given = some(params), some(state.model_state), BATCH['x'], None, True
-    outputs, _ = phase.network.apply(*given, head_indices=heads)
-    return {'sum': jnp.sum, 'mean': jnp.mean}[phase.reduction](jnp.mean(phase.loss(outputs, batch), axis=-1))
-
-  return jax.grad(objective)(state.params)
+def job_of(phase, **more):
+  fields = {'network', 'loss', 'reduction', 'common', 'penalty'}
+  optimizer = optax.sgd(0.1)
+  return Job(**{f: getattr(phase, f) for f in fields}, optimizer=optimizer, steps=9, batch_size=B, **more)
 
 
-@pytest.mark.parametrize('heads, grouping', [(M, 'one_each'), (4, 'round_robin')])
-def test_some_heads_at_a_step_give_the_gradient_of_all_on_average(heads, grouping):
-  """And a head left out has none."""
-  (phase,) = phases('hydra', heads=heads, grouping=grouping, hinton_epochs=0.0, heads_per_step=2)
+DRAWING = [(name, {}) for name in STUDENTS if name not in NEEDS_ALL and METHODS[name].learns_from == 'members']
+DRAWING.append(('hydra', {'heads': 4, 'grouping': 'round_robin', 'mean_weight': 2.0}))
+
+
+@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('name, changes', DRAWING, ids=[f'{name}{len(changes)}' for name, changes in DRAWING])
+def test_drawn_members_give_the_gradient_of_all_on_average(name, changes, task):
+  """Over all pairs of members; and a head whose member is not drawn has no gradient."""
+  width = TASKS[task].predictives['members'].outputs(C)
+  batch = {**BATCH, 'teacher': jnp.asarray(np.random.default_rng(0).normal(size=(M, B, width)), jnp.float32)}
+  phase = phases(name, task, **changes)[-1]
   state = start(phase.network, optax.sgd(0.1), X[:2], 0)
-  pairs = [gradient(phase, state, jnp.asarray([h, (h + 1) % heads])) for h in range(heads)]
-  mean = jax.tree.map(lambda *leaves: sum(leaves) / heads, *pairs)
-  chex.assert_trees_all_close(mean, gradient(phase, state), rtol=1e-3, atol=1e-6)
-  for leaf in jax.tree.leaves(pairs[0]['heads']):
-    assert not leaf[2:].any() and leaf[:2].any()
+
+  def found(drawn):
+    given = batch
+    draw = None
+    if drawn is not None:
+      draw = Draw(M, len(drawn), phase.draws == 'heads')
+      given = batch | {'teacher': batch['teacher'][np.asarray(drawn)], 'drawn': jnp.asarray(drawn)}
+    return gradients.of_step(job_of(phase, draw=draw), state, given, jax.random.key(0))[0]
+
+  pairs = [found(pair) for pair in itertools.permutations(range(M), 2)]
+  grads = jax.tree.map(lambda *leaves: sum(leaves) / len(pairs), *pairs)
+  if phase.draws == 'heads' and phase.reduction == 'sum':  # each head is trained as if it were alone
+    grads = jax.tree.map(lambda leaf: leaf * M / 2, grads)
+  chex.assert_trees_all_close(grads, found(None), rtol=2e-3, atol=2e-6)
+  if phase.draws == 'heads':
+    for leaf in jax.tree.leaves(pairs[0]['heads']):  # members 0 and 1
+      assert not leaf[2:].any() and leaf[:2].any()
 
 
-def test_all_heads_at_a_step_in_any_order_are_all_heads():
-  (all_heads,) = phases('hydra', heads=M, hinton_epochs=0.0)
-  (shuffled,) = phases('hydra', heads=M, hinton_epochs=0.0, heads_per_step=M)
-  chex.assert_trees_all_close(trained(all_heads).params, trained(shuffled).params, rtol=1e-3, atol=1e-5)
+def test_all_members_in_any_order_are_all_members():
+  (phase,) = phases('hydra', heads=M, hinton_epochs=0.0)
+  shuffled = trained(phase, draw=Draw(M, M, with_heads=True))
+  chex.assert_trees_all_close(trained(phase).params, shuffled.params, rtol=1e-3, atol=1e-5)
 
 
-def test_some_heads_at_a_step_train_all_in_the_end():
-  (phase,) = phases('hydra', heads=M, hinton_epochs=0.0, heads_per_step=2)
+def test_heads_that_are_drawn_are_all_trained_in_the_end():
+  (phase,) = phases('hydra', heads=M, hinton_epochs=0.0)
   before = start(phase.network, optax.sgd(0.1), X[:2], 0)
-  after = trained(phase, before=before)
+  after = trained(phase, before=before, draw=Draw(M, 2, with_heads=True))
   for old, new in zip(jax.tree.leaves(before.params['heads']), jax.tree.leaves(after.params['heads'])):
     assert np.all(np.any((np.asarray(old) != np.asarray(new)).reshape(M, -1), axis=1))
-  with pytest.raises(UserError, match='heads_per_step=7 of 6'):
-    phases('hydra', heads=M, heads_per_step=7)
 
 
 def test_diversity_term_keeps_heads_apart():
@@ -219,6 +234,56 @@ def test_the_second_phase_begins_where_the_first_ended():
   np.testing.assert_allclose(many, jnp.repeat(one, M, axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_moments_are_learnt_by_likelihood(random):
+  """β-NLL by scipy; at its minimum, mean and spread are those of the members."""
+  members = np.float32(random.normal(size=(M, B, C)) * 2 + 1)
+  outputs = jnp.asarray(random.normal(size=(1, B, 2 * C)), jnp.float32)
+  raw = np.float64(outputs).reshape(B, C, 2)
+  mean, var = raw[..., 0], np.log1p(np.exp(raw[..., 1])) + 1e-4
+  nll = -scipy.stats.norm(mean, np.sqrt(var)).logpdf(members).mean(axis=0)
+  np.testing.assert_allclose(beta_nll(outputs, members)[0], np.sum(np.sqrt(var) * nll, axis=-1), rtol=1e-4)
+  mean, var = members.mean(axis=0), members.var(axis=0)
+  best = jnp.asarray(np.stack([mean, np.log(np.expm1(var - 1e-4))], axis=-1).reshape(1, B, 2 * C))
+  np.testing.assert_allclose(jax.grad(lambda outputs: jnp.sum(beta_nll(outputs, members)))(best), 0, atol=2e-4)
+
+
+def test_drawn_moments_have_the_predicted_mean_and_spread():
+  (phase,) = phases('moments', samples=4000)
+  params, state = phase.network.init(jax.random.key(0), X[:2])
+  outputs, _ = phase.network.apply(params, state, X[:B], None, True)
+  drawn, _ = phase.network.apply(params, state, X[:B])
+  raw = np.asarray(outputs).reshape(B, C, 2)
+  np.testing.assert_allclose(np.mean(drawn, axis=0), raw[..., 0], atol=1e-4)
+  np.testing.assert_allclose(np.var(drawn, axis=0), np.log1p(np.exp(raw[..., 1])) + 1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_shallow_ensemble_learns_by_its_mixture(task, random):
+  """Value by scipy, and the gradient of all heads is that of the value."""
+  (phase,) = phases('shallow_ensemble', task, heads=4)
+  outputs = jnp.asarray(random.normal(size=(4, B, 2 * C if task == 'regression' else C)), jnp.float32)
+  y = np.float32(random.normal(size=(B, C))) if task == 'regression' else BATCH['y']
+
+  def by_hand(outputs):
+    if task == 'classification':
+      return -jnp.log(jnp.mean(jax.nn.softmax(outputs), axis=0))[np.arange(B), y]
+    mean, var = losses.moment_match(*losses.gaussian(outputs))
+    return -jnp.sum(jax.scipy.stats.norm.logpdf(y, mean, jnp.sqrt(var)), axis=-1)
+
+  def found(outputs):
+    common = jax.lax.stop_gradient(jnp.mean(phase.common(outputs), axis=0))
+    return jnp.mean(phase.loss(outputs, {'y': y, 'common': common}), axis=0)
+
+  np.testing.assert_allclose(found(outputs), by_hand(outputs), rtol=1e-5)
+  gradients_of = lambda f: jax.grad(lambda outputs: jnp.sum(f(outputs)))(outputs)
+  np.testing.assert_allclose(gradients_of(found), gradients_of(by_hand), rtol=1e-3, atol=1e-6)
+  share = np.float32([1, 0.3, 0.5, 0, 1])
+  common = jnp.mean(phase.common(outputs), axis=0)
+  mixed = phase.loss(outputs, {'y': y, 'other_y': y[::-1], 'share': share, 'common': common})
+  ours, other = (phase.loss(outputs, {'y': labels, 'common': common}) for labels in (y, y[::-1]))
+  np.testing.assert_allclose(mixed, share * ours + (1 - share) * other, rtol=1e-5)
+
+
 def test_dropout_is_noise_that_keeps_the_mean():
   x = jnp.ones((400, 50))
   (_, drop, _) = with_dropout(mlp(C, (50,)), 0.25)
@@ -257,9 +322,38 @@ def test_batch_ensemble_is_the_paper_layer():
   factors = next(leaf for leaf in params['heads'] if 'r' in leaf)
   bias = next(leaf['own'] for leaf in params['heads'] if 'own' in leaf)
   for m in range(M):
-    r, s = np.asarray(factors['r'])[m], np.asarray(factors['s'])[m]
+    r, s = np.asarray(factors['r'])[m, :, 0], np.asarray(factors['s'])[m, :, 0]
     expected = ((X[:B] * r) @ np.asarray(kernel)) * s + np.asarray(bias)[m]
     np.testing.assert_allclose(outputs[m], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_factors_of_rank_two_are_the_sum_of_two():
+  network = batch_ensemble.batch_ensemble(mlp(C, ()), M, rank=2)
+  params, state = network.init(jax.random.key(0), X[:2])
+  outputs, _ = network.apply(params, state, X[:B])
+  (kernel,) = jax.tree.leaves(params['body'])
+  factors = next(leaf for leaf in params['heads'] if 'r' in leaf)
+  r, s = np.asarray(factors['r']), np.asarray(factors['s'])
+  assert set(np.unique(r[..., 0])) == {-1, 1} and 0 < np.abs(r[..., 1]).mean() < 0.2
+  for m in range(M):
+    expected = sum(((X[:B] * r[m, :, k]) @ np.asarray(kernel)) * s[m, :, k] for k in range(2))
+    np.testing.assert_allclose(outputs[m], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_batch_ensemble_predicts_by_the_mean_of_its_kernels():
+  stages = mlp(C, (8,))
+  network = batch_ensemble.averaged(stages, M)
+  params, state = network.init(jax.random.key(0), X[:2])
+  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(RANDOM.normal(size=leaf.shape), jnp.float32), params)
+  outputs, _ = network.apply(params, state, X[:B])
+  kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params['body'])]
+  factors = [leaf for leaf in params['heads'] if 'r' in leaf]
+  biases = [np.asarray(leaf['own']).mean(axis=0) for leaf in params['heads'] if 'own' in leaf]
+  mean = [np.einsum('mik,mok->io', np.asarray(f['r']), np.asarray(f['s'])) / M for f in factors]
+  hidden = np.maximum(X[:B] @ (kernels[0] * mean[0]) + biases[0], 0)
+  np.testing.assert_allclose(outputs, [hidden @ (kernels[1] * mean[1]) + biases[1]], rtol=1e-4, atol=1e-5)
+  trains, _ = network.apply(params, state, X[:B], None, True)
+  assert trains.shape == (M, B, C)
 
 
 def test_batch_ensemble_is_small():

@@ -28,7 +28,8 @@ from hydra_jax.nets import cut, zoo
 from hydra_jax.nets.stages import mlp
 from hydra_jax.training import augment, batches, checkpoints
 from hydra_jax.training.program import Inputs, head_specs, make_program
-from hydra_jax.training.step import Job
+from hydra_jax.training.settings import TrainingSettings
+from hydra_jax.training.step import Draw, Job
 
 DEVICES = 8
 H, N, B, C, STEPS = 8, 60, 16, 3, 12
@@ -43,11 +44,11 @@ def settings(data=-1, head=1, mode='shard_map'):
   return ConfigDict(dict(mode=mode, mesh=dict(data=data, head=head)))
 
 
-def layout(name, network, heads_per_step=0):
+def layout(name, network, draws_heads=False):
   if name == 'alone':
     return SINGLE_DEVICE
   chosen = settings(*LAYOUTS[name], 'pmap' if name == 'pmap' else 'shard_map')
-  return make_layout(chosen.mode, arrange(chosen, DEVICES, network, heads_per_step, B, 'it'))
+  return make_layout(chosen.mode, arrange(chosen, DEVICES, network, draws_heads, B, 'it'))
 
 
 def label(outputs, batch):
@@ -55,7 +56,7 @@ def label(outputs, batch):
 
 
 def member(outputs, batch):
-  return losses.hydra(outputs, batch['teacher'][batch.get('heads', jnp.arange(H))], 2.0)
+  return losses.hydra(outputs, batch['teacher'], 2.0)
 
 
 def with_mean(outputs, batch):
@@ -81,7 +82,7 @@ CASES = {
     lambda: mlp(C, (8, 7)), 1, loss=with_mean, reduction='mean', common=jax.nn.softmax, heads_per_chunk=1
   ),
   'hydra kept apart': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', penalty=similarity),
-  'some heads': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', heads_per_step=3),
+  'some heads': case(lambda: mlp(C, (8, 7)), 1, loss=member, reduction='mean', draw=Draw(H, 3, with_heads=True)),
   'one network': case(lambda: mlp(C, (8,)), heads=1),
   'mixed inputs': case(lambda: mlp(C, (8,)), heads=1, views=('mixup', 'noise')),
   'residual': case(
@@ -101,7 +102,7 @@ def fit(name, layout_name, source=None, job=(), **kwargs):
     reduction=reduction,
     optimizer=optimizer,
     batch_size=B,
-    layout=layout(layout_name, network, options.get('heads_per_step', 0)),
+    layout=layout(layout_name, network, 'draw' in options),
     job={'augment': augment.build(views, x.ndim), **options, **dict(job)},
     progress=lambda step, loss: shown.append((step, loss)),
     **kwargs,
@@ -191,7 +192,7 @@ def test_a_teacher_is_spread_as_its_students_are():
 
   def at_hand(where):
     model = Model(teacher, *held, no_scaling(), None)
-    return online_teacher([model], layout(where, teacher), ())
+    return online_teacher([model], layout(where, teacher), TrainingSettings())
 
   alone, spread = (fit('hydra', where, job={'teacher': at_hand(where)})[0] for where in ('alone', '2x4'))
   is_spread = lambda where: any('head' in spec for spec in jax.tree.leaves(at_hand(where).specs))

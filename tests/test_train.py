@@ -69,7 +69,7 @@ def members(count=4):
 
 
 def at_hand(network, parameters):
-  predict = lambda params, x: network.apply(*params, x)[0]
+  predict = lambda params, x, drawn: network.apply(*params, x)[0]
   return {'teacher': OnlineTeacher(params=expand(parameters), specs=P(), predict=predict)}
 
 
@@ -181,7 +181,7 @@ def test_augmentations_may_ask_one_member_drawn_at_random_at_each_step():
     jax.debug.callback(lambda x: seen.append(float(x)), batch['x'][0, 0])
     return losses.cross_entropy(outputs, batch['y'])
 
-  teacher = OnlineTeacher(params=jnp.zeros(1), specs=P(), predict=lambda params, x: x[None], ask=ask)
+  teacher = OnlineTeacher(params=jnp.zeros(1), specs=P(), predict=lambda params, x, drawn: x[None], ask=ask)
   jax.block_until_ready(run(2, steps=6, loss=loss, job={'augment': augmentation, 'teacher': teacher}))
   jax.effects_barrier()
   assert asked and set(asked) == {(16, F)}

@@ -228,7 +228,6 @@ def job_of(phase: Phase, examples: Examples, training: TrainingSettings, average
     batch_size=training.batch_size,
     common=phase.common,
     penalty=phase.penalty,
-    heads_per_step=phase.heads_per_step,
   )
 
 

@@ -496,9 +496,17 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
   network = config.student[name].get('network', config.network.student)
   context = MethodContext(TASKS[task], lambda *_: build_stages(network, 2), config.teacher.members)
   try:
-    learns = method_of(config, name).phases(settings.own, context)[-1].distils
+    phases = method_of(config, name).phases(settings.own, context)
   except UserError as e:
     raise UserError(f'{where}: {e}') from e
+  learns = phases[-1].distils
+  if training.members_per_step > config.teacher.members:
+    raise UserError(
+      f'{where}.members_per_step={training.members_per_step} of {config.teacher.members} members: set it to fewer, '
+      'or 0 for all'
+    )
+  if training.members_per_step and 'nothing' in {phase.draws for phase in phases if phase.distils}:
+    raise UserError(f'{where}.members_per_step: this method reads all members at once: set it to 0')
   if training.augment == (AUTO,) and not learns:
     raise UserError(f"{where}.augment: '{AUTO}' is for students that learn from members: leave it out")
   if augment.asks(training.augment) and (task != 'classification' or not learns):

@@ -99,7 +99,7 @@ def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devi
     here, training = [], recipe.settings.training
     for phase in phases:
       label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
-      mesh = arrange(config.parallel, devices, phase.network, phase.heads_per_step, training.batch_size, label)
+      mesh = arrange(config.parallel, devices, phase.network, draws_heads(phase, training), training.batch_size, label)
       here.append(PlannedPhase(label, phase, training, mesh))
     planned.append(PlannedMethod(name, recipe, tuple(here), choice))
   return planned
@@ -123,6 +123,11 @@ def _candidates(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[tuple[str, st
     for choice, changes in CHOICES.items():
       training = replace(settings.training, **changes)
       yield name, choice, replace(recipe, settings=replace(settings, training=training))
+
+
+def draws_heads(phase: Phase, training: TrainingSettings) -> bool:
+  """Whether each step of a phase trains other heads."""
+  return bool(training.members_per_step) and phase.draws == 'heads'
 
 
 def mesh_axes(settings: ConfigDict, devices: int) -> tuple[int, int]:
@@ -153,12 +158,13 @@ def mesh_axes(settings: ConfigDict, devices: int) -> tuple[int, int]:
 
 
 def arrange(
-  settings: ConfigDict, devices: int, network: Network, heads_per_step: int, batch_size: int, label: str
+  settings: ConfigDict, devices: int, network: Network, draws_heads: bool, batch_size: int, label: str
 ) -> MeshShape:
   """The mesh of one phase.
 
-  Three kinds of networks are not spread over `head`: one network, members that share kernels, and heads that are chosen
-  at random at each step. For them, as many devices as divide the batch lie along `data`, and the rest along `copy`.
+  Three kinds of networks are not spread over `head`: one network, members that share kernels, and heads that are
+  drawn at random in each step. For them, as many devices as divide the batch lie along `data`, and the rest along
+  `copy`.
 
   Raises:
     UserError: A batch or heads do not divide; the message has the legal numbers.
@@ -170,7 +176,7 @@ def arrange(
       f"'{label}': batch_size={batch_size} does not divide over {data} devices along data: "
       f'set it to {" or ".join(map(str, near))}'
     )
-  if heads_per_step or not network.can_split:
+  if draws_heads or not network.can_split:
     shared = math.gcd(batch_size, devices)
     return MeshShape(shared, 1, devices // shared)
   heads = len(network.heads)

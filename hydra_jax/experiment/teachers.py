@@ -164,25 +164,33 @@ def with_predictions(replica: Replica, teacher: Teacher) -> Teacher:
   return Teacher(kept_predictions(replica, teacher.model, teacher.key), teacher.model, teacher.key)
 
 
-def online_teacher(models: Sequence[Model], layout: Layout, augmentations: Sequence[str]) -> OnlineTeacher:
+def online_teacher(models: Sequence[Model], layout: Layout, training: TrainingSettings) -> OnlineTeacher:
   """Teachers of replicas, which predict in the step of their students."""
-  network, asked = models[0].network, augment.asks(augmentations)
+  network, asked = models[0].network, augment.asks(training.augment)
   divides = network.can_split and len(network.heads) % layout.shape.head == 0
-  spread = len(models) == 1 and divides and not asked  # a member that is asked must be on every device
+  # A member that is asked or drawn must be on every device.
+  spread = len(models) == 1 and divides and not asked and not training.members_per_step
 
-  def predict(params: Any, x: jax.Array) -> jax.Array:
+  def some_of(params: Any, members_K: jax.Array) -> Any:
+    chosen = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[members_K], tree['heads'])}
+    return [chosen(tree) for tree in params]
+
+  def predict(params: Any, x: jax.Array, drawn: jax.Array | None = None) -> jax.Array:
+    if drawn is not None and network.body_and_heads is not None:
+      return jax.lax.stop_gradient(network.apply(*some_of(params, drawn), x, head_indices=drawn)[0])
     devices = collectives.size('head')
     here = collectives.positions('head', len(network.heads) // devices) if spread and devices > 1 else None
     some = {} if here is None else {'head_indices': here}
     outputs = jax.lax.stop_gradient(network.apply(*params, x, **some)[0])
+    if drawn is not None:  # a network that computes all members at once
+      return outputs[drawn]
     return outputs if here is None else collectives.all_gather('head', outputs)
 
   def ask(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
     if network.body_and_heads is None:
       return network.apply(*params, x)[0][jax.random.randint(key, (), 0, len(network.heads))]
     place = jax.random.randint(key, (1,), 0, len(network.heads))
-    chosen = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[place], tree['heads'])}
-    return network.apply(*map(chosen, params), x, head_indices=place)[0][0]
+    return network.apply(*some_of(params, place), x, head_indices=place)[0][0]
 
   params = stack([(model.params, model.model_state) for model in models])
   specs = head_specs(params) if spread else jax.tree.map(lambda _: P(), params)

@@ -136,6 +136,52 @@ def mean_term(student_HxBxC: jax.Array, teacher_MxBxC: jax.Array, common_BxC: ja
   return relative_entropy(log_q, log_mean)[None] + part_HxB - jax.lax.stop_gradient(part_HxB)
 
 
+def of_mixture(
+  statistics: Callable[[jax.Array], jax.Array],
+  nll: Callable[[jax.Array, jax.Array], jax.Array],
+  outputs_HxBxC: jax.Array,
+  y: jax.Array,
+  common_BxK: jax.Array,
+) -> jax.Array:
+  """The loss of the mixture of all heads against labels, for each head, `[H, B]`.
+
+  Every head has the same value. Its gradient is that head's part, as in `mean_term`.
+
+  Args:
+    statistics: `outputs [H, B, C] -> [H, B, K]`, whose means over heads are what the mixture depends on.
+    nll: `(means [B, K], y) -> [B]`.
+    outputs_HxBxC: Of heads, of all or of some.
+    y: Labels, with a leading axis B.
+    common_BxK: Means of the statistics over all heads, without a gradient.
+
+  Example:
+    >>> logits, y = jnp.log(jnp.array([[[0.9, 0.1]], [[0.1, 0.9]]])), jnp.array([1])
+    >>> of_mixture(jax.nn.softmax, mean_nll, logits, y, jnp.array([[0.5, 0.5]]))[:, 0]  # log 2
+    Array([0.693..., 0.693...], dtype=float32)
+  """
+  value, back = jax.vjp(lambda common: nll(common, y), common_BxK)
+  (slope_BxK,) = back(jnp.ones_like(value))
+  part_HxB = jnp.sum(slope_BxK[None] * statistics(outputs_HxBxC), axis=-1)
+  return value[None] + part_HxB - jax.lax.stop_gradient(part_HxB)
+
+
+def mean_nll(means_BxC: jax.Array, labels_B: jax.Array) -> jax.Array:
+  """−log of the mean probability of the label, `[B]`, of mean probabilities."""
+  return -jnp.log(jnp.maximum(jnp.take_along_axis(means_BxC, labels_B[:, None], axis=-1)[:, 0], SMALLEST))
+
+
+def gaussian_moments(outputs_HxBx2D: jax.Array) -> jax.Array:
+  """First and second moments of the Gaussians of `gaussian`, `[H, B, 2D]`."""
+  mean, var = gaussian(outputs_HxBx2D)
+  return jnp.concatenate([mean, var + jnp.square(mean)], axis=-1)
+
+
+def moment_nll(moments_Bx2D: jax.Array, y_BxD: jax.Array) -> jax.Array:
+  """−log of the density of the Gaussian with these moments, summed over targets, `[B]`."""
+  mean, second = jnp.split(moments_Bx2D, 2, axis=-1)
+  return -jnp.sum(gaussian_log_density(mean, jnp.maximum(second - jnp.square(mean), MIN_VARIANCE), y_BxD), axis=-1)
+
+
 def similarity(
   stacked: Sequence[jax.Array], over_devices: Callable[[jax.Array], jax.Array] = lambda mean: mean
 ) -> jax.Array:

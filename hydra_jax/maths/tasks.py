@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hydra_jax.maths import calibration, losses, metrics, prior_networks, uncertainty
+from hydra_jax.maths import calibration, credal, losses, metrics, prior_networks, uncertainty
 from hydra_jax.maths.uncertainty import Uncertainty
 
 Scores = Mapping[str, np.ndarray]
@@ -36,8 +36,11 @@ class Task:
   """A kind of prediction.
 
   Attributes:
-    predictives: By name; `members` (one for each head), `prior` (a distribution over predictions).
+    predictives: By name; `members` (one for each head), `prior` (a distribution over predictions), `credal` (class
+      intervals).
     label: Loss against labels, `(outputs [H, B, C], y) -> [H, B]`.
+    mixture: Loss of the mixture of all heads, in two parts: `outputs [H, B, C] -> [H, B, K]`, whose means over heads it
+      depends on, and its negative log-likelihood, `(means [B, K], y) -> [B]`.
     member: Loss of head m against member m, `(outputs, teacher [M, B, C], temperature) -> [M, B]`.
     mean: Loss of each head against the mean prediction, same arguments, `[H, B]`.
     mean_term: Part of the loss that is on the mean of all heads, `(outputs, teacher, common [B, C]) -> [H, B]`.
@@ -67,6 +70,7 @@ class Task:
 
   predictives: Mapping[str, Predictive]
   label: Callable
+  mixture: tuple[Callable, Callable]
   member: Callable
   mean: Callable
   mean_term: Callable | None
@@ -112,6 +116,13 @@ def dirichlet(logits_1xBxC) -> Categorical:
   """A Dirichlet with concentrations exp(logits): its mean and, in closed form, its uncertainty."""
   log_alpha = logits_1xBxC[0]
   return Categorical(prior_networks.dirichlet_mean(log_alpha), prior_networks.dirichlet_uncertainty(log_alpha))
+
+
+def credal_set(outputs_1xBxK) -> Categorical:
+  """Class intervals: their intersection probability, and the entropies of the set, see `credal.uncertainty`."""
+  logits, lengths, share = credal.read(outputs_1xBxK[0])
+  bounds = credal.around(jax.nn.softmax(logits), lengths, share)
+  return Categorical(jax.nn.log_softmax(logits), credal.uncertainty(*bounds))
 
 
 def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Array]:
@@ -240,8 +251,10 @@ TASKS = {
     predictives={
       'members': Predictive(lambda classes: classes, categorical_members),
       'prior': Predictive(lambda classes: classes, dirichlet),
+      'credal': Predictive(lambda classes: 2 * classes + 1, credal_set),
     },
     label=losses.cross_entropy,
+    mixture=(jax.nn.softmax, losses.mean_nll),
     member=losses.hydra,
     mean=losses.distillation,
     mean_term=losses.mean_term,
@@ -283,6 +296,7 @@ TASKS = {
       'prior': Predictive(lambda targets: 4 * targets, normal_wishart),
     },
     label=losses.gaussian_nll,
+    mixture=(losses.gaussian_moments, losses.moment_nll),
     member=_at_one(losses.gaussian_hydra),
     mean=_at_one(losses.gaussian_distillation),
     mean_term=None,

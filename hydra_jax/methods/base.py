@@ -57,7 +57,9 @@ class Phase:
     distils: Whether the loss reads the teacher's predictions.
     frozen: Parts of the parameters that stay as they are.
     penalty: Added to the objective, `params -> ()`.
-    heads_per_step: Number of heads, chosen at random, that each step trains; 0 for all.
+    draws: What a step draws where the settings of training have `members_per_step`. `members`: the gradient of the
+      loss is a mean over the members in `batch['teacher']`, so that it is unbiased. `heads`: head m learns from member
+      m, and is drawn with it. `nothing`: the loss needs all members at once.
   """
 
   name: str
@@ -70,7 +72,7 @@ class Phase:
   frozen: tuple[str, ...] = ()
   common: Callable[[jax.Array], jax.Array] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
-  heads_per_step: int = 0
+  draws: Literal['members', 'heads', 'nothing'] = 'nothing'
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,15 @@ class Method:
 
 def label_loss(task: Task, outputs: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
   """Loss against the labels `[H, B]`; of mixed inputs, against both labels by their shares (Zhang et al. 2018)."""
-  loss = task.label(outputs, batch['y'])
+  return by_shares(lambda y: task.label(outputs, y), batch)
+
+
+def by_shares(loss: Callable[[jax.Array], jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
+  """A loss `y -> [H, B]` of the labels of a batch; of mixed inputs, of both labels by their shares."""
   if 'share' not in batch:
-    return loss
+    return loss(batch['y'])
   share = batch['share'][None]
-  return share * loss + (1 - share) * task.label(outputs, batch['other_y'])
+  return share * loss(batch['y']) + (1 - share) * loss(batch['other_y'])
 
 
 def against_labels(network: cut.Network, context: MethodContext) -> Phase:
@@ -118,7 +124,15 @@ def mean_prediction(
   """Heads against the mean prediction of the members."""
   mean = lambda outputs, batch: context.task.mean(outputs, batch['teacher'], settings.temperature)
   loss = with_labels(mean, settings, context)
-  return Phase(name='mean prediction', network=network, loss=loss, reduction='mean', epochs=epochs, unread=unread)
+  return Phase(
+    name='mean prediction',
+    network=network,
+    loss=loss,
+    reduction='mean',
+    epochs=epochs,
+    unread=unread,
+    draws='members',
+  )
 
 
 def with_labels(loss: Loss, settings: Any, context: MethodContext) -> Loss:

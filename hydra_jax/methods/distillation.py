@@ -11,8 +11,8 @@ from hydra_jax.devices import collectives
 from hydra_jax.errors import UserError
 from hydra_jax.maths import losses
 from hydra_jax.methods.base import Loss, MethodContext, Phase, mean_prediction, with_labels
-from hydra_jax.nets import batch_ensemble as batch_ensembles
-from hydra_jax.settings import COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, one_of, setting
+from hydra_jax.nets import batch_ensemble as batch_ensembles, cut
+from hydra_jax.settings import COUNT, COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE, one_of, setting
 
 
 def _one_each(members: int, heads: int) -> np.ndarray:
@@ -66,26 +66,22 @@ class Hydra:
   hinton_epochs: float = setting(
     0.0, NOT_NEGATIVE, 'Passes of a first phase, one head on the mean prediction; 0: none.'
   )
-  heads_per_step: int = setting(
-    0, COUNT_OR_0, 'Heads, chosen at random, that a step of the second phase trains; 0: all.'
-  )
   diversity_weight: float = setting(0.0, NOT_NEGATIVE, 'Of the term that keeps heads apart (Hydra+).')
   freeze_body: bool = setting(False, FLAG, 'Keeps the body as the first phase left it.')
 
 
 # Settings of `hydra` that its first phase, with one head, does not read.
-OF_MANY_HEADS = ('heads', 'grouping', 'heads_per_step', 'diversity_weight', 'freeze_body', 'mean_weight')
+OF_MANY_HEADS = ('heads', 'grouping', 'diversity_weight', 'freeze_body', 'mean_weight')
 
 
 def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
   """Hydra (Tran et al. 2020): each head against its own members; with `hinton_epochs`, after a phase with one head."""
   count = settings.heads or context.members
   groups = GROUPINGS[settings.grouping](context.members, count)
-  if settings.heads_per_step > count:
-    raise UserError(f'heads_per_step={settings.heads_per_step} of {count} heads: set it to fewer, or 0 for all')
   if settings.freeze_body and not settings.hinton_epochs:
     raise UserError('freeze_body would keep a body that has learnt nothing: set hinton_epochs, which train it first')
-  loss = with_labels(member_loss(groups, settings, context), settings, context)
+  one_each = count == context.members
+  loss = with_labels(member_loss(groups, settings, context, rescales=not one_each), settings, context)
   has_mean_term = bool(settings.mean_weight) and context.task.mean_term is not None
   heads = Phase(
     name='members',
@@ -96,7 +92,7 @@ def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
     unread=('hinton_epochs',),  # what the first phase left is part of the key
     frozen=('body',) if settings.freeze_body else (),
     penalty=_similarity_of_heads(settings.diversity_weight) if settings.diversity_weight else None,
-    heads_per_step=settings.heads_per_step,
+    draws='heads' if one_each else 'members',
   )
   if not settings.hinton_epochs:
     return [heads]
@@ -105,7 +101,10 @@ def hydra(settings: Hydra, context: MethodContext) -> list[Phase]:
 
 
 def with_mean_term(loss: Loss, weight: float, context: MethodContext) -> Loss:
-  """Adds `weight` times the term on the mean prediction of all heads, see `losses.mean_term`."""
+  """Adds `weight` times the term on the mean prediction of all heads, see `losses.mean_term`.
+
+  Where heads are drawn, it compares the mean of these heads with that of their members.
+  """
   mean_term = context.task.mean_term
   assert mean_term is not None  # regression has none
   return lambda outputs, batch: loss(outputs, batch) + weight * mean_term(outputs, batch['teacher'], batch['common'])
@@ -118,10 +117,18 @@ def _similarity_of_heads(weight: float):
   return lambda params: weight * losses.similarity(kernels(params), over_devices)
 
 
-def member_loss(groups_M: np.ndarray, settings, context: MethodContext):
+def member_loss(groups_M: np.ndarray, settings, context: MethodContext, rescales: bool = False):
   """Each head against the members of its group, `[H, B]`; one each in the paper.
 
-  Where a step trains some of the heads, these are in `batch['heads']`.
+  Where a step trains some of the heads, these are in `batch['heads']`. Where it draws members, these are in
+  `batch['drawn']`.
+
+  Args:
+    groups_M: The head that learns from each member.
+    settings: With a temperature.
+    context: Of the method.
+    rescales: Whether all heads are computed where members are drawn. Then a loss against a member that is not drawn is
+      0, and the others weigh M/K times as much, so that the expected gradient is that of all members.
   """
   groups = [np.flatnonzero(groups_M == h) for h in range(max(groups_M) + 1)]
   largest = max(map(len, groups))
@@ -133,6 +140,11 @@ def member_loss(groups_M: np.ndarray, settings, context: MethodContext):
     heads = batch.get('heads', np.arange(len(groups)))
     teacher = jnp.asarray(batch['teacher'])
     members_GxH, weights_GxH = jnp.asarray(members_HxG)[heads].T, jnp.asarray(weights_HxG)[heads].T
+    if 'drawn' in batch:
+      is_drawn = members_GxH[..., None] == batch['drawn'][None, None]
+      members_GxH = jnp.argmax(is_drawn, axis=-1)  # the place among the members that are drawn
+      if rescales:
+        weights_GxH = jnp.where(jnp.any(is_drawn, axis=-1), len(groups_M) / len(teacher) * weights_GxH, 0)
     # One program for all places in a group: written out, XLA compiles 50 members of one head for minutes.
     against = jax.vmap(lambda place_H: context.task.member(outputs, teacher[place_H], settings.temperature))
     return jnp.sum(weights_GxH[..., None] * against(members_GxH), axis=0)
@@ -142,7 +154,7 @@ def member_loss(groups_M: np.ndarray, settings, context: MethodContext):
 
 @dataclass(frozen=True)
 class Temperature:
-  """Settings of `small_ensemble` and `batch_ensemble`."""
+  """Settings of `small_ensemble`."""
 
   temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
   calibrate_spread: bool = setting(True, FLAG, CALIBRATE)
@@ -152,11 +164,40 @@ def small_ensemble(settings: Temperature, context: MethodContext) -> list[Phase]
   """As many small independent networks as members, each distilled from one: a Hydra without a body."""
   network = context.network(0, context.members)
   loss = member_loss(np.arange(context.members), settings, context)
-  return [Phase(name='members', network=network, loss=loss, reduction='sum')]
+  return [Phase(name='members', network=network, loss=loss, reduction='sum', draws='heads')]
 
 
-def batch_ensemble(settings: Temperature, context: MethodContext) -> list[Phase]:
-  """BatchEnsemble (Wen et al. 2020): members that differ by rank-one factors, each against its own."""
-  network = batch_ensembles.batch_ensemble(context.stages('members'), context.members, context.mapping)
-  loss = member_loss(np.arange(context.members), settings, context)
-  return [Phase(name='members', network=network, loss=loss, reduction='mean')]
+@dataclass(frozen=True)
+class BatchEnsemble:
+  """Settings of `batch_ensemble`."""
+
+  rank: int = setting(1, COUNT, 'Of the factors by which a member differs. 1: as in the paper.')
+  temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
+  calibrate_spread: bool = setting(True, FLAG, CALIBRATE)
+
+
+def batch_ensemble(settings: BatchEnsemble, context: MethodContext) -> list[Phase]:
+  """BatchEnsemble (Wen et al. 2020): members that differ by factors of rank one or more, each against its own."""
+  network = batch_ensembles.batch_ensemble(context.stages('members'), context.members, context.mapping, settings.rank)
+  return [_shared_kernels(network, settings, context)]
+
+
+def _shared_kernels(network: cut.Network, settings, context: MethodContext) -> Phase:
+  loss = member_loss(np.arange(context.members), settings, context, rescales=True)
+  return Phase(name='members', network=network, loss=loss, reduction='mean', draws='members')
+
+
+@dataclass(frozen=True)
+class LatentBatchEnsemble:
+  """Settings of `latent_batch_ensemble`."""
+
+  temperature: float = setting(1.0, POSITIVE, 'Of the softmax of members and student.')
+
+
+def latent_batch_ensemble(settings: LatentBatchEnsemble, context: MethodContext) -> list[Phase]:
+  """LBE (Nam et al. 2022): a BatchEnsemble, each member against its own, then averaged into one network.
+
+  The paper trains it on `ods` inputs: set `augment`.
+  """
+  network = batch_ensembles.averaged(context.stages('members'), context.members, context.mapping)
+  return [_shared_kernels(network, settings, context)]

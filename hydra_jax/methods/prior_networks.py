@@ -30,7 +30,7 @@ def endd(settings: EnDD, context: MethodContext) -> list[Phase]:
     return context.task.prior(outputs, batch['teacher'], temperature)
 
   network = context.network(0, 1, 'prior')
-  return [Phase(name='all members', network=network, loss=loss, reduction='mean')]
+  return [Phase(name='all members', network=network, loss=loss, reduction='mean', draws='members')]
 
 
 def proxy_endd(settings: NoSettings, context: MethodContext) -> list[Phase]:

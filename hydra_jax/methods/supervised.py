@@ -1,4 +1,4 @@
-"""Methods that learn from labels: the deep ensemble, one network, and MC dropout."""
+"""Methods that learn from labels: the deep ensemble, one network, a shallow ensemble, and MC dropout."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from hydra_jax.devices import collectives
-from hydra_jax.methods.base import MethodContext, NoSettings, Phase, against_labels
+from hydra_jax.maths import losses
+from hydra_jax.methods.base import MethodContext, NoSettings, Phase, against_labels, by_shares
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import Stage
-from hydra_jax.settings import COUNT, number, setting
+from hydra_jax.settings import COUNT, COUNT_OR_0, WHOLE, number, setting
 
 
 def ensemble(settings: NoSettings, context: MethodContext) -> list[Phase]:
@@ -25,6 +26,29 @@ def single(settings: NoSettings, context: MethodContext) -> list[Phase]:
   """One network against the labels."""
   del settings
   return [against_labels(context.network(0, 1), context)]
+
+
+@dataclass(frozen=True)
+class ShallowEnsemble:
+  """Settings of `shallow_ensemble`."""
+
+  heads: int = setting(0, COUNT_OR_0, 'Number of heads; 0: as many as the teacher has members.')
+  cut: int = setting(-1, WHOLE, 'Stages in the body, as of `hydra`.')
+
+
+def shallow_ensemble(settings: ShallowEnsemble, context: MethodContext) -> list[Phase]:
+  """Shallow ensemble (Kellner and Ceriotti 2024): heads on one body, trained together against the labels.
+
+  The loss is the NLL of their mixture: in regression of the Gaussian with its mean and variance, as in the paper. Heads
+  with a variance, and classification, where it is the NLL of the mean probabilities, are ours.
+  """
+  statistics, nll = context.task.mixture
+
+  def loss(outputs, batch):
+    return by_shares(lambda y: losses.of_mixture(statistics, nll, outputs, y, batch['common']), batch)
+
+  network = context.network(settings.cut, settings.heads or context.members)
+  return [Phase(name='labels', network=network, loss=loss, common=statistics, reduction='mean', distils=False)]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""BatchEnsemble: members that share every kernel and differ by rank-one factors (Wen et al. 2020, arXiv 2002.06715)."""
+"""BatchEnsemble: members that share kernels and differ by factors of low rank (Wen et al. 2020, arXiv 2002.06715)."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,26 @@ from hydra_jax.nets.cut import Network
 from hydra_jax.nets.mapping import over_heads
 from hydra_jax.nets.stages import Stage, Tree, chain
 
+# Standard deviation of the factors beyond the first at the start.
+SMALL = 0.1
+
 
 def _is_kernel(path, leaf) -> bool:
   return path[-1] == jax.tree_util.DictKey('kernel') and leaf.ndim >= 2
 
 
-def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
-  """Member m has the kernels `W ∘ (r_m s_mᵀ)` (Wen et al. 2020, eq. 1) and its own biases and scales.
+def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto', rank: int = 1) -> Network:
+  """Member m has the kernels `W ∘ (R_m S_mᵀ)` and its own biases and scales.
 
-  The body holds the shared kernels W. The heads hold r_m and s_m, which start as ±1 for each input and output as in the
-  paper, and copies of all other parameters.
+  With rank 1 this is Wen et al. (2020, eq. 1). The body holds the shared kernels W. The heads hold R_m and S_m, and
+  copies of all other parameters. The first columns of R_m and S_m start as ±1 as in the paper, the others as small
+  random numbers, which is ours.
 
   Args:
     stages: Dense or convolutional. Their kernels are named `kernel` and end in the axes (inputs, outputs).
     members: Number of members.
     mapping: How members are mapped, see `mapping.over_heads`.
+    rank: Columns of R_m and S_m.
 
   Returns:
     The network. Its outputs are `[members, B, C]`. `init` raises a `UserError` if no parameter is named `kernel`.
@@ -43,7 +48,7 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     if not any(_is_kernel(p, leaf) for p, leaf in flat):
       raise UserError("batch_ensemble shares parameters named 'kernel', and this network has none: leave it out")
-    separate = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members) for i, (p, leaf) in enumerate(flat)]
+    separate = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members, rank) for i, (p, leaf) in enumerate(flat)]
     shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
     return {'body': jax.tree.unflatten(tree, shared), 'heads': separate}, {'body': (), 'heads': copies}
@@ -61,17 +66,63 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto')
   return Network(init, apply, heads, 0, mapping)
 
 
-def _factors(key: jax.Array, path, leaf: jax.Array, members: int) -> dict[str, Tree]:
+def averaged(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
+  """A `batch_ensemble` that predicts as one network, whose parameters are the means of those of its members (LBE).
+
+  Nam et al. (2022), "Improving ensemble distillation with weight averaging and diversifying perturbation".
+
+  Args:
+    stages: As of `batch_ensemble`.
+    members: Number of members.
+    mapping: How members are mapped in training, see `mapping.over_heads`.
+
+  Returns:
+    The network. Its outputs are `[members, B, C]` in training, and `[1, B, C]` in evaluation.
+
+  Example:
+    >>> network = averaged(hydra_jax.mlp(outputs=10), members=4)
+    >>> params, state = network.init(jax.random.key(0), jnp.ones((1, 8)))
+    >>> network.apply(params, state, jnp.ones((3, 8)))[0].shape
+    (1, 3, 10)
+  """
+  network, whole = batch_ensemble(stages, members, mapping), chain(stages)
+
+  def apply(params, state, x, key=None, train=False):
+    if train:
+      return network.apply(params, state, x, key, train)
+    shared, tree = jax.tree.flatten(params['body'], is_leaf=lambda leaf: leaf is None)
+    kernels = jax.vmap(lambda separate: [_kernel(*both) for both in zip(shared, separate, strict=True)])(
+      params['heads']
+    )
+    mean = lambda leaf: jnp.mean(leaf, axis=0)
+    one = jax.tree.unflatten(tree, jax.tree.map(mean, kernels))
+    outputs, _ = whole.apply(one, jax.tree.map(mean, state['heads']), x, None, False)
+    return outputs[None], state
+
+  return network._replace(apply=apply)
+
+
+def _factors(key: jax.Array, path, leaf: jax.Array, members: int, rank: int) -> dict[str, Tree]:
   """The parameters of each member that stand for a leaf: factors `r` and `s` of a kernel, copies of other leaves."""
   if not _is_kernel(path, leaf):
     return {'own': jnp.repeat(leaf[None], members, axis=0)}
-  sign = lambda k, n: jax.random.rademacher(k, (members, n), jnp.float32)
-  return {'r': sign(jax.random.fold_in(key, 0), leaf.shape[-2]), 's': sign(jax.random.fold_in(key, 1), leaf.shape[-1])}
+
+  def factor(key, size):
+    sign = jax.random.rademacher(key, (members, size), jnp.float32)[..., None]
+    if rank == 1:
+      return sign
+    more = SMALL * jax.random.normal(jax.random.fold_in(key, 1), (members, size, rank - 1))
+    return jnp.concatenate([sign, more], axis=-1)
+
+  return {
+    'r': factor(jax.random.fold_in(key, 0), leaf.shape[-2]),
+    's': factor(jax.random.fold_in(key, 1), leaf.shape[-1]),
+  }
 
 
 def _kernel(shared: jax.Array | None, separate: dict[str, jax.Array]) -> jax.Array:
   """The reverse of `_factors`, for a single member."""
   if shared is None:
     return separate['own']
-  factors = separate['r'][:, None] * separate['s'][None, :]
+  factors = separate['r'] @ separate['s'].T
   return shared * jnp.reshape(factors, (1,) * (shared.ndim - 2) + factors.shape)

@@ -32,7 +32,7 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
     Gradients like `state.params`, the loss of each head `[H]`, and the new state of the network.
   """
   heads = len(job.network.heads)
-  if job.heads_per_step:
+  if job.draw and job.draw.with_heads:
     grads, losses_H, model_state = _of_some_heads(job, state, batch, key)
   else:
     weights_K = job.weights(heads) if heads_K is None else job.weights(heads)[heads_K]
@@ -43,9 +43,9 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
 
 
 def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
-  """The gradient of heads that are chosen at random. The gradient of the other heads is 0."""
-  heads, count = len(job.network.heads), job.heads_per_step
-  chosen_K = jax.random.permutation(jax.random.fold_in(key, heads), heads)[:count]
+  """The gradient of the heads of the drawn members. The gradient of the other heads is 0."""
+  chosen_K = batch['drawn']
+  heads, count = len(job.network.heads), len(chosen_K)
   some = lambda tree: {**tree, 'heads': jax.tree.map(lambda leaf: leaf[chosen_K], tree['heads'])}
   put = lambda leaf, onto: onto.at[chosen_K].set(leaf)
   back = lambda tree, onto: {**tree, 'heads': jax.tree.map(put, tree['heads'], onto['heads'])}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hydra_jax.settings import (
   COUNT,
+  COUNT_OR_0,
   DISTINCT_NAMES,
   NAMES,
   NOT_NEGATIVE,
@@ -38,4 +39,10 @@ class TrainingSettings:
     DISTINCT_NAMES,
     'Other sets whose training inputs a student also sees, such as cifar10[:10000]. Only for students that learn from '
     'members.',
+  )
+  members_per_step: int = setting(
+    0,
+    COUNT_OR_0,
+    'Members, drawn at random, from which a step learns, and with them the heads that learn from one member each; 0: '
+    'all. Only for students that learn from members.',
   )

@@ -45,14 +45,31 @@ class OnlineTeacher:
   Attributes:
     params: What `predict` and `ask` read, such as the parameters of the members, with a leading axis R.
     specs: How the axes of `params` are spread over devices, see `devices.layout`.
-    predict: `(params, x [B, …]) -> [M, B, C]`, all members, on every device.
+    predict: `(params, x [B, …], drawn) -> [M, B, C]`, all members, on every device; where `drawn` `[K]` is not None,
+      the members with these indices, `[K, B, C]`.
     ask: `(params, key, x) -> [B, C]`, a member chosen by the key, for augmentations that ask a member.
   """
 
   params: Tree
   specs: Tree
-  predict: Callable[[Tree, jax.Array], jax.Array]
+  predict: Callable[[Tree, jax.Array, jax.Array | None], jax.Array]
   ask: Callable[[Tree, jax.Array, jax.Array], jax.Array] | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+  """Members that are drawn at random in each step: the step learns from these alone.
+
+  Attributes:
+    members: Number of members, M.
+    count: Number of members that a step draws, K.
+    with_heads: Whether head m learns from member m, so that only the heads of the drawn members are computed and
+      trained. They report M/K times their loss, and the other heads report 0. So the mean is unbiased.
+  """
+
+  members: int
+  count: int
+  with_heads: bool = False
 
 
 def unchanged(key: jax.Array, batch: dict[str, jax.Array], ask: Any = None) -> dict[str, jax.Array]:
@@ -69,7 +86,7 @@ class Job:
     network: What is trained.
     loss: `(outputs [H, B, C], batch) -> [H, B]`. The batch has `x` and `y`, for students of members `teacher`
       `[M, B, C]`, and in `done` the share of `steps` that is over. Where outputs are those of some heads only, `heads`
-      `[K]` has their indices.
+      `[K]` has their indices. Where members are drawn, `teacher` is `[K, B, C]` and `drawn` `[K]` has their indices.
     common: `outputs [H, B, C] -> [H, B, …]`. Its mean over all heads, without a gradient, stands in the batch as
       `common` `[B, …]`, for losses that depend on all heads.
     reduction: How the losses of the heads `[H]` become the number that is minimised.
@@ -77,8 +94,7 @@ class Job:
     steps: Number of steps of the whole phase.
     batch_size: Examples in a step, on all devices together.
     penalty: `params -> []`, added to the number that is minimised.
-    heads_per_step: If K > 0, each step trains K heads chosen at random. These heads report H/K times their loss, the
-      other heads report 0. So the mean is unbiased.
+    draw: Members that a step draws; None for all.
     heads_per_chunk: Upper limit on the heads that are computed together. 0 is automatic: all heads, or fewer where
       their outputs are large, or where independent networks do not fit the cache of a CPU.
     augment: `(key, batch, ask) -> batch` on scaled inputs, with another key at each step.
@@ -93,7 +109,7 @@ class Job:
   batch_size: int
   common: Callable[[jax.Array], jax.Array] | None = None
   penalty: Callable[[Tree], jax.Array] | None = None
-  heads_per_step: int = 0
+  draw: Draw | None = None
   heads_per_chunk: int = 0
   augment: Augmentation = unchanged
   teacher: OnlineTeacher | None = None
@@ -101,7 +117,7 @@ class Job:
   @property
   def is_independent(self) -> bool:
     """Whether heads share nothing, so that they can be trained group by group."""
-    shares = self.network.cut > 0 or self.network.body_and_heads is None or self.heads_per_step or self.penalty
+    shares = self.network.cut > 0 or self.network.body_and_heads is None or self.draw or self.penalty
     return not shares and self.reduction == 'sum'
 
   def weights(self, heads: int) -> jax.Array:
@@ -186,15 +202,21 @@ def train_step(
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
   batch = {**batch, 'x': scale_inputs(scaling, batch['x'])}
-  augment_key = jax.random.fold_in(augment_key, state.step)
+  augment_key, step_key = (jax.random.fold_in(key, state.step) for key in (augment_key, step_key))
   ask = None
   if job.teacher and job.teacher.ask:
     ask = functools.partial(job.teacher.ask, teacher, jax.random.fold_in(augment_key, ASKED))
   batch = job.augment(augment_key, batch, ask)
+  drawn = None
+  if job.draw:
+    drawn = jax.random.permutation(jax.random.fold_in(step_key, job.draw.members), job.draw.members)[: job.draw.count]
+    batch['drawn'] = drawn
   if job.teacher:
-    batch = {**batch, 'teacher': job.teacher.predict(teacher, batch['x'])}
+    batch['teacher'] = job.teacher.predict(teacher, batch['x'], drawn)
+  elif drawn is not None:
+    batch['teacher'] = batch['teacher'][drawn]
   batch = {**batch, 'done': state.step.astype(jnp.float32) / job.steps}
-  grads, losses_H, model_state = gradients.of_step(job, state, batch, jax.random.fold_in(step_key, state.step), heads_K)
+  grads, losses_H, model_state = gradients.of_step(job, state, batch, step_key, heads_K)
   with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
     updates, opt_state = job.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
