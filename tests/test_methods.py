@@ -281,6 +281,7 @@ def test_a_shallow_ensemble_learns_by_its_mixture(task, random):
   common = jnp.mean(phase.common(outputs), axis=0)
   mixed = phase.loss(outputs, {'y': y, 'other_y': y[::-1], 'share': share, 'common': common})
   ours, other = (phase.loss(outputs, {'y': labels, 'common': common}) for labels in (y, y[::-1]))
+  ours, other = np.asarray(ours), np.asarray(other)
   np.testing.assert_allclose(mixed, share * ours + (1 - share) * other, rtol=1e-5)
 
 

@@ -94,8 +94,8 @@ def lower_entropy(lower: jax.Array, upper: jax.Array) -> jax.Array:
 
   It is that of a corner of the credal set: one class after the other is filled up to its upper bound, until the sum is
   1. Any two of the five classes with the greatest upper bounds are once the first two. The others follow by how much
-  entropy they save for each unit of probability. The best of these corners counts. It is exact for three classes. For eight
-  it was up to 15% of the way to the greatest entropy too high, and 1% on average.
+  entropy they save for each unit of probability. The best of these corners counts. It is exact for three classes. For
+  eight it was up to 15% of the way to the greatest entropy too high, and 1% on average.
 
   Args:
     lower: `[…, C]`, with a sum of at most 1.
