@@ -20,5 +20,6 @@ def get_config(argument=None):
   config.training.update(epochs=40.0, batch_size=64)
   config.distillation.epochs = 60.0
   config.student.hydra.epochs = 120.0
+  config.student.latent_batch_ensemble.augment = ('ods',)
   config.data.shifts = ('rotate:15', 'rotate:30', 'rotate:45', 'rotate:90', 'translate:1', 'translate:2', 'translate:3')
   return apply_argument(config, argument)

@@ -10,6 +10,7 @@ from hydra_jax.report.tables import Column, detection
 LABELS = {
   'ensemble': 'teachers',
   'single': 'single network',
+  'shallow_ensemble': 'shallow ensemble',
   'mc_dropout': 'MC dropout',
   'kd': 'KD',
   'kd_equal': "KD, Hydra's terms",
@@ -22,6 +23,8 @@ LABELS = {
   'latent_batch_ensemble': 'Latent BatchEnsemble',
   'endd': 'Prior Network (EnD²)',
   'proxy_endd': 'Proxy-EnD²',
+  'ced': 'CED',
+  'moments': 'moments',
   'dlf': 'DLF',
 }
 

@@ -26,6 +26,7 @@ from hydra_jax.experiment.validation import apply_spread
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods import latent_factor
 from hydra_jax.nets import zoo
+from hydra_jax.nets.batch_ensemble import averaged
 from hydra_jax.nets.stages import Stage
 from hydra_jax.serving import exported_columns, onnx_rules
 
@@ -80,6 +81,7 @@ NETWORKS = {
   'kd': lambda o: hydra_jax.multi_head(hydra_jax.mlp(o, (20, 20)), 1, 1),
   'bottleneck': lambda o: hydra_jax.multi_head(hydra_jax.mlp(o, (20, 20), bottleneck=8), -1, 5),
   'batch_ensemble': lambda o: hydra_jax.batch_ensemble(hydra_jax.mlp(o, (20,)), 4),
+  'averaged': lambda o: averaged(hydra_jax.mlp(o, (20,)), 4),
   'tabular': lambda o: hydra_jax.multi_head(hydra_jax.tabular(o, (20, 20)), -1, 5),
   'dlf': lambda o: latent_factor.network(hydra_jax.mlp(o * 5, (20,)), 3, 8),
 }

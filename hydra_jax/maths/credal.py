@@ -24,8 +24,8 @@ def intervals(log_p_MxBxC: jax.Array) -> tuple[jax.Array, jax.Array]:
 
   Example:
     >>> lower, upper = intervals(jnp.log(jnp.array([[[0.9, 0.1]], [[0.6, 0.4]]])))
-    >>> lower.round(3), upper.round(3)
-    (Array([[0.6, 0.1]], dtype=float32), Array([[0.9, 0.4]], dtype=float32))
+    >>> np.float64(lower).round(3), np.float64(upper).round(3)
+    (array([[0.6, 0.1]]), array([[0.9, 0.4]]))
   """
   return jnp.exp(jnp.min(log_p_MxBxC, axis=0)), jnp.exp(jnp.max(log_p_MxBxC, axis=0))
 
@@ -43,9 +43,8 @@ def intersection(lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Arr
     p* `[…, C]` and β `[…, 1]`.
 
   Example:
-    >>> p, share = intersection(jnp.array([0.6, 0.1]), jnp.array([0.9, 0.4]))
-    >>> p, share
-    (Array([0.75, 0.25], dtype=float32), Array([0.5], dtype=float32))
+    >>> intersection(jnp.array([0.5, 0.25]), jnp.array([0.75, 0.5]))
+    (Array([0.625, 0.375], dtype=float32), Array([0.5], dtype=float32))
   """
   length = jnp.sum(upper - lower, axis=-1, keepdims=True)
   free = jnp.clip(1 - jnp.sum(lower, axis=-1, keepdims=True), 0, length)
