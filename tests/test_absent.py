@@ -127,6 +127,8 @@ def test_each_head_learns_its_member_from_a_third_of_the_rows(random):
   [
     ({'method': 'endd'}, 'endd reads all members'),
     ({'method': 'dlf'}, 'dlf reads all members'),
+    ({'method': 'moments'}, 'moments reads all members'),
+    ({'members_per_step': 99}, 'members_per_step=99 of'),
     ({'heads': 2, 'grouping': 'round_robin'}, 'heads=2'),
     ({'teacher': np.full((M, 20, C), np.nan)}, 'member 0 predicts nothing but NaN'),
   ],

@@ -528,5 +528,5 @@ def test_temperature_is_for_classification():
 def test_methods_that_read_all_members_at_once_draw_none(method):
   config = get('digits')
   config.students, config.distillation.members_per_step = (method,), 2
-  with pytest.raises(UserError, match=f'config.student.{method}.members_per_step: .* set it to 0'):
+  with pytest.raises(UserError, match=f'config.student.{method}: members_per_step: .* set it to 0'):
     configs.validate(config)

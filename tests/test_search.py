@@ -3,13 +3,17 @@
 import numpy as np
 
 from experiments import search
+from hydra_jax.data import toy
 from hydra_jax.experiment.config import resolve
 from hydra_jax.experiment.schema import default_config
 
 
 def test_every_method_has_the_same_grid_on_training_data():
   config, points = search.get_config(), search.settings()
-  assert config.data.train.startswith('train') and config.data.test.startswith('train')
+  train, data = toy.digits('train'), search.held_out()
+  for name, whole in zip('xy', train, strict=True):
+    np.testing.assert_array_equal(np.concatenate([data[name], data[f'{name}_test']]), whole)
+  assert config.data.name.endswith('search.py:held_out') and len(data['y']) == 958
   assert not config.data.ood and not config.data.shifts
   assert len(config.students) == len(points) * len(default_config().student)
   for method in default_config().student:

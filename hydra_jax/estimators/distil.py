@@ -39,7 +39,7 @@ NEEDS_MORE = {
   'unlabelled': 'members that predict on other inputs',
 }
 # Methods that read all members of an example at once.
-READS_ALL = ('endd', 'proxy_endd', 'dlf')
+READS_ALL = ('endd', 'proxy_endd', 'ced', 'moments', 'dlf')
 # Copies of each row with noise.
 VIEWS = 4
 

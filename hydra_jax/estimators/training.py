@@ -23,7 +23,7 @@ from hydra_jax.settings import defaults, make
 from hydra_jax.training import early_stopping, folds, loop, optimizers
 from hydra_jax.training.batches import resident, stack
 from hydra_jax.training.settings import TrainingSettings
-from hydra_jax.training.step import Job, grown_state, init_state, steps_for
+from hydra_jax.training.step import Job, draw_of, grown_state, init_state, steps_for
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +219,7 @@ def job_of(phase: Phase, examples: Examples, training: TrainingSettings, average
   loss = weighted(phase.loss) if 'weight' in examples.arrays else phase.loss
   if examples.folds:
     loss = folds.leaving_out(loss, folds.of_heads(len(phase.network.heads), examples.folds).tolist(), examples.folds)
+  members = len(examples.arrays['teacher']) if phase.distils else 0
   return Job(
     network=phase.network,
     loss=loss,
@@ -228,6 +229,7 @@ def job_of(phase: Phase, examples: Examples, training: TrainingSettings, average
     batch_size=training.batch_size,
     common=phase.common,
     penalty=phase.penalty,
+    draw=draw_of(phase.draws, training.members_per_step, members) if phase.distils else None,
   )
 
 

@@ -26,6 +26,7 @@ from hydra_jax.nets.zoo import NETWORKS
 from hydra_jax.settings import FILLED_TEXT, short
 from hydra_jax.training import augment
 from hydra_jax.training.settings import TrainingSettings
+from hydra_jax.training.step import draw_of
 
 logger = logging.getLogger(__name__)
 
@@ -497,16 +498,12 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
   context = MethodContext(TASKS[task], lambda *_: build_stages(network, 2), config.teacher.members)
   try:
     phases = method_of(config, name).phases(settings.own, context)
+    for phase in phases:
+      if phase.distils:
+        draw_of(phase.draws, training.members_per_step, config.teacher.members)
   except UserError as e:
     raise UserError(f'{where}: {e}') from e
   learns = phases[-1].distils
-  if training.members_per_step > config.teacher.members:
-    raise UserError(
-      f'{where}.members_per_step={training.members_per_step} of {config.teacher.members} members: set it to fewer, '
-      'or 0 for all'
-    )
-  if training.members_per_step and 'nothing' in {phase.draws for phase in phases if phase.distils}:
-    raise UserError(f'{where}.members_per_step: this method reads all members at once: set it to 0')
   if training.augment == (AUTO,) and not learns:
     raise UserError(f"{where}.augment: '{AUTO}' is for students that learn from members: leave it out")
   if augment.asks(training.augment) and (task != 'classification' or not learns):

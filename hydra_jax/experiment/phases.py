@@ -16,7 +16,7 @@ from hydra_jax.devices.layout import make_layout
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, config as configs, provenance, recipes
-from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase, draws_heads
+from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
@@ -24,7 +24,7 @@ from hydra_jax.methods.base import Phase
 from hydra_jax.progress import bar
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
-from hydra_jax.training.step import Draw, Job, State, grown_state, init_state, steps_for
+from hydra_jax.training.step import Job, State, draw_of, grown_state, init_state, steps_for
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +174,9 @@ def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], lay
   kept = [teacher.predictions for teacher in teachers if not online and teacher.predictions is not None]
   steps = steps_for(planned.epochs, train_set.examples, training.batch_size)
   draw = None
-  if phase.distils and training.members_per_step:
+  if phase.distils:
     members = len(models[0].network.heads) if models else len(kept[0])
-    draw = Draw(members, training.members_per_step, draws_heads(phase, training))
+    draw = draw_of(phase.draws, training.members_per_step, members)
   job = Job(
     network=phase.network,
     loss=phase.loss,

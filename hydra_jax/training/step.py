@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hydra_jax.data import Scaling, scale_inputs
+from hydra_jax.errors import UserError
 from hydra_jax.nets import cut
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.stages import Tree
@@ -70,6 +71,26 @@ class Draw:
   members: int
   count: int
   with_heads: bool = False
+
+
+def draw_of(draws: str, count: int, members: int) -> Draw | None:
+  """What a step draws, or None if it learns from all members.
+
+  Args:
+    draws: `Phase.draws` of the method.
+    count: `members_per_step` in the settings of training.
+    members: Of the teacher.
+
+  Raises:
+    UserError: The method cannot draw, or there are fewer members.
+  """
+  if not count:
+    return None
+  if draws == 'nothing':
+    raise UserError('members_per_step: this method reads all members at once: set it to 0')
+  if count > members:
+    raise UserError(f'members_per_step={count} of {members} members: set it to fewer, or 0 for all')
+  return Draw(members, count, draws == 'heads')
 
 
 def unchanged(key: jax.Array, batch: dict[str, jax.Array], ask: Any = None) -> dict[str, jax.Array]:
