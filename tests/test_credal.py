@@ -16,7 +16,7 @@ from hydra_jax.maths.tasks import TASKS
 
 B, M, C = 5, 4, 3
 seeds = st.integers(0, 2**31)
-many = settings(max_examples=30, deadline=None)
+many = settings(max_examples=10, deadline=None)
 
 
 def members(seed, classes=C, scale=2.0):

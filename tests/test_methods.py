@@ -129,15 +129,15 @@ def test_drawn_members_give_the_gradient_of_all_on_average(name, changes, task):
   phase = phases(name, task, **changes)[-1]
   state = start(phase.network, optax.sgd(0.1), X[:2], 0)
 
+  @jax.jit
   def found(drawn):
-    given = batch
-    draw = None
+    draw, given = None, batch
     if drawn is not None:
       draw = Draw(M, len(drawn), phase.draws == 'heads')
-      given = batch | {'teacher': batch['teacher'][np.asarray(drawn)], 'drawn': jnp.asarray(drawn)}
+      given = batch | {'teacher': batch['teacher'][drawn], 'drawn': drawn}
     return gradients.of_step(job_of(phase, draw=draw), state, given, jax.random.key(0))[0]
 
-  pairs = [found(pair) for pair in itertools.permutations(range(M), 2)]
+  pairs = [found(jnp.asarray(pair)) for pair in itertools.permutations(range(M), 2)]
   grads = jax.tree.map(lambda *leaves: sum(leaves) / len(pairs), *pairs)
   if phase.draws == 'heads' and phase.reduction == 'sum':  # each head is trained as if it were alone
     grads = jax.tree.map(lambda leaf: leaf * M / 2, grads)

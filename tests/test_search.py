@@ -1,4 +1,4 @@
-"""The search for rates and passes: one grid for all methods, training data alone, and the lowest mean NLL."""
+"""The search for rates: one grid for all methods, training data alone, and the lowest mean NLL."""
 
 import numpy as np
 
@@ -18,11 +18,11 @@ def test_every_method_has_the_same_grid_on_training_data():
   assert len(config.students) == len(points) * len(default_config().student)
   for method in default_config().student:
     found = [resolve(config, f'{method}-{i}').training for i in range(len(points))]
-    assert [dict(learning_rate=each.learning_rate, epochs=each.epochs) for each in found] == points
+    assert [dict(learning_rate=each.learning_rate) for each in found] == points
 
 
 def test_the_lowest_mean_is_chosen():
-  nll = {'kd-0': (0.5, 0.1), 'kd-1': (0.2, 0.3), 'hydra-0': (0.4, 0.4), 'hydra-3': (0.1, 0.9)}
+  nll = {'kd-0': (0.5, 0.1), 'kd-1': (0.2, 0.3), 'hydra-0': (0.4, 0.4), 'hydra-2': (0.1, 0.9)}
   rows = [
     dict(split=split, method=method, replica=i, metric=metric, value=value * scale)
     for method, values in {'ensemble': (9.0, 9.0), **nll}.items()
@@ -38,4 +38,4 @@ def test_the_lowest_mean_is_chosen():
   ]
   assert [row['nll'] for row in found] == [np.mean(values) for values in nll.values()]
   np.testing.assert_allclose([row['nll_error'] for row in found], [0.2, 0.05, 0, 0.4])
-  assert found[3] | search.settings()[3] == found[3] and found[3]['rank_correlation'] is None
+  assert found[3] | search.settings()[2] == found[3] and found[3]['rank_correlation'] is None
