@@ -72,6 +72,8 @@ def small():
     config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=views
   )
   config.distillation.update(epochs=15.0, members_per_step=2)
+  for name in ('proxy_endd', 'ced', 'dlf'):
+    config.student[name].members_per_step = 0  # they read all members at once
   config.students = ('single', 'kd', 'hydra', 'endd', 'moments')
   config.student.hydra.update(augment=(*views, 'shuffle', 'mixup'), augment_share=0.5)
   return config

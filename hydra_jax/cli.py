@@ -59,6 +59,12 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   table.add_argument('--workdir', default='runs', help='where runs and tables are written (default: runs)')
   table.add_argument('--replicas', type=int, help='repetitions of each run (default: as the table says)')
   table.add_argument('--quick', action='store_true', help='small enough to see it work, within minutes on a CPU')
+  table.add_argument(
+    '--from',
+    dest='source',
+    metavar='RESULTS',
+    help='a folder that this command wrote: the table is made of its values, and nothing is trained',
+  )
   for command in (run, table):
     command.add_argument('--data_dir', help=DATA_DIR)
     command.add_argument(
@@ -316,6 +322,12 @@ def table(options, overrides: list[str]) -> None:
 
   set_up()
   preemption.begin()
+  if options.source is not None:
+    if options.replicas is not None:
+      raise UserError('--replicas is for tables that are trained, and --from trains nothing: leave one of them out')
+    source = local_folder(options.source, '--from')
+    paper_tables.again(options.name, source, workdir / f'table-{options.name.replace(":", "-")}', options.quick)
+    return
   join(options)
   agreement.on_command('table', {'name': options.name, 'replicas': options.replicas, 'quick': options.quick})
   paper_tables.run(options.name, workdir, data_dir, options.replicas, options.quick)

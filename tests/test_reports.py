@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 import re
+import shutil
 
 from conftest import ROOT, hydra_jax, needs_uci
 from matplotlib.figure import Figure
@@ -413,3 +414,51 @@ def test_quick_tables(monkeypatch, tmp_path):
       assert all(math.isfinite(float(row['mean'])) for row in of_run)
     drawn = {file.stem for file in (out / 'figures').glob('*.png')}
     assert drawn >= set(definition.drawings) and len(drawn) > 2
+
+
+def blocks(text):
+  """Tables of a Markdown text, by the heading above each."""
+  found = {}
+  for part in text.split('\n### ')[1:]:
+    title, _, rest = part.partition('\n')
+    found[title] = [line for line in rest.splitlines() if line.startswith('|')]
+  return found
+
+
+SHIPPED = ('spiral', 'mnist', 'inputs', 'heads', 'uci:dlf', 'uci:heteroscedastic')
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_a_shipped_table_is_made_again_from_its_values(name, monkeypatch, tmp_path, capsys):
+  """Every score and every comparison with a paper is as it stands there; tests over test examples are left out."""
+  monkeypatch.chdir(ROOT)
+  place = ROOT / 'experiments' / 'results' / f'table-{name.replace(":", "-")}'
+  paper_tables.again(name, place, tmp_path / 'again')
+  # Values that were saved before do not say how far latencies are apart.
+  made, shipped = (blocks((f / 'table.md').read_text().replace('≈ ', '')) for f in (tmp_path / 'again', place))
+  compared = [title for title in made if ', difference to ' not in title]
+  assert compared and set(compared) == {title for title in shipped if ', difference to ' not in title}
+  for title in compared:
+    assert made[title] == shipped[title], title
+  assert (tmp_path / 'again' / 'table.tex').read_text().count(r'\begin{tabular}') == len(made)
+
+
+def test_a_table_from_values_that_are_not_its_own(monkeypatch, tmp_path):
+  monkeypatch.chdir(ROOT)
+  spiral = ROOT / 'experiments' / 'results' / 'table-spiral'
+  with pytest.raises(UserError, match='has no about.json'):
+    paper_tables.again('spiral', tmp_path, tmp_path / 'out')
+  with pytest.raises(UserError, match="has nothing of run 'mnist'"):
+    paper_tables.again('mnist', spiral, tmp_path / 'out')
+  with pytest.raises(UserError, match='choose one, such as uci:'):
+    paper_tables.again('uci', spiral, tmp_path / 'out')
+  with pytest.raises(UserError, match='choose another --workdir'):
+    paper_tables.again('spiral', spiral, spiral)
+  broken = tmp_path / 'broken'
+  shutil.copytree(spiral, broken)
+  for content in ('run,split\n1,2\n', 'run,split,method,metric,replica,value\nspiral,test,kd,nll,x,1\n'):
+    (broken / 'replicas.csv').write_text(content)
+    with pytest.raises(UserError, match='name a folder as'):
+      paper_tables.again('spiral', broken, tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+  assert cli.main(['table', 'spiral', '--from=x', '--replicas=2', f'--workdir={tmp_path}']) == 2

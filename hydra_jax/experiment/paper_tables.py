@@ -225,6 +225,72 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
   processes.run_on_main(lambda: write(found, out, workdir, command, seconds))
 
 
+def again(name: str, place: Path, out: Path, quick: bool = False) -> None:
+  """Writes a table from the values that another call has left, without training: `table.md` and `table.tex`.
+
+  So a reader can change the columns of a table that is shipped. Tests over test examples and figures need the runs, and
+  are left out.
+
+  Args:
+    name: As of `load`, of a single table.
+    place: A folder that `write` wrote.
+    out: Where the tables are written.
+    quick: Whether the values are those of the quick table.
+
+  Raises:
+    UserError: The name is that of several tables, or the folder does not hold the values of this table.
+  """
+  definitions = load(name, quick)
+  if len(definitions) > 1:
+    raise UserError(f"'{name}' is {len(definitions)} tables: choose one, such as {name}:{next(iter(definitions))}")
+  if out.resolve() == place.resolve():
+    raise UserError(f'--from={place} is where the new tables would be written: choose another --workdir')
+  (definition,) = definitions.values()
+  found = read_results(definition, place)
+  made = all_tables(found)
+  out.mkdir(parents=True, exist_ok=True)
+  store.replace_text(out / 'table.md', f'# {definition.title}\n\n' + '\n'.join(map(tables.markdown, made)) + '\n')
+  store.replace_text(out / 'table.tex', '\n'.join(map(tables.latex, made)))
+  for table in made:
+    tables.show(table)
+  for line in unfound(found):
+    logger.warning(line)
+  logger.info(f'everything is in {out}: table.md, table.tex')
+
+
+def read_results(definition: Definition, place: Path) -> Results:
+  """What the runs of a table have found, from `replicas.csv` and `about.json` in its folder.
+
+  Raises:
+    UserError: They are not there, not as they were written, or of another table.
+  """
+  values: dict[Key, dict[int, float]] = {}
+  try:
+    overlaps = store.read_json(place / 'about.json').get('test_to_train', {})
+    with open(place / 'replicas.csv', newline='') as file:
+      for row in csv.DictReader(file):
+        key = row['run'], row['split'], row['method'], row['metric']
+        values.setdefault(key, {})[int(row['replica'])] = float(row['value'])
+  except FileNotFoundError as e:
+    raise UserError(f'{place} has no {Path(e.filename).name}: name a folder that `hydra-jax table` wrote') from e
+  except (OSError, store.Damaged, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise UserError(f'{place}: {store.one_line(e)}: name a folder as `hydra-jax table` wrote it') from e
+  there = {run_name for run_name, *_ in values}
+  if missing := [run_name for run_name in definition.runs if run_name not in there]:
+    raise UserError(f"{place} has nothing of run '{missing[0]}' of this table, but of {', '.join(sorted(there))}")
+  task = 'regression' if any(metric == 'rmse' for *_, metric in values) else 'classification'
+  of_run = lambda name: Outcome(task=task, rows=[], timings=[], tests=[], test_to_train=overlaps.get(name, 0.0))
+  outcomes = {run_name: of_run(run_name) for run_name in definition.runs}
+  return Results(definition, outcomes, in_order(definition, values))
+
+
+def in_order(definition: Definition, values: Mapping[Key, dict[int, float]]) -> dict[Key, dict[int, float]]:
+  """Values by the order of methods that a run has, which a sorted file has lost."""
+  orders = {run_name: [ENSEMBLE, *config.students] for run_name, config in definition.runs.items()}
+  place = lambda key: orders.get(key[0], []).index(key[2]) if key[2] in orders.get(key[0], []) else len(values)
+  return {key: values[key] for key in sorted(values, key=place)}
+
+
 def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
   """Values by (run, split, method, metric) and replica."""
   values: dict[Key, dict[int, float]] = {}
@@ -419,6 +485,7 @@ def shown_values(found: Results) -> list[dict[str, Any]]:
   definition, keys = found.definition, set(found.definition.published)
   for run_name in definition.runs:
     columns = [(c.split, c.metric) for s in definition.sections for c in s.columns if c.run in ('', run_name)]
+    columns += [(split, f'{metric}{which}') for split, metric in columns for which in ('_low', '_high')]
     columns += [(split, metric) for split in definition.kept for metric in (*KEPT, *REJECTION)]
     columns += [('test', metric) for metric in definition.tested]
     columns += [(split, metric) for run, split, _, metric in definition.published if run == run_name]
@@ -447,7 +514,8 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   out.mkdir(parents=True, exist_ok=True)
   made = all_tables(found)
   sittings = _sittings(out / 'about.json') + [round(seconds, 1)]
-  about = {'command': command, 'seconds': sittings, **workdirs.versions()}
+  overlaps = {run_name: outcome.test_to_train for run_name, outcome in found.outcomes.items()}
+  about = {'command': command, 'seconds': sittings, 'test_to_train': overlaps, **workdirs.versions()}
   drawn = draw(found, out / 'figures', workdir)
   replicas = ', '.join(_replicas(run_name, outcome) for run_name, outcome in found.outcomes.items())
   header = f'# {found.definition.title}\n\n`{command}`, {_duration(sum(sittings))} in {len(sittings)} sitting'
