@@ -1,9 +1,10 @@
-"""The command line: `hydra-jax run`, `table`, `check`, `prepare`, `predict` and `export`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `config`, `prepare`, `predict` and `export`."""
 
 import argparse
 from collections.abc import Iterator
 import contextlib
 import errno
+from importlib import metadata
 import logging
 import math
 import os
@@ -32,10 +33,18 @@ DISK = {
 
 def parser() -> argparse.ArgumentParser:
   p = argparse.ArgumentParser(prog='hydra-jax', description='Ensembles, and students that keep their disagreement.')
+  p.add_argument('--version', action='version', version=_version())
   commands = p.add_subparsers(dest='command', required=True)
   for command in (*_on_experiments(commands), *_on_trained_networks(commands)):
     command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
+
+
+def _version() -> str:
+  try:
+    return f'hydra_jax {metadata.version("hydra_jax")}'
+  except metadata.PackageNotFoundError:  # run from its source
+    return 'hydra_jax is not installed: pip install -e .'
 
 
 DATA_DIR = 'where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)'
@@ -82,13 +91,17 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
   )
-  check.add_argument('--config', **CONFIG)
+  explain = commands.add_parser(
+    'config', help='every key of a config: value, default, what is legal, meaning', allow_abbrev=False
+  )
+  for command in (check, explain):
+    command.add_argument('--config', **CONFIG)
   check.add_argument('--data_dir', help=DATA_DIR)
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, check, prepare
+  return run, table, check, explain, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -345,6 +358,13 @@ def check(options, overrides: list[str]) -> None:
   plan.show(config, options.devices or jax.device_count(), _data_dir(options))
 
 
+def explain(options, overrides: list[str]) -> None:
+  config = read_config(options.config, overrides)
+  from hydra_jax.experiment import explain as explaining
+
+  explaining.show(config)
+
+
 def prepare(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources, uci
 
@@ -408,7 +428,8 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      commands = dict(run=run, table=table, check=check, prepare=prepare, predict=predict, export=export)
+      commands = dict(run=run, table=table, check=check, config=explain, prepare=prepare)
+      commands |= dict(predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

@@ -263,7 +263,7 @@ def _set_value(config: ConfigDict, key: str, value: str, say: Say) -> None:
     raise UserError(_unknown(config, path, last, key))
   if last not in known:
     raise UserError(f'config.{key} is a section: set one of its keys, {_listed(section[last])}')
-  default, rule = known[last]
+  default, rule, _ = known[last]
   if key == 'students' and value == 'all':
     order = list(METHODS)
     found = tuple(sorted(config.student, key=lambda name: order.index(schema.method_name(config, name))))
@@ -420,7 +420,7 @@ def _check_section(config: ConfigDict, place: str) -> None:
       continue
     if key not in known:
       raise UserError(f"unknown config key '{here}': {nearest(key, (*known, *inside))}")
-    default, rule = known[key]
+    default, rule, _ = known[key]
     if isinstance(value, ConfigDict):
       raise UserError(f'{here} is a section, and must be a value such as {default!r}')
     if wrong := rule(value):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 import keyword
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -32,7 +32,6 @@ from hydra_jax.settings import (
   make,
   number,
   one_of,
-  rules,
   setting,
   table,
 )
@@ -84,7 +83,7 @@ class DataSettings:
   name: str = setting(
     'digits',
     FILLED_TEXT,
-    'A data set, an .npz file, a function such as my_data.py:load, or a place with options (below).',
+    'A data set, an .npz file, a function such as my_data.py:load, or a place with options (docs/settings.md).',
   )
   train: str = setting('train', FILLED_TEXT, 'The training split, such as train[:80%].')
   test: str = setting('test', FILLED_TEXT, 'The test split.')
@@ -257,8 +256,16 @@ def method_of(config: ConfigDict, student: str) -> Method:
   return registry.find(name)
 
 
-def keys_of(config: ConfigDict, place: str) -> dict[str, tuple[Any, Rule]]:
-  """Keys that a section can have, each with its default and its rule; not those that are sections.
+class Key(NamedTuple):
+  """A key that a section can have: its default, what is legal, and what it means."""
+
+  default: Any
+  rule: Rule
+  meaning: str
+
+
+def keys_of(config: ConfigDict, place: str) -> dict[str, Key]:
+  """Keys that a section can have; not those that are sections.
 
   Args:
     config: Has the students.
@@ -275,10 +282,10 @@ def keys_of(config: ConfigDict, place: str) -> dict[str, tuple[Any, Rule]]:
     kinds = [StudentSettings, method.settings, TrainingSettings]
     without = OF_DISTILLATION if method.learns_from == 'labels' else ()
   return {
-    name: (default, rules(kind)[name])
+    field.name: Key(field.default, field.metadata['rule'], field.metadata['meaning'])
     for kind in kinds
-    for name, default in defaults(kind).items()
-    if name not in without or kind is not TrainingSettings
+    for field in fields(kind)
+    if field.name not in without or kind is not TrainingSettings
   }
 
 
