@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `table`, `check`, `config`, `prepare`, `predict` and `export`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `config`, `list`, `prepare`, `predict` and `export`."""
 
 import argparse
 from collections.abc import Iterator
@@ -98,10 +98,12 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
     command.add_argument('--config', **CONFIG)
   check.add_argument('--data_dir', help=DATA_DIR)
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
+  listing = commands.add_parser('list', help='the runs in a folder: state, age and size', allow_abbrev=False)
+  listing.add_argument('folder', nargs='?', default='runs', help='in which they are (default: runs)')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, check, explain, prepare
+  return run, table, check, explain, listing, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -365,6 +367,14 @@ def explain(options, overrides: list[str]) -> None:
   explaining.show(config)
 
 
+def listed(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.experiment import list_runs
+
+  list_runs.show(local_folder(options.folder, 'the folder'))
+
+
 def prepare(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources, uci
 
@@ -428,8 +438,8 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      commands = dict(run=run, table=table, check=check, config=explain, prepare=prepare)
-      commands |= dict(predict=predict, export=export)
+      commands = dict(run=run, table=table, check=check, config=explain)
+      commands |= dict(list=listed, prepare=prepare, predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

@@ -326,6 +326,21 @@ def locked(folder: Path) -> Iterator[None]:
     os.close(lock)
 
 
+def is_locked(folder: Path) -> bool:
+  """Whether a process holds a work directory, see `locked`."""
+  try:
+    lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+  except OSError:
+    return False
+  try:
+    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except OSError:
+    return True
+  finally:
+    os.close(lock)
+  return False
+
+
 def _open_lock(path: Path) -> int:
   """Opens a lock for writing. Its content is kept, and no link is followed."""
   try:

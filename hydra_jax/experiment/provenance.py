@@ -48,7 +48,8 @@ WITHOUT_NUMBERS = (
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
-  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'paper_tables', 'recipes')),
+  *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
+  'experiment/paper_tables',
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
