@@ -10,6 +10,7 @@ import shutil
 from conftest import ROOT, hydra_jax, needs_uci
 from matplotlib.figure import Figure
 import numpy as np
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker, LatexWalkerParseError
 import pytest
 import scipy.stats
 
@@ -440,7 +441,27 @@ def test_a_shipped_table_is_made_again_from_its_values(name, monkeypatch, tmp_pa
   assert compared and set(compared) == {title for title in shipped if ', difference to ' not in title}
   for title in compared:
     assert made[title] == shipped[title], title
-  assert (tmp_path / 'again' / 'table.tex').read_text().count(r'\begin{tabular}') == len(made)
+  latex = (tmp_path / 'again' / 'table.tex').read_text()
+  assert latex.count(r'\begin{tabular}') == len(made)
+  is_sound(latex)
+
+
+def is_sound(text):
+  """Whether LaTeX would read it: groups and environments end, characters are ASCII, and rows have as many cells."""
+  assert text.isascii()
+  nodes, *_ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+  found = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
+  assert found and {node.environmentname for node in found} == {'table'}
+  for body in re.findall(r'\\begin{tabular}{(l+r+)}\n(.*?)\\end{tabular}', text, re.S):
+    rows = [line for line in body[1].splitlines() if line.endswith(r'\\')]
+    assert len(rows) > 1
+    assert {len(re.findall(r'(?<!\\)&', row)) + 1 for row in rows} == {len(body[0])}
+
+
+@pytest.mark.parametrize('text', [r'\begin{table}a{b\end{table}', r'\begin{table}$x\end{table}', r'\begin{table}x'])
+def test_unsound_latex_is_seen(text):
+  with pytest.raises(LatexWalkerParseError):
+    is_sound(text)
 
 
 def test_a_table_from_values_that_are_not_its_own(monkeypatch, tmp_path):
