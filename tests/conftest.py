@@ -185,6 +185,11 @@ def cache(shared):
   folder = shared / 'cache'
   folder.mkdir(exist_ok=True)
   os.environ['XDG_CACHE_HOME'] = str(folder)
+  # Where processes of the command line keep theirs. The same few shapes are compiled again and again: in each worker,
+  # and wherever a test makes its function again.
+  jax.config.update('jax_compilation_cache_dir', str(folder / 'hydra_jax' / 'xla'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   yield folder
   os.environ.pop('XDG_CACHE_HOME')
   if old:

@@ -56,7 +56,8 @@ def label(outputs, batch):
 
 
 def member(outputs, batch):
-  return losses.hydra(outputs, batch['teacher'], 2.0)
+  teacher = batch['teacher'] if 'drawn' in batch else batch['teacher'][batch.get('heads', jnp.arange(H))]
+  return losses.hydra(outputs, teacher, 2.0)
 
 
 def with_mean(outputs, batch):
