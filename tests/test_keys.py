@@ -179,7 +179,10 @@ def test_a_network_of_another_kind_changes_what_has_it(before):
 
 @pytest.mark.parametrize(
   'layer, untouched',
-  [('training', ()), ('evaluation', ('labels', 'members', 'all members', 'mean prediction', 'mean', 'factors'))],
+  [
+    ('training', ()),
+    ('evaluation', ('labels', 'members', 'all members', 'mean prediction', 'mean', 'factors', 'moments', 'intervals')),
+  ],
 )
 def test_the_code_of_a_layer_changes_what_it_makes(layer, untouched, before, monkeypatch):
   whole = provenance.digest

@@ -10,7 +10,7 @@ from hydra_jax.nets.cut import Network
 from hydra_jax.nets.mapping import over_heads
 from hydra_jax.nets.stages import Stage, Tree, chain
 
-# Standard deviation of the factors beyond the first at the start.
+# Standard deviation at the start of the factors beyond the first, and of factors that start around 1.
 SMALL = 0.1
 
 
@@ -18,7 +18,9 @@ def _is_kernel(path, leaf) -> bool:
   return path[-1] == jax.tree_util.DictKey('kernel') and leaf.ndim >= 2
 
 
-def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto', rank: int = 1) -> Network:
+def batch_ensemble(
+  stages: Sequence[Stage], members: int, mapping: str = 'auto', rank: int = 1, around_one: bool = False
+) -> Network:
   """Member m has the kernels `W ∘ (R_m S_mᵀ)` and its own biases and scales.
 
   With rank 1 this is Wen et al. (2020, eq. 1). The body holds the shared kernels W. The heads hold R_m and S_m, and
@@ -30,6 +32,7 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto',
     members: Number of members.
     mapping: How members are mapped, see `mapping.over_heads`.
     rank: Columns of R_m and S_m.
+    around_one: Whether the first columns start as 1 and small random numbers, so that members start close together.
 
   Returns:
     The network. Its outputs are `[members, B, C]`. `init` raises a `UserError` if no parameter is named `kernel`.
@@ -48,7 +51,9 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto',
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     if not any(_is_kernel(p, leaf) for p, leaf in flat):
       raise UserError("batch_ensemble shares parameters named 'kernel', and this network has none: leave it out")
-    separate = [_factors(jax.random.fold_in(key, i + 1), p, leaf, members, rank) for i, (p, leaf) in enumerate(flat)]
+    separate = [
+      _factors(jax.random.fold_in(key, i + 1), p, leaf, members, rank, around_one) for i, (p, leaf) in enumerate(flat)
+    ]
     shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
     return {'body': jax.tree.unflatten(tree, shared), 'heads': separate}, {'body': (), 'heads': copies}
@@ -69,7 +74,8 @@ def batch_ensemble(stages: Sequence[Stage], members: int, mapping: str = 'auto',
 def averaged(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
   """A `batch_ensemble` that predicts as one network, whose parameters are the means of those of its members (LBE).
 
-  Nam et al. (2022), "Improving ensemble distillation with weight averaging and diversifying perturbation".
+  Nam et al. (2022), "Improving ensemble distillation with weight averaging and diversifying perturbation". Factors start
+  around 1: of members that start with random signs, the mean is no network that has learnt anything.
 
   Args:
     stages: As of `batch_ensemble`.
@@ -85,7 +91,7 @@ def averaged(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Ne
     >>> network.apply(params, state, jnp.ones((3, 8)))[0].shape
     (1, 3, 10)
   """
-  network, whole = batch_ensemble(stages, members, mapping), chain(stages)
+  network, whole = batch_ensemble(stages, members, mapping, around_one=True), chain(stages)
 
   def apply(params, state, x, key=None, train=False):
     if train:
@@ -102,17 +108,20 @@ def averaged(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Ne
   return network._replace(apply=apply)
 
 
-def _factors(key: jax.Array, path, leaf: jax.Array, members: int, rank: int) -> dict[str, Tree]:
+def _factors(key: jax.Array, path, leaf: jax.Array, members: int, rank: int, around_one: bool) -> dict[str, Tree]:
   """The parameters of each member that stand for a leaf: factors `r` and `s` of a kernel, copies of other leaves."""
   if not _is_kernel(path, leaf):
     return {'own': jnp.repeat(leaf[None], members, axis=0)}
 
   def factor(key, size):
-    sign = jax.random.rademacher(key, (members, size), jnp.float32)[..., None]
+    if around_one:
+      first = 1 + SMALL * jax.random.normal(key, (members, size, 1))
+    else:
+      first = jax.random.rademacher(key, (members, size), jnp.float32)[..., None]
     if rank == 1:
-      return sign
+      return first
     more = SMALL * jax.random.normal(jax.random.fold_in(key, 1), (members, size, rank - 1))
-    return jnp.concatenate([sign, more], axis=-1)
+    return jnp.concatenate([first, more], axis=-1)
 
   return {
     'r': factor(jax.random.fold_in(key, 0), leaf.shape[-2]),
