@@ -74,8 +74,8 @@ def batch_ensemble(
 def averaged(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
   """A `batch_ensemble` that predicts as one network, whose parameters are the means of those of its members (LBE).
 
-  Nam et al. (2022), "Improving ensemble distillation with weight averaging and diversifying perturbation". Factors start
-  around 1: of members that start with random signs, the mean is no network that has learnt anything.
+  Nam et al. (2022), "Improving ensemble distillation with weight averaging and diversifying perturbation". Factors
+  start around 1: of members that start with random signs, the mean is no network that has learnt anything.
 
   Args:
     stages: As of `batch_ensemble`.
