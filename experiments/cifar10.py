@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 
 from configs import cifar10
 from experiments import published, table_style
-from hydra_jax.config import update_training
+from hydra_jax.config import update_training, variant
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import detection
 
 STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
-SMALL_STUDENTS = ('single', 'kd_equal', 'endd', 'moments', 'hydra')
+SMALL_STUDENTS = ('single', 'kd_equal', 'endd', 'moments', 'hydra_train', 'hydra_views', 'hydra')
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
 # Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does.
 GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
@@ -43,7 +43,9 @@ def small_table(quick: bool) -> Definition:
     config.data.train, config.data.test = 'train[:500]', 'test[:500]'
     config.data.ood, config.data.shifts = ('cifar100[:500]',), ('gaussian_noise:3',)
     update_training(config, epochs=2.0, warmup_epochs=0.5, learning_rate=1e-3)
+  table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
+  variant(config, 'hydra_views', augment=config.training.augment, augment_share=1.0)
   outside = config.data.ood[0]
   worst = [name for name in config.data.shifts if name.endswith(('3', '5'))]
   return Definition(
