@@ -108,8 +108,9 @@ def test_the_loss_is_the_equation_and_is_least_at_the_intervals_of_the_members(s
   lower, upper = bounds(seed)
   p, share = credal.intersection(lower, upper)
   q, lengths, beta = random.dirichlet(np.ones(C), size=B), random.uniform(size=(B, C)), random.uniform(size=(B, 1))
-  expected = scipy.stats.entropy(p, q, axis=-1) + np.sum(np.square(lengths - (upper - lower)), axis=-1)
-  expected += np.square(beta - share)[:, 0]
+  wanted, found_of = (np.concatenate(each, axis=-1) for each in ((upper - lower, share), (lengths, beta)))
+  coins = scipy.special.rel_entr(wanted, found_of) + scipy.special.rel_entr(1 - wanted, 1 - found_of)
+  expected = scipy.stats.entropy(p, q, axis=-1) + np.sum(coins, axis=-1)
   found = credal.distillation(jnp.float32(outputs_of(q, lengths, beta)), teacher)
   np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-5)
   best = outputs_of(p, upper - lower, share)

@@ -146,8 +146,9 @@ def read(outputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 def distillation(outputs_HxBxK: jax.Array, teacher_MxBxC: jax.Array) -> jax.Array:
   """The loss of credal ensemble distillation, `[H, B]` (Wang et al. 2026, arXiv 2511.13766, section 3.3).
 
-  KL of the intersection probability of the members to that of the student, and the squared errors of the lengths of the
-  intervals, summed over classes, and of the share. The weights of the three parts, 1 each, are ours.
+  KL of the intersection probability of the members to that of the student, and the same for the lengths of the
+  intervals and the share, each as a probability by itself, summed over classes. That lengths and share are compared by
+  KL, and the weights of the three parts, 1 each, are ours: by squared errors, short intervals had next to no gradient.
 
   Args:
     outputs_HxBxK: Outputs of the student, see `read`.
@@ -155,7 +156,13 @@ def distillation(outputs_HxBxK: jax.Array, teacher_MxBxC: jax.Array) -> jax.Arra
   """
   lower, upper = intervals(jax.nn.log_softmax(teacher_MxBxC))
   p, share = intersection(lower, upper)
-  logits, lengths, share_of_student = read(outputs_HxBxK)
-  terms = p[None] * (jnp.log(jnp.maximum(p, SMALLEST))[None] - jax.nn.log_softmax(logits))
-  squares = jnp.square(lengths - (upper - lower)[None])
-  return jnp.sum(terms + squares, axis=-1) + jnp.square(share_of_student - share[None])[..., 0]
+  classes = p.shape[-1]
+  terms = p[None] * (jnp.log(jnp.maximum(p, SMALLEST))[None] - jax.nn.log_softmax(outputs_HxBxK[..., :classes]))
+  wanted = jnp.concatenate([upper - lower, share], axis=-1)
+  return jnp.sum(terms, axis=-1) + jnp.sum(_bernoulli_kl(wanted[None], outputs_HxBxK[..., classes:]), axis=-1)
+
+
+def _bernoulli_kl(p: jax.Array, logits: jax.Array) -> jax.Array:
+  """KL of a coin with probability p to one with probability sigmoid(logits)."""
+  of_log = lambda q: q * jnp.log(jnp.maximum(q, SMALLEST))
+  return of_log(p) + of_log(1 - p) - p * jax.nn.log_sigmoid(logits) - (1 - p) * jax.nn.log_sigmoid(-logits)
