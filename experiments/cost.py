@@ -59,7 +59,7 @@ def pareto(found: Results, outside: str) -> Figure:
       if max(prices, default=0) > 10 * min(prices, default=0):  # a shorter axis in logarithms would have no labels
         ax.set(xscale='log')
         ax.xaxis.set_minor_formatter(NullFormatter())
-  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  figures.legend_beside(figure, axes[0][0])
   return figure
 
 

@@ -84,5 +84,5 @@ def curves(found: Results, counts: list[int], outside: str) -> Figure:
         ax.axhline(base.mean, color=colour, lw=1, ls='--')
     ax.set(xlabel='heads', ylabel=heading, xscale='log', xticks=counts, xticklabels=counts)
     ax.minorticks_off()
-  figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  figures.legend_beside(figure, axes[1])
   return figure

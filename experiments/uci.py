@@ -150,7 +150,7 @@ def gaps(found: Results) -> Figure:
   ax.set_yscale('symlog', linthresh=0.1)
   ax.set(ylabel='NLL − that of the teachers', xticks=range(len(runs)), xticklabels=runs)
   ax.tick_params(axis='x', rotation=20)
-  figure.legend(frameon=False, loc='outside right upper')
+  figures.legend_beside(figure)
   return figure
 
 

@@ -119,3 +119,15 @@ def test_what_is_infinite_or_tiny_does_not_stop_the_drawing(tmp_path, value, whe
   drawings = {f.__name__: lambda f=f: f(both, 'far') for f in drawn}
   figures.save(tmp_path, {**drawings, 'rejection': lambda: figures.rejection(scores, 'far')})
   assert len(list(tmp_path.glob('*.png'))) == 1 + len(both)
+
+
+def test_a_legend_beside_leaves_the_panels_their_width():
+  def width_of_panels(label):
+    figure, axes = figures.panels(2)
+    axes[0][0].plot([0, 1], label=label)
+    figures.legend_beside(figure, axes[0][0])
+    figure.draw_without_rendering()
+    return axes[0][0].get_window_extent().width
+
+  widths = [width_of_panels(label) for label in ('kd', 'latent_batch_ensemble', 'a method of many words')]
+  assert max(widths) < 1.2 * min(widths) and min(widths) > 150

@@ -27,6 +27,7 @@ EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
 DASHES = ('-', '--', ':')
 SIZE = 3.0  # inches, of one panel
+LEGEND_LINE, LETTER = 0.5, 0.085  # inches, of a line in a legend, and of a letter beside it
 LEGEND = 1.8  # inches, of the names of the methods beside it
 STYLE: dict[Any, Any] = {
   'axes.spines.top': False,
@@ -101,6 +102,14 @@ def _grid(count: int, **kwargs):
   return figure, axes.ravel()[:count], axes[:, 0]
 
 
+def legend_beside(figure: Figure, ax: Axes | None = None) -> None:
+  """Adds a legend of one of the axes, or of all, to the right of the panels. The figure grows by its width."""
+  of_one = ax.get_legend_handles_labels() if ax else ()
+  legend = figure.legend(*of_one, frameon=False, loc='outside right upper')
+  width = max((len(text.get_text()) for text in legend.get_texts()), default=0)
+  figure.set_figwidth(figure.get_figwidth() + LEGEND_LINE + LETTER * width)
+
+
 def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
@@ -143,7 +152,7 @@ def calibration(scores: AllScores) -> Figure:
     ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
   ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
-  figure.legend(frameon=False, loc='outside right upper')
+  legend_beside(figure)
   return figure
 
 
@@ -223,7 +232,7 @@ def rejection(scores: AllScores, outside: str) -> Figure:
       ax.set(title=title if by == 'uncertainty_total' else 'methods that have\nmodel uncertainty')
       ax.set(xlabel=f'share kept, by {uncertainty.WORDS[by]} uncertainty', xlim=(0, 1))
     row[0].set_ylabel('accuracy')
-  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  legend_beside(figure, axes[0][0])
   return figure
 
 
@@ -297,7 +306,7 @@ def shift_curves(
     for ax, measure in zip(line, measures):
       _draw_curve(ax, rows, curve, measure, test_to_train)
       ax.set(xlabel=kind, ylabel=_measure_name(measure))
-  figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  legend_beside(figure, axes[0][0])
   return figure
 
 
@@ -312,7 +321,7 @@ def corruption_curves(
     ax.set(title=kind, xlabel='severity')
   for ax in first:
     ax.set_ylabel(_measure_name(measure))
-  figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc='outside right upper')
+  legend_beside(figure, axes[0])
   return figure
 
 
