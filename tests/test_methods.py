@@ -341,11 +341,11 @@ def test_factors_of_rank_two_are_the_sum_of_two():
     np.testing.assert_allclose(outputs[m], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_latent_batch_ensemble_predicts_by_the_mean_of_its_kernels():
+def test_a_latent_batch_ensemble_predicts_by_the_mean_of_its_kernels(random):
   stages = mlp(C, (8,))
   network = batch_ensemble.averaged(stages, M)
   params, state = network.init(jax.random.key(0), X[:2])
-  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(RANDOM.normal(size=leaf.shape), jnp.float32), params)
+  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(random.normal(size=leaf.shape), jnp.float32), params)
   outputs, _ = network.apply(params, state, X[:B])
   kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params['body'])]
   factors = [leaf for leaf in params['heads'] if 'r' in leaf]
