@@ -112,7 +112,7 @@ def scores(rows: Rows, timings: Rows, task: str, methods: Sequence[str], test_to
 
 
 def relative_loss(task: str, ours: float, theirs: float) -> float:
-  """The loss of ours against theirs, as a share of theirs: lower accuracy, or higher RMSE. Below 0, ours is better.
+  """Accuracy that ours lacks, or RMSE that it has more, divided by the score of theirs. Negative: ours is better.
 
   Example:
     >>> relative_loss('classification', 0.98, 1.0), relative_loss('regression', 1.02, 1.0)

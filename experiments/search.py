@@ -4,8 +4,8 @@
 
 The first four fifths of the training split are trained on, the last fifth gives the scores. The test split and the
 out-of-domain sets are not read. Of each method the rate with the lowest mean NLL over three seeds is the one to
-set in `configs/digits.py`. The log of all settings is `experiments/results/search/log.csv`. A search that was stopped
-continues.
+set in `configs/digits.py`. It writes the log of all settings to `experiments/results/search/log.csv`. A search that was
+stopped continues.
 """
 
 import argparse
