@@ -1,7 +1,9 @@
 """Strict arithmetic everywhere, and where the data sets are."""
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import gc
 from importlib import metadata
 import io
@@ -10,7 +12,9 @@ from pathlib import Path
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from typing import NamedTuple
 import zlib
 
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
@@ -25,6 +29,7 @@ os.environ.setdefault(
   '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1',
 )
 
+import forks
 import jax
 import numpy as np
 from PIL import Image
@@ -143,10 +148,45 @@ def command(*arguments) -> list[str]:
   return [sys.executable, '-m', 'hydra_jax.cli', *map(str, arguments)]
 
 
-def hydra_jax(*arguments, **kwargs) -> subprocess.CompletedProcess:
-  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
-  kwargs = {'cwd': ROOT, **kwargs}
-  return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **kwargs)
+def hydra_jax(*arguments, cwd=ROOT, **kwargs) -> subprocess.CompletedProcess:
+  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise.
+
+  It is forked from a process that has imported everything, see `forks`, unless it is to have another environment.
+  """
+  if kwargs or environment() != forking().environment:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, cwd=cwd, **kwargs)
+  what = [*map(str, arguments)]
+  with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+    code = forks.ask(forking().place, what, str(cwd), dict(os.environ), out, err)
+    out.seek(0)
+    err.seek(0)
+    return subprocess.CompletedProcess(what, code, out.read(), err.read())
+
+
+def environment() -> dict[str, str]:
+  """The variables of this process, but for those that are read only when they are needed."""
+  return {name: value for name, value in os.environ.items() if name not in ('XDG_CACHE_HOME', 'PYTEST_CURRENT_TEST')}
+
+
+class Forking(NamedTuple):
+  """A process of `forks`, the socket where it is asked, and the variables that it was started with."""
+
+  process: subprocess.Popen
+  place: str
+  environment: dict[str, str]
+
+
+@functools.cache
+def forking() -> Forking:
+  """That of this process, which is started when it is first needed, and ends with it."""
+  place = f'{tempfile.mkdtemp()}/socket'
+  started = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  process = subprocess.Popen([sys.executable, 'tests/forks.py', place], cwd=ROOT, env=started)
+  atexit.register(lambda: (process.kill(), process.wait()))
+  while not os.path.exists(place):
+    assert process.poll() is None
+    time.sleep(0.05)
+  return Forking(process, place, environment())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
+from sklearn.datasets import load_digits
 
 from hydra_jax import UserError, data as datasets
 from hydra_jax.data import Split, arrays, checks, outside, shifts, sources, toy, uci
@@ -25,6 +26,18 @@ def test_digits_are_split_once():
   assert train[0].shape == (1198, 8, 8, 1) and test[0].shape == (599, 8, 8, 1)
   assert train[0].dtype == np.uint8 and train[0].max() == 16
   assert np.bincount(test[1]).min() > 45
+
+
+def test_digits_are_those_of_scikit_learn_with_and_without_a_cache(tmp_path, monkeypatch):
+  data = load_digits()
+  (tmp_path / 'file').touch()
+  for cache in ('cache', 'cache', 'file/below'):  # new, there already, and where nothing can be written
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / cache))
+    x, y = zip(toy.digits('train'), toy.digits('test'), strict=True)
+    order = np.argsort(np.concatenate([np.flatnonzero(np.arange(1797) % 3 != 2), np.arange(2, 1797, 3)]))
+    np.testing.assert_array_equal(np.concatenate(x)[order, :, :, 0], data.images)
+    np.testing.assert_array_equal(np.concatenate(y)[order], data.target)
+  assert len(list((tmp_path / 'cache').glob('hydra_jax/data/digits-*'))) == 1
 
 
 def test_letters_look_like_digits_to_a_histogram():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from hydra_jax.data import Data, Evaluation, Split
 from hydra_jax.evaluation import diversity
@@ -167,3 +168,15 @@ def test_rows():
   }
   without = diversity.rows(scores, detection, data, 5, matrices)
   assert without == [row for row in rows if row['metric'] != 'members_worth']
+
+
+def test_ranks_are_those_of_scipy(random):
+  values, others = (np.round(random.normal(size=200), 1) for _ in range(2))  # with ties
+  np.testing.assert_array_equal(diversity.ranks(values), scipy.stats.rankdata(values))
+  expected = scipy.stats.spearmanr(values, others).statistic
+  assert diversity.rank_correlation(values, others) == pytest.approx(expected, rel=1e-12)
+  values[3], others[5] = np.inf, -np.inf
+  expected = scipy.stats.spearmanr(values, others).statistic
+  assert diversity.rank_correlation(values, others) == pytest.approx(expected, rel=1e-12)
+  values[7] = np.nan
+  assert np.isnan(diversity.rank_correlation(values, others)) and np.isnan(diversity.rank_correlation(others, values))

@@ -82,7 +82,7 @@ def test_every_method_learns_a_regression(name, random):
   data = {**DATA, 'teacher': np.float32(random.normal(size=(M, N, 2 * C))), 'y': np.float32(random.normal(size=(N, C)))}
   optimizer = optax.adam(1e-2)
   state = start(phase.network, optimizer, X[:2], 0)
-  progress = lambda step, loss: seen.append(loss)
+  progress = lambda call: seen.append(call.loss)
   state = fit_phase(phase, data, 300, state=state, optimizer=optimizer, batch_size=32, progress=progress)
   assert seen[-1] < seen[0]
   out, _ = phase.network.apply(state.params, state.model_state, X[:B])

@@ -105,7 +105,7 @@ def fit(name, layout_name, source=None, job=(), **kwargs):
     batch_size=B,
     layout=layout(layout_name, network, 'draw' in options),
     job={'augment': augment.build(views, x.ndim), **options, **dict(job)},
-    progress=lambda step, loss: shown.append((step, loss)),
+    progress=lambda call: shown.append((call.step, call.loss)),
     **kwargs,
   )
   return jax.tree.map(np.asarray, state), shown

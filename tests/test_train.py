@@ -51,7 +51,7 @@ def test_continuing_gives_the_same_bits():
 
 def test_training_learns():
   seen = []
-  run(3, steps=1500, progress=lambda step, loss: seen.append((step, loss)))
+  run(3, steps=1500, progress=lambda call: seen.append((call.step, call.loss)))
   assert seen[-1][0] == 1500 and seen[-1][1] < 0.5 * seen[0][1]
 
 
@@ -59,7 +59,7 @@ def test_a_student_learns_its_teachers(random):
   teachers = jnp.asarray(random.normal(size=(4, N, C)) * 2, jnp.float32)
   loss = lambda outputs, batch: losses.hydra(outputs, batch['teacher'])
   seen = []
-  run(4, 3000, 1, data={**DATA, 'teacher': teachers}, loss=loss, progress=lambda s, value: seen.append(value))
+  run(4, 3000, 1, data={**DATA, 'teacher': teachers}, loss=loss, progress=lambda call: seen.append(call.loss))
   assert seen[-1] < 0.6 * seen[0]  # .41 to .52 for six draws
 
 
@@ -93,7 +93,7 @@ def test_teacher_and_student_see_the_same_view():
     optimizer=optax.sgd(0.1),
     state=restart(optax.sgd(0.1), *parameters),
     job={'augment': augment.build(('mixup', 'noise'), 2), **at_hand(network, parameters)},
-    progress=lambda step, value: seen.append(value),
+    progress=lambda call: seen.append(call.loss),
   )
   np.testing.assert_allclose(seen, 0, atol=1e-6)
 

@@ -23,12 +23,16 @@ READ_AT_ONCE = 1024
 FEATURES = ('image', 'label')
 
 
+class NoCacheError(UserError):
+  """Nothing can be written to the cache."""
+
+
 def cache_dir() -> Path:
   """Where decoded data and compiled programs are kept: `$XDG_CACHE_HOME/hydra_jax`."""
   try:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'hydra_jax'
   except RuntimeError as e:
-    raise UserError('there is no home directory for the cache: set XDG_CACHE_HOME to a folder') from e
+    raise NoCacheError('there is no home directory for the cache: set XDG_CACHE_HOME to a folder') from e
 
 
 @contextlib.contextmanager
@@ -39,7 +43,7 @@ def caching() -> Iterator[None]:
     yield
   except OSError as e:
     reason = e.strerror or (str(e).splitlines() or [''])[0]
-    raise UserError(
+    raise NoCacheError(
       f'cannot write to the cache {cache_dir()} ({reason}): set XDG_CACHE_HOME to a folder that can be written'
     ) from e
 

@@ -1,10 +1,13 @@
 """Data that need no download: scikit-learn's digits, letters drawn like them, spirals."""
 
 import functools
+from importlib import metadata
+from pathlib import Path
 import string
 
 import numpy as np
 
+from hydra_jax.data import sources
 from hydra_jax.errors import look_up
 
 # Letters that, drawn on 8 × 8 points, are digits as well.
@@ -16,11 +19,24 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
   scikit-learn has 1,797 of them; every third is the test split.
   """
+  chosen = look_up({'train': np.arange(1797) % 3 != 2, 'test': np.arange(1797) % 3 == 2}, split, 'split')
+  try:  # importing scikit-learn takes up to two seconds
+    images, labels = sources.kept('digits', ('scikit-learn', metadata.version('scikit-learn')), _write_digits)
+  except sources.NoCacheError:
+    images, labels = _all_digits()
+  return np.asarray(images)[chosen], labels[chosen]
+
+
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
   from sklearn.datasets import load_digits
 
   data = load_digits()
-  chosen = look_up({'train': np.arange(1797) % 3 != 2, 'test': np.arange(1797) % 3 == 2}, split, 'split')
-  return data.images[chosen, :, :, None].astype(np.uint8), data.target[chosen].astype(np.int32)
+  return data.images[..., None].astype(np.uint8), data.target.astype(np.int32)
+
+
+def _write_digits(folder: Path) -> None:
+  for name, array in zip(('images', 'labels'), _all_digits(), strict=True):
+    np.save(folder / f'{name}.npy', array, allow_pickle=False)
 
 
 @functools.cache

@@ -245,4 +245,4 @@ def _shown(label: str, phase: Phase, job: Job) -> Iterator[loop.Hooks]:
     yield loop.NO_HOOKS
     return
   with bar(f'{label}: {phase.name}', job.steps, job.batch_size * len(phase.network.heads)) as advance:
-    yield loop.Hooks(progress=advance)
+    yield loop.Hooks(progress=lambda call: advance(call.step, call.loss))

@@ -15,7 +15,8 @@ from hydra_jax.devices import preemption, processes
 from hydra_jax.devices.layout import make_layout
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment import artifacts, config as configs, provenance, recipes
+from hydra_jax.experiment import artifacts, config as configs, metrics_log, provenance, recipes
+from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
@@ -140,15 +141,23 @@ def train_phase(
     state = saved
     logger.info(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
   losses: list[float] = []
+  log = log_of(group, planned, job, int(state.step[0]))
 
-  def report(step: int, loss: float) -> None:
-    losses.append(loss)
-    advance(step, loss, source.note())
+  def report(call: loop.Progress) -> None:
+    losses.append(call.loss)
+    advance(call.step, call.loss, source.note())
+    if log:
+      log.add(call)
+
+  def save(state: State) -> None:
+    if log:
+      log.flush()
+    saver.save(int(state.step[0]), state)
 
   hooks = loop.Hooks(
     stopping=preemption.asked,
     progress=report,
-    save=lambda state: saver.save(int(state.step[0]), state),
+    save=save,
     save_every=config.checkpoint_seconds,
     profile=processes.rank_folder(group[0].profile / folder.name) if group[0].profile else None,
   )
@@ -163,6 +172,22 @@ def train_phase(
       f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}'
     )
   return state
+
+
+def log_of(group: Group, planned: PlannedPhase, job: Job, start: int) -> MetricsLog | None:
+  """Where the main process writes how a phase goes, from the step that it starts at."""
+  if not processes.is_main():
+    return None
+  schedule = optimizers.schedule_of(planned.training, job.steps, group[0].data.train.examples / job.batch_size)
+
+  def rate(step: int) -> float:
+    with jax.numpy_dtype_promotion('standard'):  # as in a training step
+      return float(schedule(step))
+
+  replicas = [replica.index for replica in group]
+  return MetricsLog(
+    group[0].artifacts.parent / metrics_log.NAME, planned.label, replicas, start, job.steps, job.batch_size, rate
+  )
 
 
 def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):

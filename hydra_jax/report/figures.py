@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
@@ -34,8 +35,8 @@ STYLE: dict[Any, Any] = {
   'axes.spines.right': False,
   'font.size': 9,
   'axes.titlesize': 10,
-  'savefig.dpi': 130,
 }
+DPI = 130
 SHOWN_AT_MOST = 1000
 PANELS_IN_A_ROW = 5
 
@@ -80,7 +81,8 @@ def save(folder: Path, drawings: Mapping[str, Callable[[], Figure]]) -> None:
     for name, draw in drawings.items():
       figure = draw()
       with store.replacing(folder / f'{name}.png') as new:
-        figure.savefig(new, format='png')
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(new)  # `savefig` would draw each figure twice
 
 
 def panels(

@@ -18,7 +18,35 @@ from hydra_jax.training.program import CallSummary, Inputs, head_specs, make_pro
 from hydra_jax.training.step import Job, State
 
 MAX_STEPS_PER_CALL = 1000
+# Of a phase, so that its losses make a curve.
+LEAST_CALLS = 50
 SECONDS_PER_CALL = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+  """What one call of the program has done.
+
+  Attributes:
+    step: Number of steps that are over.
+    count: Steps of this call.
+    losses: Of each head, mean over these steps, `[R, H]` float32.
+    gradient_norms: Norm of the gradient of all parameters in the last step, `[R]` float32.
+    seconds: Since the call before was over.
+    waited: Seconds of these in which this process waited for batches.
+  """
+
+  step: int
+  count: int
+  losses: np.ndarray
+  gradient_norms: np.ndarray
+  seconds: float
+  waited: float
+
+  @property
+  def loss(self) -> float:
+    """Mean over heads and replicas."""
+    return float(np.mean(self.losses))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +55,15 @@ class Hooks:
 
   Attributes:
     stopping: Whether this process was asked to stop. Then all processes save and stop at the same step.
-    progress: Called with the step and the mean loss, once for each call of the program.
-    save: Called with the state about every `save_every` seconds. The losses of this state are finite.
+    progress: Called once for each call of the program.
+    save: Called with the state about every `save_every` seconds. The losses of this state are finite, and `progress`
+      has been called up to its step.
     save_every: Seconds between saves.
     profile: Folder for a trace of the second call of the program. By then it is compiled.
   """
 
   stopping: Callable[[], bool] = lambda: False
-  progress: Callable[[int, float], None] = lambda step, loss: None
+  progress: Callable[[Progress], None] = lambda progress: None
   save: Callable[[State], None] = lambda state: None
   save_every: float = float('inf')
   profile: Path | None = None
@@ -110,7 +139,8 @@ def prepared(
   if on_cpu() and job.network.convolves(source.shape):
     steps_per_call = 1
   program = make_program(job, layout, state, source.shape, source.streams, loops=steps_per_call != 1)
-  at_once = int(min(job.steps, steps_per_call or MAX_STEPS_PER_CALL, source.at_once))
+  most = max(1, min(MAX_STEPS_PER_CALL, job.steps // LEAST_CALLS))
+  at_once = int(min(steps_per_call or most, source.at_once, job.steps))
   index = np.zeros((len(seeds), at_once, job.batch_size), np.int32)
   specs, scaling = head_specs(state), layout.replicate(source.scaling)
   teacher = layout.spread(job.teacher.params, job.teacher.specs) if job.teacher else ()
@@ -121,11 +151,26 @@ def prepared(
   def train(state: State, until: int) -> State:
     nonlocal wanted, agreed, saved, profile
     now, state = int(state.step[0]), layout.put(state, specs)
-    pending, read = None, time.monotonic()
+    pending, read, waited = None, time.monotonic(), 0.0
+
+    def finish(step: int, count: int, summary: CallSummary) -> tuple[bool, bool]:
+      """Waits for a call and reports it. Returns whether to stop, and whether to save."""
+      nonlocal wanted, agreed, read, waited
+      check_finite(np.asarray(summary.bad))
+      seconds, read = time.monotonic() - read, time.monotonic()
+      norms_R = np.sqrt(np.asarray(summary.squares).sum(axis=1))
+      losses_RxH = np.asarray(summary.total) / count
+      hooks.progress(Progress(step, count, losses_RxH, norms_R, seconds, waited))
+      wanted, waited = min(max(1, min(int(count * SECONDS_PER_CALL / seconds), 4 * count)), at_once), 0.0
+      stop, due, least = np.asarray(summary.vote)
+      agreed = -int(least)
+      return bool(stop), bool(due)
 
     while now < until:
       n = min(agreed, until - now)
+      begun = time.monotonic()
       data, index[:, :n] = batches(now, n)
+      waited += time.monotonic() - begun
       due = time.monotonic() - saved > hooks.save_every
       vote = layout.vote(np.array([hooks.stopping(), due, -wanted], np.int32))
       saved = time.monotonic() if due else saved  # asks once
@@ -135,30 +180,19 @@ def prepared(
       profile = None if pending else profile
       now += n
       last, pending = pending, (now, n, summary)
-      if last:
-        stop, due, agreed = _read(*last, hooks.progress)
-        if stop or due:
-          check_finite(np.asarray(summary.bad))
-          hooks.save(layout.plain(state))
-          saved = time.monotonic()
-        if stop and now < job.steps:
-          raise Preempted(f'stopped at step {now} of {job.steps}', by_all=True)
-      elapsed, read = time.monotonic() - read, time.monotonic()
-      count = (last or pending)[1]  # the steps that took that time
-      wanted = min(max(1, min(int(count * SECONDS_PER_CALL / elapsed), 4 * count)), at_once)
+      stop, due = finish(*last) if last else (False, False)
+      if stop or due:
+        finish(*pending)
+        pending = None
+        hooks.save(layout.plain(state))
+        saved = time.monotonic()
+      if stop and now < job.steps:
+        raise Preempted(f'stopped at step {now} of {job.steps}', by_all=True)
     if pending:
-      *_, agreed = _read(*pending, hooks.progress)
+      finish(*pending)
     return layout.plain(state)
 
   return train
-
-
-def _read(at: int, count: int, summary: CallSummary, progress: Callable) -> tuple[bool, bool, int]:
-  """Waits for the summary of a call. Returns whether to stop, whether to save, and the steps of the next call."""
-  check_finite(np.asarray(summary.bad))
-  progress(at, float(np.mean(np.asarray(summary.total))) / count)
-  stop, due, wanted = np.asarray(summary.vote)
-  return bool(stop), bool(due), -int(wanted)
 
 
 @contextlib.contextmanager

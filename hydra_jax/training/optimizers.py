@@ -23,6 +23,16 @@ SCHEDULES = {
 }
 
 
+def schedule_of(settings, steps: int, steps_per_epoch: float) -> optax.Schedule:
+  """The learning rate of one phase, by step. Arguments are those of `build`."""
+  warmup = min(round(settings.warmup_epochs * steps_per_epoch), steps - 1)
+  rate = look_up(SCHEDULES, settings.schedule, 'schedule')(settings.learning_rate, steps - warmup)
+  if not warmup:
+    return rate
+  rise = optax.linear_schedule(settings.learning_rate / warmup, settings.learning_rate, warmup)
+  return optax.join_schedules([rise, rate], [warmup])
+
+
 def build(settings, steps: int, steps_per_epoch: float, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
   """The optimizer of one phase.
 
@@ -40,11 +50,7 @@ def build(settings, steps: int, steps_per_epoch: float, frozen: tuple[str, ...] 
     >>> rule = dict(optimizer='sgd', learning_rate=0.1, schedule='cosine', warmup_epochs=5, weight_decay=5e-4)
     >>> optimizer = build(SimpleNamespace(**rule), steps=2000, steps_per_epoch=10)
   """
-  warmup = min(round(settings.warmup_epochs * steps_per_epoch), steps - 1)
-  rate = look_up(SCHEDULES, settings.schedule, 'schedule')(settings.learning_rate, steps - warmup)
-  if warmup:
-    rise = optax.linear_schedule(settings.learning_rate / warmup, settings.learning_rate, warmup)
-    rate = optax.join_schedules([rise, rate], [warmup])
+  rate = schedule_of(settings, steps, steps_per_epoch)
   optimizer = look_up(OPTIMIZERS, settings.optimizer, 'optimizer')(rate, settings.weight_decay)
   if not frozen:
     return optimizer

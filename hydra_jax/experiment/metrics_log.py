@@ -1,0 +1,125 @@
+"""How training goes, line by line: `metrics.jsonl` in the work directory of a run.
+
+Each line is about the steps since the line before of the same phase. A run that was killed continues the file: lines
+beyond the checkpoint that it continues from are cut off first.
+"""
+
+from collections.abc import Callable, Sequence
+import json
+from pathlib import Path
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from hydra_jax import store
+from hydra_jax.training.loop import Progress
+
+NAME = 'metrics.jsonl'
+# Lines of a phase; there are more where it is slow, so that somebody who looks sees it move.
+LINES, MOST_SECONDS = 200, 10.0
+
+
+class MetricsLog:
+  """Writes the lines of one phase.
+
+  Args:
+    path: The file.
+    phase: What is trained, as it is shown. Older lines of this phase that are beyond `start` are removed.
+    replicas: Numbers of the replicas that are trained together.
+    start: Step that training starts from.
+    steps: Of the whole phase.
+    batch_size: Examples in a step.
+    rate: The learning rate, by step.
+  """
+
+  def __init__(
+    self,
+    path: Path,
+    phase: str,
+    replicas: Sequence[int],
+    start: int,
+    steps: int,
+    batch_size: int,
+    rate: Callable[[int], float],
+  ):
+    """Cuts off what is beyond `start`."""
+    self.path, self.steps, self.batch_size, self.rate = path, steps, batch_size, rate
+    self.about: dict[str, Any] = {'phase': phase, 'replicas': list(replicas)}
+    self._calls: list[Progress] = []
+    self._last_step, self._last_time = start, time.monotonic()
+    _cut(path, self.about, start)
+
+  def add(self, call: Progress) -> None:
+    """Takes note of a call of the program, and writes a line when it is time."""
+    self._calls.append(call)
+    is_time = time.monotonic() - self._last_time > MOST_SECONDS
+    if is_time or call.step == self.steps or call.step - self._last_step >= self.steps / LINES:
+      self.flush()
+
+  def flush(self) -> None:
+    """Writes what was noted since the last line."""
+    if not self._calls:
+      return
+    store.check_held(self.path)
+    with self.path.open('a') as file:
+      file.write(json.dumps(self.about | summary(self._calls, self.batch_size) | self._now()) + '\n')
+    self._last_step, self._last_time, self._calls = self._calls[-1].step, time.monotonic(), []
+
+  def _now(self) -> dict[str, Any]:
+    rate = self.rate(self._calls[-1].step - 1)
+    return {'steps': self.steps, 'learning_rate': _rounded(rate), 'memory_mb': memory() // 2**20}
+
+
+def summary(calls: Sequence[Progress], batch_size: int) -> dict[str, Any]:
+  """What several calls of the program have done, as values of a line.
+
+  Returns:
+    `step`: the last one. `loss`, `loss_min`, `loss_median`, `loss_max`: of the heads, means over steps and replicas.
+    `gradient_norm`: of the last step, mean over replicas. `examples_per_second`: of one replica, however many heads
+    learn from each. `waiting`: share of the time in which the process waited for batches.
+  """
+  counts, seconds = [call.count for call in calls], sum(call.seconds for call in calls)
+  losses_H = np.average([call.losses.mean(axis=0) for call in calls], axis=0, weights=counts)
+  values = {
+    'loss': losses_H.mean(),
+    'loss_min': losses_H.min(),
+    'loss_median': np.median(losses_H),
+    'loss_max': losses_H.max(),
+    'gradient_norm': calls[-1].gradient_norms.mean(),
+    'examples_per_second': batch_size * sum(counts) / max(seconds, 1e-9),
+    'waiting': min(1.0, sum(call.waited for call in calls) / max(seconds, 1e-9)),
+  }
+  return {'step': calls[-1].step} | {name: _rounded(float(value)) for name, value in values.items()}
+
+
+def _rounded(value: float) -> float:
+  return float(f'{value:.6g}')
+
+
+def memory() -> int:
+  """Bytes in use on the first device; where it does not say, the most that this process has had in use."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'bytes_in_use' in stats:
+    return stats['bytes_in_use']
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+  """All lines of a file, in order; a last line that was not written to its end is left out."""
+  if not path.exists():
+    return []
+  text = path.read_text()
+  return [json.loads(line) for line in text[: text.rfind('\n') + 1].splitlines()]
+
+
+def _cut(path: Path, about: dict[str, Any], step: int) -> None:
+  """Removes lines of a phase that are beyond a step, and a last line that was not written to its end."""
+  rows = read(path)
+  kept = [row for row in rows if row['step'] <= step or any(row.get(key) != value for key, value in about.items())]
+  text = ''.join(json.dumps(row) + '\n' for row in kept)
+  if path.exists() and path.read_text() != text:
+    store.replace_text(path, text)
