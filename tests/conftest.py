@@ -52,6 +52,7 @@ def pytest_collection_finish():
   """What is imported by now stays: the garbage collector need not look at it again and again."""
   gc.collect()
   gc.freeze()
+  gc.set_threshold(100_000, 50, 50)
 
 
 def has_data(name: str) -> bool:

@@ -7,6 +7,7 @@ working directory, output and an exit code of its own, and the interpreter ends 
 """
 
 import array
+import gc
 import json
 import os
 import socket
@@ -79,6 +80,7 @@ if __name__ == '__main__':
 
   warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # JAX has no threads before it is asked for a device
   warnings.filterwarnings('ignore', 'This process', DeprecationWarning)
+  gc.freeze()  # a fork that looks at all these objects would copy their memory
   if serve(sys.argv[1]):
     warnings.resetwarnings()
     sys.exit(hydra_jax.cli.command())

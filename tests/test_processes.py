@@ -24,6 +24,8 @@ CONFIG = ['--config=configs/digits.py:members=4,epochs=40', "--config.students=(
 CONFIG += ['--config.teacher.learning_rate=1e-4', '--config.student.hydra.learning_rate=1e-4']
 CONFIG += ['--config.student.hydra.epochs=2', '--config.student.hydra.hinton_epochs=2']
 CONFIG += ['--config.checkpoint_seconds=0.3', "--config.data.ood=('noise',)"]
+# Where nothing is to be stopped.
+SELDOM = '--config.checkpoint_seconds=100.0'
 
 
 def start(count, devices, workdir, *more):
@@ -89,7 +91,7 @@ def results(workdir):
 def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   """2 processes, one gets SIGTERM; the same on another mesh, one gets SIGKILL; one process alone finishes."""
   alone, moved = tmp_path / 'alone', tmp_path / 'moved'
-  done = hydra_jax('run', *CONFIG, f'--workdir={alone}')
+  done = hydra_jax('run', *CONFIG, SELDOM, f'--workdir={alone}')
   assert done.returncode == 0, done.stderr
 
   first = start(2, 2, moved, '--config.parallel.mesh.head=2')
@@ -110,7 +112,7 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'the same command' in said[0]), said
   assert time.monotonic() - killed < 60
 
-  last = start(1, 2, moved, '--config.parallel.mesh.head=1')
+  last = start(1, 2, moved, '--config.parallel.mesh.head=1', SELDOM)
   codes, said = finish(last)
   assert codes == [0], said
   assert 'continues at step' in said[0] and 'everything is in' in said[0]
