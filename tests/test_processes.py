@@ -117,6 +117,11 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert codes == [0], said
   assert 'continues at step' in said[0] and 'everything is in' in said[0]
   assert not list(moved.rglob(f'{store.NEW}*')) and not list(moved.rglob('*.progress'))
+  lines = [json.loads(line) for line in (moved / 'metrics.jsonl').read_text().splitlines()]
+  for phase in {line['phase'] for line in lines}:  # neither a gap nor a step twice
+    of_phase = [line for line in lines if line['phase'] == phase]
+    assert np.diff([0, *(line['step'] for line in of_phase)]).tolist() == [line['count'] for line in of_phase]
+    assert of_phase[-1]['step'] == of_phase[-1]['steps']
   expected, found = results(alone), results(moved)
   assert set(expected) == set(found)
   for key, value in expected.items():

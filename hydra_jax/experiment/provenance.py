@@ -49,6 +49,7 @@ WITHOUT_NUMBERS = (
   *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/tables'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
+  'experiment/metrics_log',
   'experiment/paper_tables',
   *(
     f'experiment/{name}'

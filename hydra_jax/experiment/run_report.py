@@ -16,7 +16,7 @@ from hydra_jax import store
 from hydra_jax.data import Data, outside_of
 from hydra_jax.devices import processes
 from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
-from hydra_jax.experiment import provenance
+from hydra_jax.experiment import metrics_log, provenance
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores, Task
@@ -241,7 +241,8 @@ def report(
   table = tables.comparison(rows + timings, task, outside_of(inputs.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
   folder, data = workdir / 'figures', inputs.data
-  figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train)
+  measured = metrics_log.read(workdir / metrics_log.NAME)
+  figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train, measured)
   note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   tables.show(replace(table, note=note))
   for note in notes.values():

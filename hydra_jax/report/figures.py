@@ -42,9 +42,27 @@ PANELS_IN_A_ROW = 5
 
 
 def draw_all(
-  folder: Path, data: Data, scores: AllScores, matrices, rows: Sequence[dict], bins: int, test_to_train: float = 0.0
+  folder: Path,
+  data: Data,
+  scores: AllScores,
+  matrices,
+  rows: Sequence[dict],
+  bins: int,
+  test_to_train: float = 0.0,
+  lines: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-  """Draws every figure that these data allow into a folder; for `test_to_train`, see `statistics`."""
+  """Draws every figure that these data allow into a folder.
+
+  Args:
+    folder: Where they go.
+    data: Of one replica.
+    scores: Of every method on these data.
+    matrices: How far heads are from members.
+    rows: Results of all replicas.
+    bins: Of the reliability diagram.
+    test_to_train: See `statistics`.
+    lines: Of `metrics.jsonl`.
+  """
   figures: dict[str, Callable[[], Figure]] = {}
   kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
   test = _covering(scores, ['test'])
@@ -71,6 +89,8 @@ def draw_all(
       figures['corruptions'] = lambda: corruption_curves(drawn, kinds['shift'], measures[0], test_to_train)
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
+  if lines:
+    figures['losses'] = lambda: loss_curves(lines)
   save(folder, figures)
 
 
@@ -324,6 +344,27 @@ def corruption_curves(
   for ax in first:
     ax.set_ylabel(_measure_name(measure))
   legend_beside(figure, axes[0])
+  return figure
+
+
+def loss_curves(lines: Sequence[Mapping[str, Any]]) -> Figure:
+  """The loss of each phase of training, step by step: the median over heads, and the range of all heads.
+
+  Args:
+    lines: Of `metrics.jsonl`, see `experiment.metrics_log`. Groups of replicas are drawn one over the other.
+  """
+  phases = list(dict.fromkeys(line['phase'] for line in lines))
+  figure, axes, first = _grid(len(phases))
+  for ax, phase in zip(axes, phases):
+    of_phase = [line for line in lines if line['phase'] == phase]
+    for replicas in dict.fromkeys(tuple(line['replicas']) for line in of_phase):
+      own = [line for line in of_phase if tuple(line['replicas']) == replicas]
+      steps, *losses = ([line[key] for line in own] for key in ('step', 'loss_min', 'loss_median', 'loss_max'))
+      ax.fill_between(steps, losses[0], losses[2], color=COLOURS[3], alpha=0.25, lw=0)
+      ax.plot(steps, losses[1], color=COLOURS[3], lw=1)
+    ax.set(title=phase, xlabel='step')
+  for ax in first:
+    ax.set_ylabel('loss, median of heads and range')
   return figure
 
 

@@ -42,26 +42,6 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
   return {**grads, 'body': collectives.sum_over('head', grads['body'])}, losses_H, model_state
 
 
-def squares_of_heads(grads: Tree, here: int, heads: int) -> jax.Array:
-  """Squared norms of the gradients of the heads of this device, `[H]` float32; that of the body is shared out equally.
-
-  Their sum over all heads, on all devices, is the squared norm of the whole gradient.
-
-  Args:
-    grads: Like `State.params`.
-    here: Number of heads of this device, H.
-    heads: Number of heads on all devices together.
-
-  Example:
-    >>> squares_of_heads({'body': jnp.ones(4), 'heads': jnp.ones((2, 3))}, here=2, heads=2)
-    Array([5., 5.], dtype=float32)
-  """
-  square = lambda leaf, axes: jnp.sum(jnp.square(leaf), axis=axes, dtype=jnp.float32)
-  of_heads = [square(leaf, tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(grads['heads'])]
-  of_body = [square(leaf, None) / heads for leaf in jax.tree.leaves(grads['body'])]
-  return sum([*of_heads, *of_body], start=jnp.zeros(here))
-
-
 def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
   """The gradient of the heads of the drawn members. The gradient of the other heads is 0."""
   chosen_K = batch['drawn']

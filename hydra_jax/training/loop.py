@@ -31,7 +31,6 @@ class Progress:
     step: Number of steps that are over.
     count: Steps of this call.
     losses: Of each head, mean over these steps, `[R, H]` float32.
-    gradient_norms: Norm of the gradient of all parameters in the last step, `[R]` float32.
     seconds: Since the call before was over.
     waited: Seconds of these in which this process waited for batches.
   """
@@ -39,7 +38,6 @@ class Progress:
   step: int
   count: int
   losses: np.ndarray
-  gradient_norms: np.ndarray
   seconds: float
   waited: float
 
@@ -158,9 +156,7 @@ def prepared(
       nonlocal wanted, agreed, read, waited
       check_finite(np.asarray(summary.bad))
       seconds, read = time.monotonic() - read, time.monotonic()
-      norms_R = np.sqrt(np.asarray(summary.squares).sum(axis=1))
-      losses_RxH = np.asarray(summary.total) / count
-      hooks.progress(Progress(step, count, losses_RxH, norms_R, seconds, waited))
+      hooks.progress(Progress(step, count, np.asarray(summary.total) / count, seconds, waited))
       wanted, waited = min(max(1, min(int(count * SECONDS_PER_CALL / seconds), 4 * count)), at_once), 0.0
       stop, due, least = np.asarray(summary.vote)
       agreed = -int(least)

@@ -201,16 +201,8 @@ def over_replicas(f: Callable, *stacked: Tree) -> Tree:
 
 
 def train_step(
-  job: Job,
-  state: State,
-  data: dict[str, jax.Array],
-  scaling: Scaling,
-  teacher: Tree,
-  index_B: jax.Array,
-  key,
-  heads_K,
-  is_measured: jax.Array | bool = True,
-) -> tuple[State, jax.Array, jax.Array]:
+  job: Job, state: State, data: dict[str, jax.Array], scaling: Scaling, teacher: Tree, index_B: jax.Array, key, heads_K
+) -> tuple[State, jax.Array]:
   """One step of one replica.
 
   Step s uses `fold_in(key, s)`. So the state has no random key.
@@ -224,10 +216,9 @@ def train_step(
     index_B: Rows of this batch, int32.
     key: Of the phase.
     heads_K: See `state`; None for all heads.
-    is_measured: Whether the norm of the gradient is computed.
 
   Returns:
-    The new state, the loss of each head `[H]`, and their `gradients.squares_of_heads` `[H]`, 0 where not measured.
+    The new state, and the loss of each head `[H]`.
   """
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
@@ -250,10 +241,7 @@ def train_step(
   with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
     updates, opt_state = job.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  here, heads = len(losses_H), len(job.network.heads)
-  measure = functools.partial(gradients.squares_of_heads, here=here, heads=heads)
-  squares_H = jax.lax.cond(is_measured, measure, lambda _: jnp.zeros(here), grads)
-  return State(state.step + 1, params, model_state, opt_state), losses_H, squares_H
+  return State(state.step + 1, params, model_state, opt_state), losses_H
 
 
 def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:

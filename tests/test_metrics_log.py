@@ -1,0 +1,89 @@
+"""What `metrics.jsonl` says of training, and that it goes on where training does."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hydra_jax.experiment import metrics_log
+from hydra_jax.experiment.metrics_log import MetricsLog
+from hydra_jax.training.loop import Progress
+
+
+def call(step, count=10, losses=(1.0, 2.0, 6.0), seconds=2.0, waited=0.5):
+  return Progress(step, count, np.float32([losses]), seconds, waited)
+
+
+def log_of(path, start=0, steps=100, phase='kd', replicas=(0,)):
+  return MetricsLog(path, phase, replicas, start, steps, batch_size=8, rate=lambda step: 0.1 * step)
+
+
+def test_a_line_is_the_mean_over_its_steps():
+  calls = [call(10), call(40, count=30, losses=(5.0, 6.0, 10.0), seconds=6.0, waited=1.5)]
+  assert metrics_log.summary(calls, batch_size=8) == {
+    'step': 40,
+    'count': 40,
+    'loss': 6.0,
+    'loss_min': 4.0,
+    'loss_median': 5.0,
+    'loss_max': 9.0,
+    'examples_per_second': 40.0,
+    'waiting': 0.25,
+  }
+
+
+def test_lines_say_what_they_are_of(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  log = log_of(path)
+  for step in range(10, 101, 10):
+    log.add(call(step))
+  rows = metrics_log.read(path)
+  assert [row['step'] for row in rows] == [*range(10, 101, 10)]
+  assert all(row['phase'] == 'kd' and row['replicas'] == [0] and row['steps'] == 100 for row in rows)
+  assert [row['learning_rate'] for row in rows[:2]] == pytest.approx([0.9, 1.9])
+  assert all(row['memory_mb'] > 10 for row in rows)
+
+
+def test_there_are_not_more_lines_than_anybody_reads(tmp_path):
+  log = log_of(tmp_path / 'metrics.jsonl', steps=10_000)
+  for step in range(1, 10_001):
+    log.add(call(step, count=1))
+  rows = metrics_log.read(tmp_path / 'metrics.jsonl')
+  assert len(rows) == metrics_log.LINES and rows[-1]['step'] == 10_000 and sum(row['count'] for row in rows) == 10_000
+
+
+def test_training_that_continues_cuts_off_what_it_does_again(tmp_path):
+  """Only in its own phase; a line that was not written to its end goes too."""
+  path = tmp_path / 'metrics.jsonl'
+  for phase, replicas in (('kd', (0,)), ('kd', (1,)), ('hydra', (0,))):
+    log = log_of(path, phase=phase, replicas=replicas)
+    for step in range(10, 51, 10):
+      log.add(call(step))
+  with path.open('a') as file:
+    file.write('{"phase": "kd", "st')
+  log = log_of(path, start=30)
+  for step in range(40, 101, 10):
+    log.add(call(step))
+  steps = lambda phase, replica: [
+    row['step'] for row in metrics_log.read(path) if row['phase'] == phase and row['replicas'] == [replica]
+  ]
+  assert steps('kd', 0) == [*range(10, 101, 10)]
+  assert steps('kd', 1) == steps('hydra', 0) == [*range(10, 51, 10)]
+  assert path.read_text().endswith('}\n')
+
+
+@pytest.mark.slow
+def test_a_run_writes_all_steps_of_all_phases(tiny_run):
+  rows = [json.loads(line) for line in (tiny_run[0] / 'metrics.jsonl').read_text().splitlines()]
+  phases = dict.fromkeys(row['phase'] for row in rows)
+  assert [*phases] == [
+    'ensemble of 3', 'single: labels', 'kd: mean prediction', 'hydra: mean prediction', 'hydra: members'
+  ]  # fmt: skip
+  for phase in phases:
+    of_phase = [row for row in rows if row['phase'] == phase]
+    assert np.all(np.diff([0, *(row['step'] for row in of_phase)]) == [row['count'] for row in of_phase])
+    assert of_phase[-1]['step'] == of_phase[-1]['steps'] and len(of_phase) >= 15
+    for row in of_phase:
+      assert row['loss_min'] <= row['loss_median'] <= row['loss_max']
+      assert 0 <= row['waiting'] <= 1 and row['learning_rate'] > 0
+    assert of_phase[-1]['loss'] < of_phase[0]['loss']
