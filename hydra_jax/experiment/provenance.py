@@ -47,7 +47,7 @@ WITHOUT_NUMBERS = (
   'data/address',
   *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
   *('evaluation/calibrated', 'maths/conformal'),
-  *('report/figures', 'report/tables'),
+  *('report/figures', 'report/page', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   'experiment/metrics_log',
   'experiment/paper_tables',

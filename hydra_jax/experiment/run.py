@@ -114,8 +114,8 @@ def carry_out(
         notes |= run_report.weak(replica.data, scores)
   ratio = run_report.overlap(data, tests)
   processes.run_on_main(lambda: record_models(workdir, locations))
-  bins, task = config.evaluation.ece_bins, first.task
-  processes.run_on_main(lambda: run_report.report(workdir, rows, timings, inputs, task, bins, notes, ratio))
+  task = first.task
+  processes.run_on_main(lambda: run_report.report(workdir, config, rows, timings, inputs, task, notes, ratio))
   return run_report.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)
 
 

@@ -1,6 +1,6 @@
 """What comes out of a run: scores of every example, rows of results, the table and the figures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 import json
 import logging
@@ -16,16 +16,18 @@ from hydra_jax import store
 from hydra_jax.data import Data, outside_of
 from hydra_jax.devices import processes
 from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
-from hydra_jax.experiment import metrics_log, provenance
+from hydra_jax.experiment import explain, metrics_log, provenance
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import bar
-from hydra_jax.report import figures, tables
+from hydra_jax.report import figures, page, tables, verdict
+from hydra_jax.settings import short
 
 logger = logging.getLogger(__name__)
 
 LABEL_SCALE = 'label_scale.json'
+PAGE = 'report.html'
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
@@ -232,9 +234,9 @@ def overlap(data: Data, tests: list[tuple[str, dict[str, Scores]]]) -> float:
 
 
 def report(
-  workdir: Path, rows, timings, inputs: FigureInputs, task: Task, bins: int, notes: Mapping[str, str], test_to_train
+  workdir: Path, config, rows, timings, inputs: FigureInputs, task: Task, notes: Mapping[str, str], test_to_train
 ) -> None:
-  """Writes results, table and figures, and prints the table, with notes below."""
+  """Writes results, table, figures and page, and prints the table, with notes below."""
   lines = lambda rows: ''.join(json.dumps(row) + '\n' for row in rows)
   store.replace_text(workdir / 'results.jsonl', lines(rows))
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
@@ -242,12 +244,63 @@ def report(
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
   folder, data = workdir / 'figures', inputs.data
   measured = metrics_log.read(workdir / metrics_log.NAME)
+  bins = config.evaluation.ece_bins
   figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train, measured)
+  found = verdict.results_of([*rows, *timings], test_to_train)
+  store.replace_text(workdir / PAGE, page.html(page_of(workdir, config, found, inputs, task, table, notes)))
   note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   tables.show(replace(table, note=note))
   for note in notes.values():
     logger.warning(note)
-  logger.info(f'everything is in {workdir}: table.md, results.jsonl, figures/, artifacts/')
+  logger.info(f'everything is in {workdir}: {PAGE}, table.md, results.jsonl, figures/, artifacts/')
+
+
+def page_of(
+  workdir: Path, config, found: verdict.Results, inputs: FigureInputs, task: Task, table: tables.Table, notes
+) -> page.Page:
+  """What stands on the page of a run."""
+  data, student = inputs.data, student_shown(inputs.scores)
+  said, differences = ['No student was trained.'], []
+  if student:
+    said = verdict.sentences(found, task, student, outside_of(data))
+    scores = [inputs.scores[method].get('test', {}) for method in (student, 'ensemble')]
+    if all(scores):
+      differences = page.largest_differences(data.evaluations['test'].load(), *scores, data.classes)
+  method = student or 'ensemble'
+  lines = ['import hydra_jax', '', f'model = hydra_jax.load({str(workdir)!r}, {method!r})']
+  lines += ['found = model.predict(x)  # x as in the data set, [N, …]']
+  lines += ['found.mean, found.total, found.aleatoric, found.epistemic, found.members']
+  about = {
+    'data': config.data.name,
+    'training examples': f'{data.given_examples:,}',
+    'members': config.teacher.members,
+    'replicas': config.replicas,
+    'seed': config.seed,
+    'device': device(),
+  }
+  return page.Page(
+    title=config.name,
+    about=' · '.join(f'{name}: {value}' for name, value in about.items()),
+    student=student,
+    verdict=said,
+    table=table,
+    notes=[*notes.values()],
+    figures=page.figures_in(workdir / 'figures'),
+    inputs=differences,
+    load='\n'.join(lines),
+    changes=[
+      (f'{entry.section}.{entry.key}'.lstrip('.'), short(entry.value), short(entry.default))
+      for entry in explain.entries(config)
+      if entry.is_changed
+    ],
+    versions={name: value for name, value in store.read_json(workdir / 'versions.json').items() if name != 'format'},
+  )
+
+
+def student_shown(methods: Iterable[str]) -> str:
+  """The student that the page is about: `hydra`, or the last one; '' where there is none."""
+  students = [method for method in methods if method != 'ensemble']
+  return 'hydra' if 'hydra' in students else students[-1] if students else ''
 
 
 def device() -> str:

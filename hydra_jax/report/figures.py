@@ -145,7 +145,7 @@ def _lines(names) -> dict[str, dict[str, Any]]:
 
 
 def reliability(scores: AllScores, bins: int) -> Figure:
-  """Accuracy against confidence on the test set; bars show how many examples each bin has."""
+  """Accuracy of bins against their confidence on the test set, with 95% intervals; bars show where examples are."""
   figure, axes, first = _grid(len(scores), sharey=True)
   for ax, (name, colour) in zip(axes, _colours(scores).items()):
     test = scores[name]['test']
@@ -154,13 +154,27 @@ def reliability(scores: AllScores, bins: int) -> Figure:
     edges = np.arange(bins) / bins
     ax.bar(edges, sums[:, 2] / sums[:, 2].sum(), 1 / bins, align='edge', color='#dddddd', label='share of examples')
     ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
-    ax.plot(confidence / count, correct / count, 'o-', ms=3, color=colour, label='accuracy')
+    ends = np.abs(wilson(correct, count) - correct / count)
+    label = 'accuracy, 95% interval'
+    ax.errorbar(confidence / count, correct / count, ends, fmt='o', ms=3, lw=1, color=colour, label=label)
     gap = metrics.calibration_error(sums)
     ax.set(title=f'{name}, ECE {digits(gap, 3)}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
   for ax in first:
     ax.set_ylabel('accuracy')
   axes[0].legend(frameon=False, loc='upper left')
   return figure
+
+
+def wilson(correct: np.ndarray, count: np.ndarray, z: float = 1.96) -> np.ndarray:
+  """Wilson's interval for a share, low and high `[2, N]`; z = 1.96 is that of 95%.
+
+  Example:
+    >>> wilson(np.array([9]), np.array([10])).round(2).ravel()
+    array([0.6 , 0.98])
+  """
+  middle = (correct + z**2 / 2) / (count + z**2)
+  half = z / (count + z**2) * np.sqrt(correct * (count - correct) / count + z**2 / 4)
+  return np.stack([middle - half, middle + half])
 
 
 def calibration(scores: AllScores) -> Figure:

@@ -1,0 +1,151 @@
+"""What a run has found, in plain words: what a student kept of its ensemble, what it costs, where it is worse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hydra_jax.formats import digits
+from hydra_jax.maths.statistics import Difference, paired
+from hydra_jax.maths.tasks import Task
+
+ENSEMBLE, ONE = 'ensemble', 'single'
+# With one replica there is no error bar: a smaller relative difference is not called one.
+LEAST_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True)
+class Results:
+  """Values of all replicas by split, method and metric.
+
+  Attributes:
+    values: `{(split, method, metric): [R]}`.
+    test_to_train: See `maths.statistics`.
+  """
+
+  values: Mapping[tuple[str, str, str], Sequence[float]]
+  test_to_train: float = 0.0
+
+  def mean(self, split: str, method: str, metric: str) -> float | None:
+    """The mean over replicas; None where there is no value."""
+    found = self.values.get((split, method, metric))
+    return float(np.mean(found)) if found else None
+
+  def difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
+    """Ours − theirs on the test set, replica by replica; None where one is missing."""
+    both = [self.values.get(('test', method, metric)) for method in (ours, theirs)]
+    if not both[0] or not both[1] or len(both[0]) != len(both[1]):
+      return None
+    return paired(both[0], both[1], self.test_to_train)
+
+
+def results_of(rows: Sequence[Mapping], test_to_train: float = 0.0) -> Results:
+  """Rows of `results.jsonl` and `timings.jsonl`, by what they are of."""
+  values: dict[tuple[str, str, str], list[float]] = {}
+  for row in rows:
+    values.setdefault((row['split'], row['method'], row['metric']), []).append(row['value'])
+  return Results(values, test_to_train)
+
+
+def is_different(found: Difference, size: float) -> bool:
+  """Whether a difference is more than chance: p < .05, or with one replica more than 1% of the value."""
+  if found.n > 1:
+    return found.p < 0.05
+  return abs(found.mean) > LEAST_DIFFERENCE * abs(size)
+
+
+def sentences(found: Results, task: Task, student: str, outside: Sequence[str]) -> list[str]:
+  """The verdict on one student.
+
+  Args:
+    found: Of the run.
+    task: Of the data.
+    student: Name of the method.
+    outside: Names of the sets that are out of domain.
+  """
+  parts = [_scores(found, task, student), _gain(found, student), _kept(found, student)]
+  parts += [_detection(found, student, name) for name in outside]
+  return [part for part in [*parts, _cost(found, student), *_worse(found, task, student)] if part]
+
+
+def _scores(found: Results, task: Task, student: str) -> str:
+  names = [ENSEMBLE, student, *([ONE] if student != ONE else [])]
+  texts = []
+  for metric, (heading, *_) in list(task.headline.items())[:2]:
+    values = {name: found.mean('test', name, metric) for name in names}
+    shown = [f'{name} {digits(value, 3)}' for name, value in values.items() if value is not None]
+    texts.append(f'{_name(metric, heading)}: {", ".join(shown)}')
+  return f'On the test set, {"; ".join(texts)}.'
+
+
+def _name(metric: str, heading: str) -> str:
+  return metric if metric == 'accuracy' else heading
+
+
+def _gain(found: Results, student: str) -> str:
+  ensemble, one, ours = (found.mean('test', name, 'nll') for name in (ENSEMBLE, ONE, student))
+  if student == ONE or ensemble is None or one is None or ours is None:
+    return ''
+  if ensemble >= one:
+    return 'The ensemble gains no NLL over one network here.'
+  share = (one - ours) / (one - ensemble)
+  if share < 0:
+    return f'The ensemble has a lower NLL than one network. {student} has a higher NLL than one network.'
+  return f'Of the NLL that the ensemble gains over one network, {student} keeps {share:.0%}.'
+
+
+def _kept(found: Results, student: str) -> str:
+  kept, rank = (found.mean('test', student, metric) for metric in ('uncertainty_epistemic_ratio', 'rank_correlation'))
+  if kept is None or rank is None:
+    return ''
+  return (
+    f'Mean model uncertainty of {student} on the test set: {kept:.0%} of that of the ensemble. '
+    f'Rank correlation of both over the inputs: {digits(rank, 2)}, where 1 means that they order inputs alike.'
+  )
+
+
+def _detection(found: Results, student: str, name: str) -> str:
+  by = 'epistemic' if found.mean('test', student, 'uncertainty_epistemic') else 'total'
+  ours, theirs = (found.mean(name, method, f'auroc_uncertainty_{by}') for method in (student, ENSEMBLE))
+  if ours is None or theirs is None:
+    return ''
+  word = 'model' if by == 'epistemic' else 'total'
+  values = f'{student} {digits(ours, 3)}, ensemble {digits(theirs, 3)}'
+  return f'AUROC of {name} against the test set, by {word} uncertainty: {values}.'
+
+
+def _cost(found: Results, student: str) -> str:
+  texts = []
+  for metric, name in (('parameters', 'parameters'), ('flops', 'FLOPs'), ('latency_ms', 'time for a batch')):
+    ours = found.mean('cost', student, metric)
+    others = {
+      'the ensemble': found.mean('cost', ENSEMBLE, metric),
+      'one network': found.mean('cost', ONE, metric) if student != ONE else None,
+    }
+    ratios = [f'{digits(ours / other, 2)} × {what}' for what, other in others.items() if ours and other]
+    texts += [f'{name} {", ".join(ratios)}'] if ratios else []
+  return f'Cost of {student}: {"; ".join(texts)}.' if texts else ''
+
+
+def _worse(found: Results, task: Task, student: str) -> list[str]:
+  """Where the student is worse than another method on the test set."""
+  replicas = len(found.values.get(('test', student, next(iter(task.headline))), ()))
+  others = list(dict.fromkeys(method for split, method, _ in found.values if split == 'test' and method != student))
+  texts = []
+  for other in others:
+    worse = []
+    for metric, (heading, better, *_) in task.headline.items():
+      gap = found.difference(metric, student, other) if better in ('low', 'high') else None
+      is_worse = gap is not None and (gap.mean > 0) == (better == 'low') and gap.mean != 0
+      if gap is not None and is_worse and is_different(gap, found.mean('test', other, metric) or 0.0):
+        worse.append(f'{_name(metric, heading)} (by {digits(abs(gap.mean), 2)})')
+    if worse:
+      texts.append(f'{student} is worse than {other} in {", ".join(worse)}.')
+  if not texts:
+    texts = [f'{student} is worse than no other method in any score of the table.']
+  if replicas == 1:
+    return [
+      *texts,
+      'There is one replica, and so no error bar. Set config.replicas to 3 or more to have one.',
+    ]
+  return [*texts, f'Differences count where p < .05 in a paired t-test over {replicas} replicas.']

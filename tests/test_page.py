@@ -1,0 +1,175 @@
+"""The page of a run: what it says is true, it needs nothing but itself, and it shows what it is given as text."""
+
+import base64
+from html.parser import HTMLParser
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from hydra_jax.data import Split
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.report import page, verdict
+from hydra_jax.report.tables import Table
+
+TASK = TASKS['classification']
+# Three replicas of three methods.
+VALUES = {
+  'ensemble': {'accuracy': [0.90, 0.91, 0.92], 'nll': [0.30, 0.31, 0.32], 'ece': [0.04, 0.05, 0.03]},
+  'single': {'accuracy': [0.85, 0.86, 0.87], 'nll': [0.50, 0.51, 0.52], 'ece': [0.08, 0.07, 0.09]},
+  'hydra': {'accuracy': [0.90, 0.91, 0.92], 'nll': [0.35, 0.361, 0.369], 'ece': [0.03, 0.06, 0.03]},
+}
+OURS = {
+  'uncertainty_epistemic': [0.1] * 3,
+  'uncertainty_epistemic_ratio': [0.9, 1.0, 1.1],
+  'rank_correlation': [0.8] * 3,
+}
+
+
+def found(replicas=3, values=VALUES):
+  rows = [
+    {'split': 'test', 'method': m, 'replica': r, 'metric': metric, 'value': value}
+    for m, metrics in values.items()
+    for metric, each in (metrics | (OURS if m == 'hydra' else {})).items()
+    for r, value in enumerate(each[:replicas])
+  ]
+  for method, size, area in (('ensemble', 100.0, 0.8), ('single', 10.0, 0.5), ('hydra', 20.0, 0.7)):
+    rows.append({'split': 'cost', 'method': method, 'replica': 0, 'metric': 'parameters', 'value': size})
+    rows.append(
+      {'split': 'far', 'method': method, 'replica': 0, 'metric': 'auroc_uncertainty_epistemic', 'value': area}
+    )
+  return verdict.results_of(rows)
+
+
+def test_the_verdict_says_what_the_numbers_say():
+  assert verdict.sentences(found(), TASK, 'hydra', ['far']) == [
+    'On the test set, accuracy: ensemble 0.910, hydra 0.910, single 0.860; NLL: ensemble 0.310, hydra 0.360, single '
+    '0.510.',
+    'Of the NLL that the ensemble gains over one network, hydra keeps 75%.',
+    'Mean model uncertainty of hydra on the test set: 100% of that of the ensemble. Rank correlation of both over the '
+    'inputs: 0.80, where 1 means that they order inputs alike.',
+    'AUROC of far against the test set, by model uncertainty: hydra 0.700, ensemble 0.800.',
+    'Cost of hydra: parameters 0.20 × the ensemble, 2.0 × one network.',
+    'hydra is worse than ensemble in NLL (by 0.050).',
+    'Differences count where p < .05 in a paired t-test over 3 replicas.',
+  ]  # fmt: skip
+
+
+def test_a_difference_within_the_error_is_none():
+  """ECE of Hydra is the same in the mean, and its accuracy in each replica; its NLL differs by more than chance."""
+  values = {**VALUES, 'hydra': {**VALUES['hydra'], 'nll': [0.30, 0.35, 0.29]}}
+  said = verdict.sentences(found(values=values), TASK, 'hydra', [])
+  assert 'hydra is worse than no other method in any score of the table.' in said
+
+
+def test_without_error_bars_small_differences_are_none():
+  values = {**VALUES, 'hydra': {'accuracy': [0.899], 'nll': [0.301], 'ece': [0.05]}}
+  said = verdict.sentences(found(1, values), TASK, 'hydra', [])
+  assert 'hydra is worse than ensemble in ECE (by 0.010).' in said
+  assert said[-1].startswith('There is one replica, and so no error bar')
+
+
+def test_a_student_may_be_worse_than_one_network():
+  values = {**VALUES, 'hydra': {**VALUES['hydra'], 'nll': [0.6, 0.61, 0.62]}}
+  said = verdict.sentences(found(values=values), TASK, 'hydra', [])
+  assert 'The ensemble has a lower NLL than one network. hydra has a higher NLL than one network.' in said
+  values = {**VALUES, 'ensemble': {**VALUES['ensemble'], 'nll': [0.7, 0.71, 0.72]}}
+  assert 'The ensemble gains no NLL over one network here.' in verdict.sentences(
+    found(values=values), TASK, 'hydra', []
+  )
+
+
+class Reader(HTMLParser):
+  """Elements in order, and whether each that is opened is closed."""
+
+  VOID = {'meta', 'img', 'link', 'br', '!doctype'}
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.open, self.text = [], [], []
+    self.feed(text)
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+def test_the_page_needs_nothing_but_itself_and_shows_text_as_text(random):
+  x, y = random.integers(17, size=(30, 8, 8, 1), dtype=np.uint8), random.integers(3, size=30)
+  scores = [{'nll': random.random(30), 'uncertainty_epistemic': random.random(30)} for _ in range(2)]
+  evil = '<script>alert(1)</script>'
+  text = page.html(
+    page.Page(
+      title=evil,
+      about=evil,
+      student='hydra',
+      verdict=[evil],
+      table=Table(['NLL ↓'], [(evil, [('0.1', '1.0×')])]),
+      notes=[evil],
+      figures=[],
+      inputs=page.largest_differences(Split(x, y), *scores, ('one', evil, 'three')),
+      load=evil,
+      changes=[(evil, '1', '2')],
+      versions={'jax': evil},
+    )
+  )
+  found = Reader(text)
+  tags = [tag for tag, _ in found.elements]
+  assert 'script' not in tags and 'link' not in tags and tags.count('img') == page.MOST_INPUTS
+  for tag, attributes in found.elements:
+    for name in ('src', 'href'):
+      assert attributes.get(name, 'data:').startswith('data:')
+    assert tag != 'img' or attributes['alt']
+  assert 'url(' not in text and '@import' not in text
+  assert sum(evil in each for each in found.text) >= 8
+
+
+def test_the_inputs_are_those_that_differ_most(random):
+  images, y = random.normal(size=(50, 6, 5, 3)), np.arange(50)
+  ours, theirs = ({'nll': random.random(50) * 5, 'uncertainty_epistemic': random.random(50)} for _ in range(2))
+  ours['nll'][7] = np.inf  # which cannot be shown as the largest: others would be hidden behind it
+  shown = page.largest_differences(Split(images, y), ours, theirs)
+  gap = np.abs(ours['nll'] - theirs['nll'])
+  gap[7] = 0
+  assert [each.number for each in shown] == np.argsort(-gap)[: page.MOST_INPUTS].tolist()
+  assert [each.label for each in shown] == [str(each.number) for each in shown]
+  for each in shown:
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(each.png))), float)
+    assert picture.shape == (6, 5, 3)
+    assert np.corrcoef(picture.ravel(), images[each.number].ravel())[0, 1] > 0.999
+
+
+def test_rows_of_numbers_are_shown_as_numbers():
+  scores = [{'nll': np.float32([1.0, 3.0]) * k, 'uncertainty_epistemic': np.float32([0.5, 0.25])} for k in (1, 2)]
+  shown = page.largest_differences(Split(np.arange(20.0).reshape(2, 10), np.array([[1.5], [2.5]])), *scores)
+  assert shown[0].number == 1 and shown[0].values == '10, 11, 12, 13, 14, 15, …'
+  assert shown[0].label == '2.500' and shown[0].png == ''
+  assert shown[0].ensemble == '6.00 (0.25)' and shown[0].student == '3.00 (0.25)'
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run(tiny_run):
+  text = (tiny_run[0] / 'report.html').read_text()
+  found = Reader(text)
+  said = ''.join(found.text)
+  for heading in (
+    'What hydra kept',
+    'Comparison',
+    'Reliability',
+    'Losses in training',
+    'Load and predict',
+    'teacher.members',
+  ):
+    assert heading in said, heading
+  pictures = [attributes for tag, attributes in found.elements if tag == 'img']
+  assert len(pictures) == len(list((tiny_run[0] / 'figures').glob('*.png'))) + page.MOST_INPUTS
+  assert len(text) < 3 * 2**20 and '/report.html' not in said
