@@ -260,12 +260,12 @@ def page_of(
 ) -> page.Page:
   """What stands on the page of a run."""
   data, student = inputs.data, student_shown(inputs.scores)
-  said, differences = ['No student was trained.'], []
+  said, differences = ['No student was trained.'], list[page.ShownInput]()
   if student:
     said = verdict.sentences(found, task, student, outside_of(data))
-    scores = [inputs.scores[method].get('test', {}) for method in (student, 'ensemble')]
-    if all(scores):
-      differences = page.largest_differences(data.evaluations['test'].load(), *scores, data.classes)
+    ours, theirs = (inputs.scores[method].get('test') for method in (student, 'ensemble'))
+    if ours and theirs:
+      differences = page.largest_differences(data.evaluations['test'].load(), ours, theirs, data.classes)
   method = student or 'ensemble'
   lines = ['import hydra_jax', '', f'model = hydra_jax.load({str(workdir)!r}, {method!r})']
   lines += ['found = model.predict(x)  # x as in the data set, [N, …]']

@@ -148,18 +148,19 @@ def largest_differences(test: Split, ours: Scores, theirs: Scores, classes: Sequ
   of_label = lambda scores, i: digits(float(scores['nll'][i]), 3)
   of_model = lambda scores, i: digits(float(scores['uncertainty_epistemic'][i]), 2)
   for i in chosen:
-    shown = [f'{of_label(scores, i)} ({of_model(scores, i)})' for scores in (theirs, ours)]
+    ensemble, student = (f'{of_label(scores, i)} ({of_model(scores, i)})' for scores in (theirs, ours))
     label = str(classes[y[i]]) if len(classes) else _values(y[i])
     picture = _png(x[i], x[chosen]) if x.ndim == 4 else ''
     values = '' if picture else _values(x[i])
-    found.append(ShownInput(int(i), label, *shown, picture, values))
+    found.append(ShownInput(int(i), label, ensemble, student, picture, values))
   return found
 
 
 def _png(image: np.ndarray, all_shown: np.ndarray) -> str:
   """An image in base64, grey or in colour, from black to white over all that are shown."""
   low, high = float(all_shown.min()), float(all_shown.max())
-  grey = np.uint8(np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1) * 255)
+  share = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
+  grey = (255 * share).astype(np.uint8)
   if grey.shape[-1] not in (1, 3):
     return ''
   file = io.BytesIO()
