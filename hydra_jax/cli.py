@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `table`, `check`, `config`, `list`, `prepare`, `predict` and `export`."""
+"""The command line: `hydra-jax run`, `table`, `check`, `config`, `list`, `compare`, `prepare`, `predict`, `export`."""
 
 import argparse
 from collections.abc import Iterator
@@ -100,10 +100,12 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   listing = commands.add_parser('list', help='the runs in a folder: state, age and size', allow_abbrev=False)
   listing.add_argument('folder', nargs='?', default='runs', help='in which they are (default: runs)')
+  compare = commands.add_parser('compare', help='finished runs side by side: configs and scores', allow_abbrev=False)
+  compare.add_argument('runs', nargs='+', metavar='RUN', help='a folder of a run; the first is what others differ from')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, check, explain, listing, prepare
+  return run, table, check, explain, listing, compare, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -375,6 +377,14 @@ def listed(options, overrides: list[str]) -> None:
   list_runs.show(local_folder(options.folder, 'the folder'))
 
 
+def compare(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.experiment import compare_runs
+
+  compare_runs.show([local_folder(folder, 'the run') for folder in options.runs])
+
+
 def prepare(options, overrides: list[str]) -> None:
   from hydra_jax.data import sources, uci
 
@@ -439,7 +449,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     with traceback_if(options.debug), progress.lines_on_console():
       commands = dict(run=run, table=table, check=check, config=explain)
-      commands |= dict(list=listed, prepare=prepare, predict=predict, export=export)
+      commands |= dict(list=listed, compare=compare, prepare=prepare, predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

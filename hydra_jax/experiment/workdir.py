@@ -61,10 +61,22 @@ def record(workdir: Path, config: ConfigDict, data: Data) -> None:
   store.replace_text(workdir / VERSIONS, json.dumps({'format': store.FORMAT, **versions()}, indent=2))
 
 
+def record_overlap(workdir: Path, test_to_train: float) -> None:
+  """Adds to what is known of the data how much replicas overlap, see `run_report.overlap`."""
+  file = workdir / 'data.json'
+  store.replace_text(file, json.dumps({**store.read_json(file), 'test_to_train': test_to_train}, indent=2))
+
+
 def record_models(workdir: Path, locations: Mapping[str, Sequence[Place]]) -> None:
   """Saves where trained networks are: for each method and replica a folder under `artifacts`, index and spread."""
   found = {name: [astuple(place) for place in places] for name, places in locations.items()}
   store.replace_text(workdir / MODELS, json.dumps(found, indent=1))
+
+
+def check_format(workdir: Path) -> None:
+  """Raises a `UserError` if a run was written by a version whose files are others."""
+  if _has_other_format(workdir):
+    raise UserError(f'{workdir} {store.OTHER_FORMAT}: run the same command again with another --workdir')
 
 
 def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, Place]:
@@ -76,8 +88,7 @@ def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, Place]:
   file = workdir / MODELS
   if not file.is_file():
     raise UserError(f'{workdir} is no folder of a finished run: it has no {MODELS}')
-  if _has_other_format(workdir):
-    raise UserError(f'{workdir} {store.OTHER_FORMAT}: run the same command again with another --workdir')
+  check_format(workdir)
   found = store.read_json(file)
   locations = look_up(found if isinstance(found, dict) else {}, method, f'method of {workdir}')
   if not isinstance(locations, list) or not all(map(_is_location, locations)):
