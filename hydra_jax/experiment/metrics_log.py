@@ -19,8 +19,8 @@ from hydra_jax import store
 from hydra_jax.training.loop import Progress
 
 NAME = 'metrics.jsonl'
-# Lines of a phase; there are more where it is slow, so that somebody who looks sees it move.
-LINES, MOST_SECONDS = 200, 10.0
+# Lines of a phase, where it has as many steps. There are more where it is slow, so that one who looks sees it move.
+LEAST_LINES, LINES, MOST_SECONDS = 25, 200, 10.0
 
 
 class MetricsLog:

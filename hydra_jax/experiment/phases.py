@@ -159,6 +159,7 @@ def train_phase(
     progress=report,
     save=save,
     save_every=config.checkpoint_seconds,
+    least_calls=metrics_log.LEAST_LINES,
     profile=processes.rank_folder(group[0].profile / folder.name) if group[0].profile else None,
   )
   processes.barrier()

@@ -18,8 +18,6 @@ from hydra_jax.training.program import CallSummary, Inputs, head_specs, make_pro
 from hydra_jax.training.step import Job, State
 
 MAX_STEPS_PER_CALL = 1000
-# Of a phase, so that its losses make a curve.
-LEAST_CALLS = 50
 SECONDS_PER_CALL = 1.0
 
 
@@ -57,6 +55,7 @@ class Hooks:
     save: Called with the state about every `save_every` seconds. The losses of this state are finite, and `progress`
       has been called up to its step.
     save_every: Seconds between saves.
+    least_calls: Number of calls in which all steps are made at least, so that `progress` gives a curve.
     profile: Folder for a trace of the second call of the program. By then it is compiled.
   """
 
@@ -64,6 +63,7 @@ class Hooks:
   progress: Callable[[Progress], None] = lambda progress: None
   save: Callable[[State], None] = lambda state: None
   save_every: float = float('inf')
+  least_calls: int = 1
   profile: Path | None = None
 
 
@@ -137,7 +137,7 @@ def prepared(
   if on_cpu() and job.network.convolves(source.shape):
     steps_per_call = 1
   program = make_program(job, layout, state, source.shape, source.streams, loops=steps_per_call != 1)
-  most = max(1, min(MAX_STEPS_PER_CALL, job.steps // LEAST_CALLS))
+  most = max(1, min(MAX_STEPS_PER_CALL, job.steps // hooks.least_calls))
   at_once = int(min(steps_per_call or most, source.at_once, job.steps))
   index = np.zeros((len(seeds), at_once, job.batch_size), np.int32)
   specs, scaling = head_specs(state), layout.replicate(source.scaling)
