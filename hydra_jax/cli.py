@@ -48,7 +48,9 @@ def _version() -> str:
 
 
 DATA_DIR = 'where data sets are (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)'
-CONFIG = dict(required=True, metavar='FILE[:ARGUMENT]', help='such as configs/mnist.py:members=5')
+CONFIG = dict(
+  required=True, metavar='FILE[:ARGUMENT]', help='such as mine.py, or mnist:members=5, which comes with the package'
+)
 
 
 def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -139,7 +141,8 @@ def read_config(file: str, overrides: list[str]):
   """Reads `FILE[:ARGUMENT]`, applies `--config.key=value` overrides, and checks every value by itself.
 
   Args:
-    file: A Python file with a function `get_config()`, and what that takes.
+    file: A Python file with a function `get_config()`, or the name of one that comes with the package, such as
+      `digits`; and what its function takes.
     overrides: Such as `--config.seed=3`; of those for one key the last counts.
 
   Raises:
@@ -149,7 +152,9 @@ def read_config(file: str, overrides: list[str]):
   from hydra_jax.experiment import config as configs
 
   place, colon, argument = file.partition(':')
-  what = f"config file '{place}'"
+  what, by_name = f"config file '{place}'", shipped_configs()
+  if place in by_name and not Path(place).is_file():
+    place = by_name[place]
   if not place:
     raise UserError('--config names no file: write --config=FILE or --config=FILE:ARGUMENT')
   if not Path(place).exists():
@@ -186,20 +191,22 @@ def _overrides(arguments: list[str]) -> list[tuple[str, str]]:
   return pairs
 
 
+def shipped_configs() -> dict[str, str]:
+  """The configs that come with the package: the place of each, by name."""
+  return {file.stem: str(file) for file in sorted(Path(__file__).with_name('configs').glob('*.py'))}
+
+
 def _other_config(place: str) -> str:
   """What to use instead of a config file that is not there: the nearest one that is."""
   from hydra_jax.errors import closest
 
   folder = Path(place).parent
   files = sorted({*folder.glob('*.py'), *Path('configs').glob('*.py')})
-  by_name = {file.stem: str(file) for file in files}
+  by_name = {name: name for name in shipped_configs()} | {file.stem: str(file) for file in files}
   if close := by_name.get(closest(Path(place).stem, by_name)):
     return f"did you mean '{close}'?"
-  if found := [str(file) for file in Path('configs').glob('*.py')]:
-    return f'choose one of: {", ".join(sorted(found))}'
   return (
-    f'there are none in {Path.cwd() / "configs"} either (they come with the source, not with the package): start from '
-    'the root of a checkout, or write a file with a function get_config() that returns '
+    f'choose one of: {", ".join(sorted(by_name.values()))}; or write a file with a function get_config() that returns '
     'hydra_jax.experiment.config.default_config() with your changes'
   )
 

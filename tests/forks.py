@@ -74,12 +74,17 @@ def serve(place: str) -> bool:
 
 if __name__ == '__main__':
   import hydra_jax.cli
+  from hydra_jax.data import toy
+  from hydra_jax.experiment import provenance
   import hydra_jax.experiment.paper_tables
   import hydra_jax.experiment.run
   import hydra_jax.serving.predict_files  # noqa: F401
 
   warnings.filterwarnings('ignore', 'os.fork', RuntimeWarning)  # JAX has no threads before it is asked for a device
   warnings.filterwarnings('ignore', 'This process', DeprecationWarning)
+  for layer in ('training', 'evaluation', 'cost'):
+    provenance.digest(layer)
+  toy.letters()
   gc.freeze()  # a fork that looks at all these objects would copy their memory
   if serve(sys.argv[1]):
     warnings.resetwarnings()

@@ -53,7 +53,7 @@ DIGITS = '--config=configs/digits.py'
   [
     (['--config=configs/digit.py'], "did you mean 'configs/digits.py'"),
     (['--config=configs/digits'], "did you mean 'configs/digits.py'"),
-    (['--config=uci'], "did you mean 'configs/uci.py'"),
+    (['--config=ucy'], "did you mean 'configs/uci.py'"),
     (['--config=zzzzz.py'], 'choose one of: configs/cifar10.py, configs/cifar100.py'),
     (['--config=configs'], "'configs' is a folder"),
     (['--config='], '--config names no file'),
@@ -290,15 +290,25 @@ def test_broken_table_files(in_process, capsys, content, word):
 
 @pytest.mark.parametrize('file', ['configs/digits.py', 'digits.py', 'mine', 'a/b/c.py'])
 def test_outside_of_a_checkout(in_process, capsys, file):
-  """Where configs are is said, and no file is proposed that is not there either."""
+  """Those that come with the package are proposed, and no file that is not there."""
   for folder in (False, True):
     if folder:
       (in_process / 'configs').mkdir()
     line = refused_in_process(capsys, 'run', f'--config={file}')
-    assert f"there is no config file '{file}': there are none in {in_process / 'configs'} either" in line
-    assert 'did you mean' not in line and 'default_config()' in line
+    assert f"there is no config file '{file}': " in line
+    proposed = "did you mean 'digits'?" if 'digits' in file else 'choose one of: cifar10, cifar100, digits, external, '
+    assert proposed in line and 'configs/' not in line.partition(': there is no')[2].partition(': ')[2]
   (in_process / 'configs' / 'digits.py').write_text('')
-  assert "'configs/digits.py'" in refused_in_process(capsys, 'check', '--config=digits')
+  assert "'configs/digits.py'" in refused_in_process(capsys, 'check', '--config=digit')
+
+
+def test_a_config_that_comes_with_the_package(in_process, capsys):
+  """By its name, with an argument, anywhere; a file of that name goes before it."""
+  assert set(cli.shipped_configs()) == {file.stem for file in (ROOT / 'configs').glob('*.py')}
+  shipped = cli.read_config('digits:members=3', ['--config.seed=4'])
+  assert (shipped.name, shipped.teacher.members, shipped.seed) == ('digits', 3, 4)
+  (in_process / 'digits').write_text('def get_config():')
+  assert 'its name must end in .py' in refused_in_process(capsys, 'check', '--config=digits')
 
 
 @pytest.mark.parametrize(
