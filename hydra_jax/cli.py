@@ -1,4 +1,4 @@
-"""The command line: `hydra-jax run`, `table`, `check`, `config`, `list`, `compare`, `prepare`, `predict`, `export`."""
+"""The command line: `hydra-jax` and a command, see `parser`."""
 
 import argparse
 from collections.abc import Iterator
@@ -102,12 +102,15 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
   listing = commands.add_parser('list', help='the runs in a folder: state, age and size', allow_abbrev=False)
   listing.add_argument('folder', nargs='?', default='runs', help='in which they are (default: runs)')
+  cleaning = commands.add_parser('clean', help='delete parts that the last run did not use', allow_abbrev=False)
+  cleaning.add_argument('run', metavar='RUN', help='the folder of a run')
+  cleaning.add_argument('--yes', action='store_true', help='do not ask')
   compare = commands.add_parser('compare', help='finished runs side by side: configs and scores', allow_abbrev=False)
   compare.add_argument('runs', nargs='+', metavar='RUN', help='a folder of a run; the first is what others differ from')
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, check, explain, listing, compare, prepare
+  return run, table, check, explain, listing, cleaning, compare, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -384,6 +387,21 @@ def listed(options, overrides: list[str]) -> None:
   list_runs.show(local_folder(options.folder, 'the folder'))
 
 
+def clean(options, overrides: list[str]) -> None:
+  if overrides:
+    raise UserError(f"unexpected argument '{overrides[0]}'")
+  from hydra_jax.experiment import clean_run
+
+  def agrees(question: str) -> bool:
+    if options.yes:
+      return True
+    if not sys.stdin.isatty():
+      raise UserError('clean asks before it deletes, and nobody can answer here: add --yes')
+    return input(f'{question} [y/N] ').strip().lower() in ('y', 'yes')
+
+  clean_run.clean(local_folder(options.run, 'the run'), agrees)
+
+
 def compare(options, overrides: list[str]) -> None:
   if overrides:
     raise UserError(f"unexpected argument '{overrides[0]}'")
@@ -456,7 +474,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     with traceback_if(options.debug), progress.lines_on_console():
       commands = dict(run=run, table=table, check=check, config=explain)
-      commands |= dict(list=listed, compare=compare, prepare=prepare, predict=predict, export=export)
+      commands |= dict(list=listed, clean=clean, compare=compare, prepare=prepare, predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:
     return _fail(str(e))

@@ -1,7 +1,7 @@
 """Repetitions of an experiment, and which of them are trained together, as one program."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import logging
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Replica:
     index: Number of the repetition.
     data: Its data.
     profile: The folder of traces of training; None: there are none.
+    parts: Names of the artifacts that were made or reused so far, of all replicas together.
   """
 
   config: ConfigDict
@@ -38,6 +39,7 @@ class Replica:
   index: int
   data: Data
   profile: Path | None = None
+  parts: set[str] = field(default_factory=set)
 
   @property
   def task(self) -> Task:
@@ -90,6 +92,7 @@ def reuse_or_make(
   It is made by process 0 while others wait, or, with `by_all`, by all processes.
   """
   folder = replica.artifacts / f'{name}-{key}'
+  replica.parts.add(folder.name)
 
   def write():
     with store.writing(folder) as new:

@@ -23,7 +23,7 @@ from hydra_jax.experiment.replicas import Place, Replica, Trained, grouped
 from hydra_jax.experiment.schema import method_of, resolve
 from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
 from hydra_jax.experiment.validation import best_of, with_spread
-from hydra_jax.experiment.workdir import check_workdir, record, record_models, record_overlap
+from hydra_jax.experiment.workdir import check_workdir, record, record_models, record_overlap, record_parts
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ def carry_out(
   ratio = run_report.overlap(data, tests)
   processes.run_on_main(lambda: record_overlap(workdir, ratio))
   processes.run_on_main(lambda: record_models(workdir, locations))
+  processes.run_on_main(lambda: record_parts(workdir, first.parts))
   task = first.task
   processes.run_on_main(lambda: run_report.report(workdir, config, rows, timings, inputs, task, notes, ratio))
   return run_report.Outcome(task=data.task, rows=rows, timings=timings, tests=tests, test_to_train=ratio)

@@ -1,6 +1,6 @@
 """The work directory of a run: whose it is, and what is recorded in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from importlib import metadata
 import json
@@ -19,6 +19,7 @@ from hydra_jax.experiment.replicas import Place
 CONFIG = 'config.json'
 VERSIONS = 'versions.json'
 MODELS = 'models.json'
+PARTS = 'parts.json'
 
 
 def versions() -> dict[str, str]:
@@ -71,6 +72,26 @@ def record_models(workdir: Path, locations: Mapping[str, Sequence[Place]]) -> No
   """Saves where trained networks are: for each method and replica a folder under `artifacts`, index and spread."""
   found = {name: [astuple(place) for place in places] for name, places in locations.items()}
   store.replace_text(workdir / MODELS, json.dumps(found, indent=1))
+
+
+def record_parts(workdir: Path, parts: Iterable[str]) -> None:
+  """Saves which folders under `artifacts` the run has used."""
+  store.replace_text(workdir / PARTS, json.dumps(sorted(parts), indent=1))
+
+
+def parts_of(workdir: Path) -> set[str]:
+  """The folders under `artifacts` that the run used when it was finished last.
+
+  Raises:
+    UserError: It was never finished, or the file is damaged.
+  """
+  file = workdir / PARTS
+  if not file.is_file():
+    raise UserError(f'{workdir} does not say which parts it uses: run its command again, until it is finished')
+  found = store.read_json(file)
+  if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    raise UserError(f'{file} is damaged: run its command again, which writes it')
+  return set(found)
 
 
 def check_format(workdir: Path) -> None:
