@@ -33,8 +33,8 @@ def test_it_asks_first(tmp_path, monkeypatch, capsys, answer, expected):
   monkeypatch.setattr('builtins.input', lambda question: asked.append(question) or answer)
   assert cli.main(['clean', str(run)]) == 0
   assert left(run) == (expected or ['labels-1', 'scores-2'])
-  assert len(asked) == 1 and 'these 1 parts' in asked[0] and '1.0 MiB' in asked[0]
-  assert ('deleted 1 parts' if expected else 'nothing was deleted') in capsys.readouterr().out
+  assert len(asked) == 1 and 'did not use 1 of its parts' in asked[0] and '1.0 MiB' in asked[0]
+  assert ('deleted 1.0 MiB' if expected else 'nothing was deleted') in capsys.readouterr().out
 
 
 def test_where_nobody_can_answer_it_says_so(tmp_path, monkeypatch, capsys):
