@@ -1,7 +1,6 @@
 """`hydra-jax compare`: runs side by side, from made-up results and from a run."""
 
 import json
-import re
 import shutil
 
 from conftest import hydra_jax
@@ -117,5 +116,5 @@ def test_a_run_and_its_copy(tiny_run, tmp_path):
   shutil.copytree(tiny_run[0], copy)
   done = hydra_jax('compare', tiny_run[0], copy)
   assert done.returncode == 0, done.stderr
-  assert 'The configs are equal' in done.stdout and 'hydra: rank corr. ↑' in done.stdout
-  assert not re.search(r'[+−-]\d', done.stdout)
+  assert 'The configs are equal' in done.stdout
+  assert 'The same in all runs: ensemble, single, kd, hydra.' in done.stdout

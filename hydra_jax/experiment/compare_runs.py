@@ -114,6 +114,8 @@ def config_table(runs: Sequence[FinishedRun]) -> Table:
 def score_table(runs: Sequence[FinishedRun]) -> Table:
   """Scores on the test set, detection of out-of-domain sets, and size: a row for each method and metric.
 
+  Methods that have the same scores in all runs are named below the table.
+
   Below a value is the difference to the first run, with * where p < .05 in a paired t-test over replicas. Replicas are
   pairs where both runs have the same data, seed and number of replicas.
   """
@@ -122,14 +124,18 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
   more = {(split, 'auroc_uncertainty_epistemic'): (f'{split} AUROC model', 'high') for split in splits}
   columns = headline | more | {('cost', 'parameters'): ('parameters', 'low')}
   methods = dict.fromkeys(method for run in runs for _, method, _ in run.values)
-  body = []
+  body, equal = [], []
   for method in methods:
-    for (split, metric), (heading, better, *_) in columns.items():
-      values = [run.values.get((split, method, metric)) for run in runs]
-      if any(values):
-        cells = [_cell(run, value, runs[0], values[0]) for run, value in zip(runs, values, strict=True)]
+    found = {key: [run.values.get((key[0], method, key[1])) for run in runs] for key in columns}
+    if all(value == values[0] for values in found.values() for value in values):
+      equal.append(method)
+      continue
+    for key, (heading, better, *_) in columns.items():
+      if any(found[key]):
+        cells = [_cell(run, value, runs[0], found[key][0]) for run, value in zip(runs, found[key], strict=True)]
         body.append((f'{method}: {heading}{ARROWS[better]}', cells))
-  note = 'Below: the difference to the first run.'
+  note = f'The same in all runs: {", ".join(equal)}. ' if equal else ''
+  note += 'Second line of a cell: the difference to the first run.' if body else ''
   if any(len(each) > 1 for run in runs for each in run.values.values()):
     note += (
       ' ±: standard error over replicas. *: p < .05 by a paired t-test over replicas, not corrected for the number '
