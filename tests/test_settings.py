@@ -58,17 +58,17 @@ TAME = [
   "--config.students=('hydra',)",
   *student('hydra', epochs=2.0, learning_rate=1e-3),
   "--config.data.shifts=('rotate:30',)",
+  '--config.execution.mapping=vmap',
 ]
 # How the work is laid out, which changes results by rounding only: against `TAME` on all devices by `shard_map`.
 LAYOUTS = {
-  'pmap': ['--config.parallel.mode=pmap', '--config.parallel.mesh.data=8', '--config.execution.mapping=vmap'],
+  'pmap': [
+    *('--config.parallel.mode=pmap', '--config.parallel.mesh.data=8', '--config.execution.mapping=unroll'),
+    *('--config.evaluation.batch_size=100', '--config.checkpoint_seconds=1.0', '--config.checkpoints_kept=1'),
+  ],
   'loop': [
     *('--config.parallel.mesh.head=4', '--config.execution.mapping=loop', '--config.execution.heads_per_chunk=1'),
     '--config.execution.steps_per_call=5',
-  ],
-  'unroll': [
-    *('--config.execution.mapping=unroll', '--config.evaluation.batch_size=100'),
-    *('--config.checkpoint_seconds=1.0', '--config.checkpoints_kept=1'),
   ],
 }
 
