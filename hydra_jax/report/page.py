@@ -26,7 +26,7 @@ CAPTIONS = {
   ),
   'calibration': (
     'Calibration',
-    'Share of targets inside intervals of each level. On the diagonal the share is what was promised.',
+    'Share of targets below each quantile of the prediction. On the diagonal the share is what was promised.',
   ),
   'model_uncertainty': (
     'Model uncertainty in and out of domain',
