@@ -2,8 +2,8 @@
 
     python tests/forks.py SOCKET
 
-Imports take three seconds of each command. A process that is forked here is one like any other: with arguments, a
-working directory, output and an exit code of its own, and the interpreter ends as always.
+Imports take three seconds of each command. A forked process is like any other. It has its own arguments, working
+directory, output and exit code. Its interpreter ends as always.
 """
 
 import array

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import sys
+import time
 
 from conftest import TINY, hydra_jax
 import pytest
@@ -19,6 +21,7 @@ def a_run(folder, parts=('labels-1', 'scores-2'), used=('labels-1',)):
   (folder / 'config.json').write_text('{}')
   (folder / 'versions.json').write_text(json.dumps({'format': store.FORMAT}))
   (folder / 'parts.json').write_text(json.dumps(used))
+  (folder / 'results.jsonl').touch()
   return folder
 
 
@@ -68,10 +71,20 @@ def test_what_is_no_finished_run_is_left_alone(tmp_path, capsys):
       clean_run.clean(tmp_path / name, yes)
     assert sorted(tmp_path.rglob('*')) == before
   run = a_run(tmp_path / 'busy')
-  with store.locked(run), pytest.raises(UserError, match='another run is using'):
+  with store.locked(run), pytest.raises(UserError, match='is running, not finished'):
     clean_run.clean(run, yes)
   assert left(run) == ['labels-1', 'scores-2']
   assert cli.main(['clean', str(run), '--no']) == 2 and "unexpected argument '--no'" in capsys.readouterr().err
+
+
+def test_what_a_newer_config_has_trained_so_far_is_kept(tmp_path):
+  """A finished run that was begun again with another config and interrupted: its new parts are in no list yet."""
+  run = a_run(tmp_path / 'run', parts=('labels-1', 'labels-2', 'members-3.progress'))
+  later = time.time() + 5
+  os.utime(run / 'config.json', (later, later))
+  with pytest.raises(UserError, match='is unfinished, not finished'):
+    clean_run.clean(run, lambda question: True)
+  assert left(run) == ['labels-1', 'labels-2', 'members-3.progress']
 
 
 @pytest.mark.slow

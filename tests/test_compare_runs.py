@@ -1,7 +1,9 @@
 """`hydra-jax compare`: runs side by side, from made-up results and from a run."""
 
 import json
+import os
 import shutil
+import time
 
 from conftest import hydra_jax
 import numpy as np
@@ -78,6 +80,26 @@ def test_what_only_one_run_has_is_shown(tmp_path):
   assert cells['endd: acc. ↑'] == [('–', ''), ('0.920 ± 0.012', '')]
 
 
+def test_other_replicas_are_no_pairs(tmp_path):
+  """As many values of other replicas, where a metric is not defined for one of them."""
+  one, other = a_run(tmp_path / 'a', BASE), a_run(tmp_path / 'b', [0.91, 0.93, 0.951])
+  for folder, missing in ((one, 0), (other, 2)):
+    rows = [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
+    kept = [row for row in rows if row['metric'] != 'accuracy' or row['replica'] != missing]
+    (folder / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in kept))
+  (_, cells), *_ = compare_runs.score_table(runs_of(one, other)).body
+  assert cells[1][1] == '-0.0100'
+
+
+def test_results_of_another_config_are_not_compared(tmp_path):
+  """A finished run that was begun again with another config has the results of the config before."""
+  good, begun = a_run(tmp_path / 'a', BASE), a_run(tmp_path / 'b', BASE)
+  later = time.time() + 5
+  os.utime(begun / 'config.json', (later, later))
+  with pytest.raises(UserError, match='is unfinished, not finished'):
+    compare_runs.show([good, begun])
+
+
 def test_what_cannot_be_compared_is_said_in_one_line(tmp_path, capsys):
   good, other = a_run(tmp_path / 'good', BASE), a_run(tmp_path / 'other', BASE, task='regression')
   (tmp_path / 'empty').mkdir()
@@ -88,6 +110,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(tmp_path, capsys):
   damaged = [a_run(tmp_path / f'damaged{i}', BASE) for i in range(4)]
   (damaged[0] / 'results.jsonl').write_text('{"split": "test"')
   (damaged[1] / 'config.json').write_text('[1]')
+  (damaged[1] / 'results.jsonl').touch()
   (damaged[2] / 'data.json').write_text('{}')
   (damaged[3] / 'results.jsonl').write_text('[1, 2]\n')
   cases = [
@@ -95,7 +118,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(tmp_path, capsys):
     ([good, good], 'the same run is named twice'),
     ([good, tmp_path / 'empty'], 'no folder of a run'),
     ([good, tmp_path / 'nowhere'], 'no folder of a run'),
-    ([good, unfinished], 'is not finished'),
+    ([good, unfinished], 'is unfinished, not finished'),
     ([good, other], 'good is classification and other is regression'),
     ([good, old], 'another --workdir'),
     *(([good, each], 'is damaged') for each in damaged),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hydra_jax import UserError
 from hydra_jax.experiment import metrics_log
 from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.training.loop import Progress
@@ -70,6 +71,14 @@ def test_training_that_continues_cuts_off_what_it_does_again(tmp_path):
   assert steps('kd', 0) == [*range(10, 101, 10)]
   assert steps('kd', 1) == steps('hydra', 0) == [*range(10, 51, 10)]
   assert path.read_text().endswith('}\n')
+
+
+@pytest.mark.parametrize('line', ['{"phase"', '[1]', '{"phase": "kd"}', '\udcff'])
+def test_a_damaged_line_is_said(tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(line.encode(errors='surrogateescape') + b'\n{"phase": "kd", "step": 1}\n')
+  with pytest.raises(UserError, match='metrics.jsonl is damaged: delete it'):
+    log_of(path)
 
 
 @pytest.mark.slow

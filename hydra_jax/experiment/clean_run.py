@@ -31,6 +31,7 @@ def unused(run: Path) -> list[Part]:
   if not (run / workdirs.CONFIG).is_file():
     raise UserError(f'{run} is no folder of a run: it has no {workdirs.CONFIG}')
   workdirs.check_format(run)
+  workdirs.check_finished(run)  # else parts and checkpoints of the newer config would look unused
   used = workdirs.parts_of(run)
   folders = [place for place in (run / 'artifacts').iterdir() if place.is_dir() and place.name not in used]
   size = lambda folder: sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
@@ -47,9 +48,8 @@ def clean(run: Path, agrees: Callable[[str], bool]) -> None:
   Raises:
     UserError: See `unused`; or the run is being continued.
   """
-  unused(run)  # what is no finished run is left as it is
+  parts = unused(run)
   with store.locked(run):
-    parts = unused(run)
     if not parts:
       console.print(f'{run} has no parts that its last run did not use')
       return

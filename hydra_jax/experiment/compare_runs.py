@@ -12,10 +12,10 @@ from hydra_jax import store
 from hydra_jax.errors import UserError
 from hydra_jax.experiment import workdir as workdirs
 from hydra_jax.formats import number, signed
-from hydra_jax.maths.statistics import estimate, paired
+from hydra_jax.maths.statistics import estimate
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.progress import console
-from hydra_jax.report import tables
+from hydra_jax.report import tables, verdict
 from hydra_jax.report.tables import ARROWS, MISSING, Table
 from hydra_jax.settings import short
 
@@ -31,15 +31,13 @@ class FinishedRun:
     name: Of its folder, or as much of its path as tells runs apart.
     config: Values by dotted key.
     task: Key of `tasks.TASKS`.
-    values: `{(split, method, metric): [R]}`.
-    test_to_train: See `maths.statistics`.
+    results: What came out.
   """
 
   name: str
   config: Mapping[str, Any]
   task: str
-  values: Mapping[tuple[str, str, str], list[float]]
-  test_to_train: float
+  results: verdict.Results
 
   @property
   def replicas(self) -> Any:
@@ -56,21 +54,18 @@ def read(folder: Path, name: str) -> FinishedRun:
   results = folder / 'results.jsonl'
   if not (folder / workdirs.CONFIG).is_file():
     raise UserError(f'{folder} is no folder of a run: it has no {workdirs.CONFIG}')
-  if not results.is_file():
-    raise UserError(f'{folder} is not finished: run its command again, which continues it')
   workdirs.check_format(folder)
-  values: dict[tuple[str, str, str], list[float]] = {}
+  workdirs.check_finished(folder)
   try:
-    for row in map(json.loads, results.read_text().splitlines()):
-      values.setdefault((row['split'], row['method'], row['metric']), []).append(float(row['value']))
     config = dict(_leaves(store.read_json(folder / workdirs.CONFIG)))
     about = store.read_json(folder / 'data.json')
-    task, test_to_train = about['task'], float(about['test_to_train'])
+    task, rows = about['task'], map(json.loads, results.read_text().splitlines())
+    found = verdict.results_of(list(rows), float(about['test_to_train']))
     if task not in TASKS:
       raise ValueError
   except (store.Damaged, ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'a file in {folder} is damaged: run its command again, which writes it') from e
-  return FinishedRun(name, config, task, values, test_to_train)
+  return FinishedRun(name, config, task, found)
 
 
 def _leaves(section: Mapping[str, Any], prefix: str = ''):
@@ -120,13 +115,13 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
   pairs where both runs have the same data, seed and number of replicas.
   """
   headline = {('test', metric): heading for metric, heading in TASKS[runs[0].task].headline.items()}
-  splits = list(dict.fromkeys(split for run in runs for split, _, _ in run.values))
+  splits = list(dict.fromkeys(split for run in runs for split, _, _ in run.results.values))
   more = {(split, 'auroc_uncertainty_epistemic'): (f'{split} AUROC model', 'high') for split in splits}
   columns = headline | more | {('cost', 'parameters'): ('parameters', 'low')}
-  methods = dict.fromkeys(method for run in runs for _, method, _ in run.values)
+  methods = dict.fromkeys(method for run in runs for _, method, _ in run.results.values)
   body, equal = [], []
   for method in methods:
-    found = {key: [run.values.get((key[0], method, key[1])) for run in runs] for key in columns}
+    found = {key: [run.results.values.get((key[0], method, key[1])) for run in runs] for key in columns}
     if all(value == values[0] for values in found.values() for value in values):
       equal.append(method)
       continue
@@ -136,7 +131,7 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
         body.append((f'{method}: {heading}{ARROWS[better]}', cells))
   note = f'The same in all runs: {", ".join(equal)}. ' if equal else ''
   note += 'Second line of a cell: the difference to the first run.' if body else ''
-  if any(len(each) > 1 for run in runs for each in run.values.values()):
+  if any(len(each) > 1 for run in runs for each in run.results.values.values()):
     note += (
       ' ±: standard error over replicas. *: p < .05 by a paired t-test over replicas, not corrected for the number '
     )
@@ -147,13 +142,13 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
 def _cell(run: FinishedRun, values, first: FinishedRun, base) -> tuple[str, str]:
   if not values:
     return MISSING, ''
-  found = estimate(values, run.test_to_train)
+  found = estimate([*values.values()], run.results.test_to_train)
   text = number(found.mean, found.error)
   if run is first or not base:
     return text, ''
-  gap = signed(found.mean - float(np.mean(base)), 3)
-  are_pairs = len(values) == len(base) > 1 and run.replicas == first.replicas
-  return text, gap + '*' * (are_pairs and paired(values, base, run.test_to_train).p < 0.05)
+  gap = signed(found.mean - float(np.mean([*base.values()])), 3)
+  tested = verdict.pairs(values, base, run.results.test_to_train) if run.replicas == first.replicas else None
+  return (text, f'{gap}*') if tested and tested.p < 0.05 else (text, gap)
 
 
 def show(folders: Sequence[Path]) -> None:

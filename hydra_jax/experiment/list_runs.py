@@ -56,15 +56,7 @@ def _found(place: Path) -> FoundRun:
     data, students = config['data']['name'], tuple(map(str, config['students']))
   except (store.Damaged, KeyError, TypeError):
     return FoundRun(place, f'{workdirs.CONFIG} is damaged', '', (), age, size)
-  return FoundRun(place, _state(place), str(data), students, age, size)
-
-
-def _state(place: Path) -> str:
-  if store.is_locked(place):
-    return 'running'
-  results = place / 'results.jsonl'  # written at the end of a run, and the config at its start
-  is_over = results.is_file() and results.stat().st_mtime_ns >= (place / workdirs.CONFIG).stat().st_mtime_ns
-  return 'finished' if is_over else 'unfinished'
+  return FoundRun(place, workdirs.state_of(place), str(data), students, age, size)
 
 
 def show(folder: Path) -> None:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from hydra_jax import store
+from hydra_jax.errors import UserError
 from hydra_jax.training.loop import Progress
 
 NAME = 'metrics.jsonl'
@@ -110,11 +111,21 @@ def memory() -> int:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-  """All lines of a file, in order; a last line that was not written to its end is left out."""
+  """All lines of a file, in order; a last line that was not written to its end is left out.
+
+  Raises:
+    UserError: Another line is damaged.
+  """
   if not path.exists():
     return []
-  text = path.read_text()
-  return [json.loads(line) for line in text[: text.rfind('\n') + 1].splitlines()]
+  try:
+    text = path.read_text()
+    rows = [json.loads(line) for line in text[: text.rfind('\n') + 1].splitlines()]
+    if all(isinstance(row, dict) and isinstance(row.get('step'), int) for row in rows):
+      return rows
+  except ValueError:
+    pass
+  raise UserError(f'{path} is damaged: delete it, and run the same command again')
 
 
 def _cut(path: Path, about: dict[str, Any], step: int) -> None:

@@ -100,6 +100,21 @@ def check_format(workdir: Path) -> None:
     raise UserError(f'{workdir} {store.OTHER_FORMAT}: run the same command again with another --workdir')
 
 
+def state_of(place: Path) -> str:
+  """`running`, `finished`, or `unfinished`: also where a finished run was begun again with another config."""
+  if store.is_locked(place):
+    return 'running'
+  results = place / 'results.jsonl'  # written at the end of a run, and the config at its start
+  is_over = results.is_file() and results.stat().st_mtime_ns >= (place / CONFIG).stat().st_mtime_ns
+  return 'finished' if is_over else 'unfinished'
+
+
+def check_finished(workdir: Path) -> None:
+  """Raises a `UserError` unless the results of a run are those of its config."""
+  if (state := state_of(workdir)) != 'finished':
+    raise UserError(f'the run in {workdir} is {state}, not finished: run its command until it has ended')
+
+
 def find_model(workdir: Path, method: str, replica: int) -> tuple[Path, Place]:
   """The folder of the artifact of a method, and its place there.
 

@@ -19,31 +19,36 @@ class Results:
   """Values of all replicas by split, method and metric.
 
   Attributes:
-    values: `{(split, method, metric): [R]}`.
+    values: `{(split, method, metric): {replica: value}}`.
     test_to_train: See `maths.statistics`.
   """
 
-  values: Mapping[tuple[str, str, str], Sequence[float]]
+  values: Mapping[tuple[str, str, str], Mapping[int, float]]
   test_to_train: float = 0.0
 
   def mean(self, split: str, method: str, metric: str) -> float | None:
     """The mean over replicas; None where there is no value."""
     found = self.values.get((split, method, metric))
-    return float(np.mean(found)) if found else None
+    return float(np.mean([*found.values()])) if found else None
 
   def difference(self, metric: str, ours: str, theirs: str) -> Difference | None:
     """Ours − theirs on the test set, replica by replica; None where one is missing."""
-    both = [self.values.get(('test', method, metric)) for method in (ours, theirs)]
-    if not both[0] or not both[1] or len(both[0]) != len(both[1]):
-      return None
-    return paired(both[0], both[1], self.test_to_train)
+    ours_R, theirs_R = (self.values.get(('test', method, metric), {}) for method in (ours, theirs))
+    return pairs(ours_R, theirs_R, self.test_to_train)
+
+
+def pairs(ours: Mapping[int, float], theirs: Mapping[int, float], test_to_train: float) -> Difference | None:
+  """Ours − theirs, `{replica: value}`, replica by replica; None where they have other replicas, or none."""
+  if not ours or ours.keys() != theirs.keys():
+    return None
+  return paired([*ours.values()], [theirs[replica] for replica in ours], test_to_train)
 
 
 def results_of(rows: Sequence[Mapping], test_to_train: float = 0.0) -> Results:
   """Rows of `results.jsonl` and `timings.jsonl`, by what they are of."""
-  values: dict[tuple[str, str, str], list[float]] = {}
+  values: dict[tuple[str, str, str], dict[int, float]] = {}
   for row in rows:
-    values.setdefault((row['split'], row['method'], row['metric']), []).append(row['value'])
+    values.setdefault((row['split'], row['method'], row['metric']), {})[int(row['replica'])] = float(row['value'])
   return Results(values, test_to_train)
 
 
@@ -86,8 +91,9 @@ def _gain(found: Results, student: str) -> str:
   ensemble, one, ours = (found.mean('test', name, 'nll') for name in (ENSEMBLE, ONE, student))
   if student == ONE or ensemble is None or one is None or ours is None:
     return ''
-  if ensemble >= one:
-    return 'The ensemble gains no NLL over one network here.'
+  gain = found.difference('nll', ENSEMBLE, ONE)
+  if gain is None or gain.mean >= 0 or not is_different(gain, one):
+    return 'The ensemble gains no NLL over one network that is more than chance.'
   share = (one - ours) / (one - ensemble)
   if share < 0:
     return f'The ensemble has a lower NLL than one network. {student} has a higher NLL than one network.'
@@ -129,7 +135,7 @@ def _cost(found: Results, student: str) -> str:
 
 def _worse(found: Results, task: Task, student: str) -> list[str]:
   """Where the student is worse than another method on the test set."""
-  replicas = len(found.values.get(('test', student, next(iter(task.headline))), ()))
+  replicas = len(found.values.get(('test', student, next(iter(task.headline))), {}))
   others = list(dict.fromkeys(method for split, method, _ in found.values if split == 'test' and method != student))
   texts = []
   for other in others:
@@ -148,4 +154,5 @@ def _worse(found: Results, task: Task, student: str) -> list[str]:
       *texts,
       'There is one replica, and so no error bar. Set config.replicas to 3 or more to have one.',
     ]
-  return [*texts, f'Differences count where p < .05 in a paired t-test over {replicas} replicas.']
+  rule = f'Differences count where p < .05 in a paired t-test over {replicas} replicas'
+  return [*texts, f'{rule}, not corrected for the number of tests.']
