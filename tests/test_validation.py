@@ -217,6 +217,9 @@ def test_the_better_candidate_is_taken_and_the_first_of_equal_ones(monkeypatch):
   'config_file, changes, expected',
   [
     ('digits', {}, [('', ('crop', 'shuffle', 'mixup'), 0.25)]),
+    ('cifar10', {}, [('', ('crop', 'flip'), 1.0)]),
+    ('cifar10', {'student.hydra.augment': "('auto',)"}, [('', ('crop', 'flip'), 1.0)]),
+    ('cifar10', {'student.hydra.augment': "('auto',)", 'training.augment': '()'}, [('', (), 1.0)]),
     ('digits', {'student.hydra.augment_share': '0.5'}, [('', ('crop', 'shuffle', 'mixup'), 0.5)]),
     ('digits', {'student.hydra.augment': '()'}, [('', (), 1.0)]),
     ('spiral', {}, [('unchanged inputs', (), 1.0), ('inputs with noise', ('noise',), 0.5)]),
@@ -229,7 +232,7 @@ def test_what_is_distilled_on(config_file, changes, expected):
 
   config = cli.read_config(f'configs/{config_file}.py', [f'--config.{key}={value}' for key, value in changes.items()])
   data = datasets.about(config.data)
-  configs.settle(config, data.task, 1 + len(data.shape))
+  configs.settle(config, data.task, data.shape)
   planned = [each for each in plan(config, data.task, data.shape, data.outputs, 1) if each.name == 'hydra']
   trainings = [each.recipe.settings.training for each in planned]
   found = [(each.choice, t.augment, t.augment_share) for each, t in zip(planned, trainings, strict=True)]

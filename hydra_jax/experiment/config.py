@@ -3,7 +3,7 @@
 The schema is in `schema`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import inspect
 import logging
 import re
@@ -36,23 +36,26 @@ def learns_from_members(config: ConfigDict, student: str) -> bool:
   return method_of(config, student).learns_from == 'members'
 
 
-def settle(config: ConfigDict, task: str, ndim: int, varies: bool = False) -> None:
+def settle(config: ConfigDict, task: str, shape: Sequence[int], varies: bool = False) -> None:
   """Sets what the data decide and the user has left to them: the inputs to distil on, and no temperature in regression.
 
   Args:
     config: Is changed.
     task: Of the data.
-    ndim: Number of axes of a batch of inputs.
+    shape: Of an input.
     varies: Whether training inputs look different each time, as photographs that are cropped do.
   """
   for name in config.students:
     if resolve(config, name).training.augment != (AUTO,):
       continue
-    if config.teacher.predictions or varies or (ndim != 4 and not config.validation):
-      config.student[name].augment = ()  # there are no predictions for other inputs, or nothing to choose by
-    elif ndim == 4:
-      config.student[name].augment = IMAGES['augment']
-      config.student[name].augment_share = config.student[name].get('augment_share', IMAGES['augment_share'])
+    section, is_image = config.student[name], len(shape) == 3
+    if config.teacher.predictions or varies or (not is_image and not config.validation):
+      section.augment = ()  # there are no predictions for other inputs, or nothing to choose by
+    elif is_image:
+      members = resolve(config).training
+      inputs = IMAGES if shape[-1] == 1 else dict(augment=members.augment, augment_share=members.augment_share)
+      section.augment = inputs['augment']
+      section.augment_share = section.get('augment_share', inputs['augment_share'])
   if task == 'regression':
     for name in config.students:
       default = schema.defaults(method_of(config, name).settings).get('temperature')
@@ -118,7 +121,7 @@ def residual_recipe(
   """How residual networks are trained on images, teachers and students alike.
 
   SGD with Nesterov momentum; linear warm-up to 0.1, then a cosine. Hydra's heads are the last block
-  and the dense layer, and it sees images that are changed further.
+  and the dense layer. All see the same inputs.
   """
   config.network.teacher, config.network.student = ConfigDict(teacher), ConfigDict(student)
   update_training(
@@ -133,8 +136,7 @@ def residual_recipe(
   config.student.hydra.update(
     cut=-2,
     epochs=hydra_epochs,
-    augment=tuple(dict.fromkeys(augment + IMAGES['augment'])),
-    augment_share=0.5,
+    augment=augment,
   )
 
 

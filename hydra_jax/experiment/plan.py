@@ -200,7 +200,7 @@ def plan_of_config(config: ConfigDict, devices: int, data_dir: str = '') -> tupl
   data = about(config.data, data_dir)
   for name in config.data.ood:
     look_up(outside_sets(config.data, data_dir), name.partition('[')[0], 'out-of-domain set')
-  configs.settle(config, data.task, 1 + len(data.shape))
+  configs.settle(config, data.task, data.shape)
   configs.validate(config, data.task, 1 + len(data.shape))
   return data, plan(config, data.task, data.shape, data.outputs, devices)
 

@@ -52,7 +52,7 @@ def run(
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0, config.validation)
-  configs.settle(config, data.task, data.train.example.ndim, data.train.varies)
+  configs.settle(config, data.task, data.train.example.shape[1:], data.train.varies)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
     config=config, artifacts=workdir / 'artifacts', index=0, data=data, profile=workdir / 'profile' if profile else None

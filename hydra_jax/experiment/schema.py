@@ -178,8 +178,9 @@ DISTILLATION: dict[str, Any] = dict(learning_rate=3e-3, unlabelled=(), members_p
 # The word in `augment` for inputs that are chosen in the run.
 AUTO = 'auto'
 # What Hydra distils on by default. The members agree on training data, and on changed inputs they disagree more. Images
-# are changed as in IMAGES; `experiments/inputs.py` is the study. Vectors get noise where that predicts the validation
-# part better, see `plan.CHOICES`: always, it did harm on some sets.
+# in grey are changed as in IMAGES; `experiments/inputs.py` is the study. Images in colour are those of the members: in
+# the search on CIFAR-10 (`experiments/results/search`), further changes did harm. Vectors get noise where that predicts
+# the validation part better, see `plan.CHOICES`: always, it did harm on some sets.
 IMAGES: dict[str, Any] = dict(augment=('crop', 'shuffle', 'mixup'), augment_share=0.25)
 VECTORS: dict[str, Any] = dict(augment=(AUTO,))
 
