@@ -86,8 +86,8 @@ def _sentence(text: str) -> str:
 COMMAND_LINE = """\
 # Command line
 
-Written by `python -m experiments.readme` from the parser. `hydra-jax COMMAND --help` prints the same. Square brackets mark
-what may be left out. [Exit codes](exit_codes.md) says how a command ends.
+Written by `python -m experiments.readme` from the parser. `hydra-jax COMMAND --help` prints the same. Square brackets
+mark what may be left out. [Exit codes](exit_codes.md) says how a command ends.
 
     hydra-jax --version
 """
