@@ -90,7 +90,7 @@ def test_an_ensemble_of_scikit_learn(tmp_path, monkeypatch):
 def test_the_example_in_python(tiny_run):
   x, y = toy.digits('train')
   logits = np.random.default_rng(0).normal(size=(3, 200, 10))
-  text = block('hydra_jax.distil').replace("'runs/digits'", 'run').replace('epochs=50.0', 'epochs=2.0')
+  text = block('hydra_jax.distil(x, logits').replace("'runs/digits'", 'run').replace('epochs=50.0', 'epochs=2.0')
   names = {'np': np, 'x': x[:200], 'logits': logits, 'x_new': x[200:260], 'y_new': y[200:260], 'run': tiny_run[0]}
   exec(text, names)
   assert names['prediction'].members.shape == (3, 60, 10) and 0 <= names['scores']['accuracy'] <= 1
