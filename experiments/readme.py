@@ -58,7 +58,7 @@ def command_line() -> str:
     actions = [action for action in command._actions if action.dest != 'help']
     usage = ' '.join(['hydra-jax', name, *(_in_usage(action) for action in actions if action.dest != 'debug')])
     rows = ''.join(f'| `{_written(action)}` | {_meaning(action)} |\n' for action in actions)
-    end = re.sub(r'(--\S+)', r'`\1`', f'\n{command.epilog}.\n') if command.epilog else ''
+    end = '\n' + re.sub(r'(--\S+)', r'`\1`', command.epilog) + '.\n' if command.epilog else ''
     parts.append(
       f'## {name}\n\n{_sentence(helps[name])}\n\n    {usage}\n\n| argument | meaning |\n| --- | --- |\n{rows}{end}'
     )
