@@ -32,6 +32,7 @@ NETWORKS = {
 SMALL = dict(name='cnn', channels=(32, 64, 128), dtype='float32')
 # Three halves of the FLOPs of a member: its features serve all heads.
 SMALL_STUDENT = dict(name='cnn', channels=(40, 80, 160), dtype='float32')
+VIEWS = ('crop', 'flip')  # of the members of `small`
 CORRUPTIONS = ('gaussian_noise', 'defocus_blur', 'contrast', 'pixelate')
 
 
@@ -67,13 +68,14 @@ def small():
   config.data.shifts = tuple(f'{kind}:{severity}' for kind, severity in product(CORRUPTIONS, (1, 3, 5)))
   config.teacher.members = 10
   config.network.teacher, config.network.student = ConfigDict(SMALL), ConfigDict(SMALL_STUDENT)
-  views = ('crop', 'flip')
   update_training(
-    config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=views
+    config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=VIEWS
   )
   config.distillation.update(epochs=15.0, members_per_step=2)
+  for name in ('single', 'shallow_ensemble', 'mc_dropout'):
+    config.student[name].epochs = 15.0  # as many as the students of members
   for name in ('proxy_endd', 'ced', 'dlf'):
     config.student[name].members_per_step = 0  # they read all members at once
   config.students = ('single', 'kd', 'hydra', 'endd', 'moments')
-  config.student.hydra.update(augment=(*views, 'shuffle', 'mixup'), augment_share=0.5)
+  config.student.hydra.augment = VIEWS
   return config

@@ -1,71 +1,115 @@
-"""The learning rate of every method on the digits: one search for all, on training data alone.
+"""Settings of all methods: one search of the same size for each, on training data alone.
 
-    python -m experiments.search --output /tmp/search
+    python -m experiments.search digits --output /tmp/search          # learning rates of all methods
+    python -m experiments.search cifar10-small --output /tmp/search   # inputs to distil on, 15 passes
+    python -m experiments.search cifar10-long --output /tmp/search    # the same with 60 passes
 
-The first four fifths of the training split are trained on, the last fifth gives the scores. The test split and the
-out-of-domain sets are not read. Of each method the rate with the lowest mean NLL over three seeds is the one to
-set in `configs/digits.py`. It writes the log of all settings to `experiments/results/search/log.csv`. A search that was
-stopped continues.
+Most of the training split is trained on, the rest of it gives the scores. The test split and the out-of-domain sets are
+not read. Of each method the setting with the lowest mean NLL is the one to write into `configs/`. The log of all
+settings goes to `experiments/results/search/`. A search that was stopped continues. `--methods` searches for some
+methods alone, in a run beside those of the others, so that several processes can share the work; the log has all.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
+from dataclasses import dataclass
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
 import numpy as np
 
-from configs import digits
+from configs import cifar10, digits
 from hydra_jax.config import variant
 from hydra_jax.data import toy
+from hydra_jax.data.sources import default_data_dir
 from hydra_jax.experiment.run import run
 
-GRID: dict[str, tuple[Any, ...]] = {'learning_rate': (1e-3, 3e-3, 1e-2)}
-REPLICAS = 3
-COLUMNS = ('method', *GRID, 'nll', 'nll_error', 'rank_correlation', 'accuracy', 'chosen')
+Setting = Mapping[str, Any]
 RESULTS = Path(__file__).parent / 'results' / 'search'
+SCORES = ('nll', 'nll_error', 'rank_correlation', 'accuracy')
 
 
-def settings() -> list[dict[str, Any]]:
-  """All points of the grid."""
-  return [dict(zip(GRID, point, strict=True)) for point in itertools.product(*GRID.values())]
+@dataclass(frozen=True)
+class Search:
+  """What is searched.
+
+  Attributes:
+    config: The runs without their students; the split that it calls `test` is a part of the training split.
+    settings: Those that each method is trained with.
+    methods: Of which settings are searched.
+  """
+
+  config: Callable[[], ConfigDict]
+  settings: Sequence[Setting]
+  methods: Sequence[str]
 
 
-def held_out() -> dict[str, np.ndarray]:
+def held_out_digits() -> dict[str, np.ndarray]:
   """The training split of the digits in two parts: four fifths to train on, and a fifth of other writers for scores."""
   x, y = toy.digits('train')
   count = len(x) * 4 // 5
   return {'x': x[:count], 'y': y[:count], 'x_test': x[count:], 'y_test': y[count:]}
 
 
-def get_config():
-  """The digits, with a student for each method and each point of the grid."""
+def of_digits() -> ConfigDict:
+  """The digits, three seeds."""
   config = digits.get_config()
-  config.name, config.replicas = 'search', REPLICAS
-  config.data.name, config.data.ood, config.data.shifts = f'{__file__}:held_out', (), ()
-  methods = list(config.student)
-  for method, (place, point) in itertools.product(methods, enumerate(settings())):
-    variant(config, f'{method}-{place}', of=method, **point)
-  config.students = tuple(f'{method}-{place}' for method in methods for place in range(len(settings())))
+  config.replicas, config.data.name = 3, f'{__file__}:held_out_digits'
   return config
 
 
-def log(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """A row for each method and point of the grid: means over seeds, and whether its NLL is the lowest of the method.
+def of_cifar10(epochs: float) -> ConfigDict:
+  """The networks of three convolutions, whose students make this number of passes."""
+  config = cifar10.small()
+  config.data.train, config.data.test = 'train[:90%]', 'train[90%:]'
+  config.distillation.epochs = epochs
+  return config
+
+
+OF_MEMBERS = cifar10.VIEWS
+CHANGED = (*OF_MEMBERS, 'shuffle', 'mixup')
+INPUTS = tuple(
+  dict(augment=augment, augment_share=share) for augment, share in ((OF_MEMBERS, 1.0), (CHANGED, 0.25), (CHANGED, 0.5))
+)
+OF_CIFAR10 = ('kd', 'hydra', 'moments', 'endd')
+SEARCHES = {
+  'digits': Search(
+    of_digits, [dict(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], list(digits.get_config().student)
+  ),
+  'cifar10-small': Search(lambda: of_cifar10(15.0), INPUTS, OF_CIFAR10),
+  'cifar10-long': Search(lambda: of_cifar10(60.0), INPUTS, OF_CIFAR10),
+}
+
+
+def get_config(name: str, methods: Sequence[str]) -> ConfigDict:
+  """The config of a search, with a student for each method and setting."""
+  config, settings = SEARCHES[name].config(), SEARCHES[name].settings
+  config.name, config.data.ood, config.data.shifts = f'search-{name}', (), ()
+  for method, (place, setting) in itertools.product(methods, enumerate(settings)):
+    variant(config, f'{method}-{place}', of=method, **setting)
+  config.students = tuple(f'{method}-{place}' for method in methods for place in range(len(settings)))
+  return config
+
+
+def log(settings: Sequence[Setting], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """A row for each method and setting: means over seeds, and whether its NLL is the lowest of the method.
 
   Args:
+    settings: Of the search.
     rows: Of `results.jsonl`.
 
   Returns:
-    Rows with the keys `COLUMNS`, in the order of the methods in `rows`.
+    Rows with the method, the setting, `SCORES`, and `chosen`, in the order of the methods in `rows`.
 
   Example:
+    >>> settings = [dict(learning_rate=0.001), dict(learning_rate=0.003)]
     >>> row = dict(split='test', replica=0, metric='nll')
     >>> rows = [row | dict(method='kd-0', value=2.0), row | dict(method='kd-1', value=1.0)]
-    >>> [(row['method'], row['learning_rate'], row['chosen']) for row in log(rows)]
+    >>> [(row['method'], row['learning_rate'], row['chosen']) for row in log(settings, rows)]
     [('kd', 0.001, False), ('kd', 0.003, True)]
   """
   values: dict[tuple[str, int], dict[str, list[float]]] = {}
@@ -76,33 +120,43 @@ def log(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
   best: dict[str, float] = {}
   for (method, _), found in values.items():
     best[method] = min(best.get(method, np.inf), np.mean(found['nll']))
-  points = settings()
 
   def row_of(method: str, place: int, found: dict[str, list[float]]) -> dict[str, Any]:
-    mean = {metric: float(np.mean(found[metric])) if metric in found else None for metric in COLUMNS}
+    mean = {metric: float(np.mean(found[metric])) if metric in found else None for metric in SCORES}
     count = len(found['nll'])
-    error = float(np.std(found['nll'], ddof=1) / np.sqrt(count)) if count > 1 else None
-    return mean | dict(method=method, nll_error=error, chosen=mean['nll'] == best[method]) | points[place]
+    mean['nll_error'] = float(np.std(found['nll'], ddof=1) / np.sqrt(count)) if count > 1 else None
+    return dict(method=method) | dict(settings[place]) | mean | dict(chosen=mean['nll'] == best[method])
 
   return [row_of(*key, found) for key, found in values.items()]
+
+
+def shown(value: Any) -> Any:
+  """A value as it stands in the log."""
+  if isinstance(value, tuple):
+    return '+'.join(value)
+  return f'{value:.6g}' if isinstance(value, float) else value
 
 
 def main() -> None:
   """Searches, and writes the log."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--output', required=True, help='folder of the run')
-  place = Path(parser.parse_args().output)
-  run(get_config(), place, '')
-  rows = log(map(json.loads, (place / 'results.jsonl').read_text().splitlines()))
+  parser.add_argument('search', choices=SEARCHES)
+  parser.add_argument('--output', type=Path, required=True, help='folder of the runs')
+  parser.add_argument('--methods', nargs='+', help='search for these alone')
+  options = parser.parse_args()
+  search = SEARCHES[options.search]
+  methods = options.methods or search.methods
+  run(get_config(options.search, methods), options.output / '+'.join(methods)[:100], default_data_dir())
+  lines = [line for file in sorted(options.output.glob('*/results.jsonl')) for line in file.read_text().splitlines()]
+  rows = log(search.settings, map(json.loads, lines))
   RESULTS.mkdir(parents=True, exist_ok=True)
-  with open(RESULTS / 'log.csv', 'w', newline='') as file:
-    writer = csv.DictWriter(file, COLUMNS)
+  with open(RESULTS / f'{options.search}.csv', 'w', newline='') as file:
+    writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
-    shown = lambda value: f'{value:.6g}' if isinstance(value, float) else value
     writer.writerows({key: shown(value) for key, value in row.items()} for row in rows)
   for row in rows:
     if row['chosen']:
-      print(f'{row["method"]}: learning_rate={row["learning_rate"]}, NLL {row["nll"]:.4f}')
+      print(', '.join(f'{key}={shown(value)}' for key, value in row.items() if key != 'chosen'))
 
 
 if __name__ == '__main__':

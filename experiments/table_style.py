@@ -17,7 +17,7 @@ LABELS = {
   'small_ensemble': 'small networks',
   'hydra_train': "Hydra, the paper's setting",
   'hydra_light': 'Hydra, light',
-  'hydra_views': "Hydra on the members' inputs",
+  'hydra_changed': 'Hydra, inputs changed',
   'hydra': 'Hydra',
   'hydra_deep': 'Hydra, deep heads',
   'batch_ensemble': 'BatchEnsemble',

@@ -149,24 +149,30 @@ def command(*arguments) -> list[str]:
   return [sys.executable, '-m', 'hydra_jax.cli', *map(str, arguments)]
 
 
-def hydra_jax(*arguments, cwd=ROOT, **kwargs) -> subprocess.CompletedProcess:
-  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise.
-
-  It is forked from a process that has imported everything, see `forks`, unless it is to have another environment.
-  """
-  if kwargs or environment() != forking().environment:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, cwd=cwd, **kwargs)
-  what = [*map(str, arguments)]
+def hydra_jax(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+  """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
+  what = command(*arguments)
   with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-    code = forks.ask(forking().place, what, str(cwd), dict(os.environ), out, err)
+    process = start(what, out, err, cwd)
+    try:
+      code = process.wait(600)
+    finally:
+      process.kill()
     out.seek(0)
     err.seek(0)
     return subprocess.CompletedProcess(what, code, out.read(), err.read())
 
 
-def environment() -> dict[str, str]:
-  """The variables of this process, but for those that are read only when they are needed."""
-  return {name: value for name, value in os.environ.items() if name not in ('XDG_CACHE_HOME', 'PYTEST_CURRENT_TEST')}
+def start(what: list[str], out, err, cwd=ROOT, environment=None) -> forks.Process | subprocess.Popen:
+  """Starts `hydra-jax`, or a file of Python, as another process.
+
+  It is forked from a process that has imported everything, see `forks`, unless it is to have variables that are read
+  on import.
+  """
+  environment = dict(os.environ if environment is None else environment)
+  if forks.can_have(forking().environment, environment):
+    return forks.Process(forking().place, what, str(cwd), environment, out, err)
+  return subprocess.Popen(what, cwd=cwd, env=environment, stdout=out, stderr=err)
 
 
 class Forking(NamedTuple):
@@ -187,7 +193,7 @@ def forking() -> Forking:
   while not os.path.exists(place):
     assert process.poll() is None
     time.sleep(0.05)
-  return Forking(process, place, environment())
+  return Forking(process, place, started)
 
 
 @pytest.fixture

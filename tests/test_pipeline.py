@@ -1,16 +1,18 @@
 """Whole runs: what they write, what they reuse, and that no interruption changes a bit."""
 
 import json
+import os
 import shutil
-import subprocess
 import sys
+import tempfile
 
-from conftest import DATA_DIR, ROOT, TINY, hydra_jax, needs_uci
+from conftest import DATA_DIR, ROOT, TINY, hydra_jax, needs_uci, start
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
+from experiments import soak
 from hydra_jax import data as datasets, store
 from hydra_jax.data import toy
 from hydra_jax.evaluation import evaluate
@@ -103,18 +105,37 @@ def test_a_changed_student_does_not_train_the_teachers_again(tiny_run, tmp_path)
   assert new == {'mean-prediction', 'members', 'spread', 'divergences', 'scores', 'timings'}
 
 
-def test_no_fault_changes_a_bit():
+def forked(workdir, limited=False):
+  """As `soak.start`, but for the imports."""
+  read, write = os.pipe()
+  errors = tempfile.TemporaryFile('w+')
+  limit = soak.LIMIT_BYTES if limited else 0
+  what = [sys.executable, 'tests/alone.py', str(limit), 'run', *soak.CONFIG, f'--workdir={workdir}']
+  with open(write, 'w') as out:
+    process = start(what, out, errors)
+  process.stdout = open(read)
+
+  def communicate(timeout):
+    out = process.stdout.read()
+    process.stdout.close()
+    process.wait(timeout)
+    with errors:
+      errors.seek(0)
+      return out, errors.read()
+
+  process.communicate = communicate
+  return process
+
+
+def test_no_fault_changes_a_bit(monkeypatch, capsys):
   """SIGKILL, SIGTERM, a full disk and a damaged checkpoint; each time the same command goes on."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.soak', '--faults=4', '--faults-per-run=4', '--quick'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert '1 SIGKILL, 1 SIGTERM, 1 full disk, 1 damaged checkpoint' in done.stdout
-  assert '4 faults' in done.stdout and '0 lost' in done.stdout
+  monkeypatch.setattr(soak, 'start', forked)
+  monkeypatch.setattr(soak, 'CONFIG', [*soak.CONFIG])
+  code = soak.main(['--faults=4', '--faults-per-run=4', '--quick'])
+  said = capsys.readouterr().out
+  assert code == 0, said
+  assert '1 SIGKILL, 1 SIGTERM, 1 full disk, 1 damaged checkpoint' in said
+  assert '4 faults' in said and '0 lost' in said
 
 
 SHORT = [f'--config.student.{s}.epochs=1' for s in ('single', 'kd', 'hydra')] + [

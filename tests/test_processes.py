@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from conftest import ROOT, TINY, command, hydra_jax
+from conftest import ROOT, TINY, command, hydra_jax, start as start_one
 import numpy as np
 import pytest
 
@@ -36,7 +36,7 @@ def start(count, devices, workdir, *more):
 def launch(count, devices, place, what, own=lambda index: {}, port=None):
   """Starts `count` processes with `devices` devices each; what they say goes to files beside `place`.
 
-  `own(index)` is what is passed to `Popen` for one of them.
+  `own(index)` is what is passed to `conftest.start` for one of them.
   """
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -50,8 +50,8 @@ def launch(count, devices, place, what, own=lambda index: {}, port=None):
   started = []
   for index in range(count):
     log = open(place.with_name(f'log-{count}-{index}'), 'w+')
-    how = dict(args=what, cwd=ROOT, env=env | {'JAX_PROCESS_ID': str(index)})
-    started.append((subprocess.Popen(**{**how, **own(index)}, stdout=log, stderr=subprocess.STDOUT), log))
+    how = dict(what=what, environment=env | {'JAX_PROCESS_ID': str(index)}) | own(index)
+    started.append((start_one(out=log, err=log, **how), log))
   return started
 
 
@@ -171,7 +171,7 @@ def test_processes_that_differ_train_nothing_and_say_in_what(tmp_path):
 
 def test_another_seed_in_one_process_is_exit_code_2_in_all(tmp_path):
   work = tmp_path / 'run'
-  what = lambda index: {'args': command('run', *CONFIG, f'--workdir={work}', f'--config.seed={index}')}
+  what = lambda index: {'what': command('run', *CONFIG, f'--workdir={work}', f'--config.seed={index}')}
   codes, said = finish(launch(2, 1, work, None, what), 120)
   assert codes == [2, 2], said
   line = 'hydra-jax: the processes differ in config.seed (0 in process 0, 1 in process 1): start the same command'
@@ -295,15 +295,15 @@ def test_sigterm_in_the_first_seconds_is_a_request_to_stop_as_later(tmp_path):
 
 def test_a_work_directory_that_is_removed_during_a_run_is_noticed(tmp_path):
   work = tmp_path / 'run'
-  process = subprocess.Popen(
-    command('run', *CONFIG, f'--workdir={work}'), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
+  with open(tmp_path / 'out', 'w') as out, open(tmp_path / 'err', 'w') as err:
+    process = start_one(command('run', *CONFIG, f'--workdir={work}'), out, err)
   while not checkpoints(work):
     assert process.poll() is None
     time.sleep(0.02)
   shutil.rmtree(work, ignore_errors=True)
-  out, err = process.communicate(timeout=200)
-  assert process.returncode == 2, out + err
+  code = process.wait(200)
+  out, err = (tmp_path / 'out').read_text(), (tmp_path / 'err').read_text()
+  assert code == 2, out + err
   assert 'was removed, renamed or replaced during the run' in err and err.count('\n') == 1
   assert 'everything is in' not in out and not list(tmp_path.rglob('results.jsonl'))
 

@@ -1,6 +1,7 @@
 """The search for rates: one grid for all methods, training data alone, and the lowest mean NLL."""
 
 import numpy as np
+import pytest
 
 from experiments import search
 from hydra_jax.data import toy
@@ -9,16 +10,27 @@ from hydra_jax.experiment.schema import default_config
 
 
 def test_every_method_has_the_same_grid_on_training_data():
-  config, points = search.get_config(), search.settings()
-  train, data = toy.digits('train'), search.held_out()
+  of_digits = search.SEARCHES['digits']
+  config, points = search.get_config('digits', of_digits.methods), of_digits.settings
+  train, data = toy.digits('train'), search.held_out_digits()
   for name, whole in zip('xy', train, strict=True):
     np.testing.assert_array_equal(np.concatenate([data[name], data[f'{name}_test']]), whole)
-  assert config.data.name.endswith('search.py:held_out') and len(data['y']) == 958
+  assert config.data.name.endswith('search.py:held_out_digits') and len(data['y']) == 958
   assert not config.data.ood and not config.data.shifts
   assert len(config.students) == len(points) * len(default_config().student)
   for method in default_config().student:
     found = [resolve(config, f'{method}-{i}').training for i in range(len(points))]
     assert [dict(learning_rate=each.learning_rate) for each in found] == points
+
+
+@pytest.mark.parametrize('name, epochs', [('cifar10-small', 15.0), ('cifar10-long', 60.0)])
+def test_inputs_are_searched_on_the_training_split_of_cifar10(name, epochs):
+  config = search.get_config(name, search.OF_CIFAR10)
+  assert (config.data.train, config.data.test, config.data.ood) == ('train[:90%]', 'train[90%:]', ())
+  for method in search.OF_CIFAR10:
+    found = [resolve(config, f'{method}-{i}').training for i in range(len(search.INPUTS))]
+    assert [dict(augment=each.augment, augment_share=each.augment_share) for each in found] == list(search.INPUTS)
+    assert {each.epochs for each in found} == {epochs}
 
 
 def test_the_lowest_mean_is_chosen():
@@ -29,7 +41,8 @@ def test_the_lowest_mean_is_chosen():
     for i, value in enumerate(values)
     for split, metric, scale in (('test', 'nll', 1), ('test', 'accuracy', 0.1), ('letters', 'nll', -1))
   ]
-  found = search.log(rows)
+  settings = search.SEARCHES['digits'].settings
+  found = search.log(settings, rows)
   assert [(row['method'], row['chosen']) for row in found] == [
     ('kd', False),
     ('kd', True),
@@ -38,4 +51,4 @@ def test_the_lowest_mean_is_chosen():
   ]
   assert [row['nll'] for row in found] == [np.mean(values) for values in nll.values()]
   np.testing.assert_allclose([row['nll_error'] for row in found], [0.2, 0.05, 0, 0.4])
-  assert found[3] | search.settings()[2] == found[3] and found[3]['rank_correlation'] is None
+  assert found[3] | settings[2] == found[3] and found[3]['rank_correlation'] is None

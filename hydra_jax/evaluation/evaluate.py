@@ -209,14 +209,15 @@ def score_outputs(
   return task.in_units(found, scaling.y_scale)
 
 
+@functools.lru_cache(maxsize=8)
+def _labelling(label: Callable) -> Callable:
+  return jax.jit(lambda outputs_BxMxC, y: label(jnp.swapaxes(outputs_BxMxC, 0, 1), y))
+
+
 def label_nll(outputs_MxNxC, split: Split, task: Task, scaling: Scaling, batch_size: int) -> np.ndarray:
   """−log density of the label by each member alone, `[M, N]`, in the units of the targets."""
-
-  @jax.jit
-  def of_batch(outputs_BxMxC, y):
-    return task.label(jnp.swapaxes(outputs_BxMxC, 0, 1), y)
-
-  found = in_batches(of_batch, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y), axis=1)
+  outputs, y = np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y)
+  found = in_batches(_labelling(task.label), batch_size, outputs, y, axis=1)
   return task.in_units({'nll': found}, scaling.y_scale)['nll']
 
 

@@ -65,8 +65,8 @@ def restore(folder: Path, network: Network, shape: Sequence[int], replicas: int)
 
 
 def of_replica(trees: Any, index: int) -> Any:
-  """The arrays of one replica."""
-  return jax.tree.map(lambda leaf: leaf[index], trees)
+  """The arrays of one replica, on a device. They are cut on the host, where no shape needs a program."""
+  return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[index]), trees)
 
 
 def find(place: str) -> Path:

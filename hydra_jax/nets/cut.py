@@ -7,14 +7,14 @@ cut above 0. A single network has one head.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hydra_jax.errors import UserError
-from hydra_jax.nets.mapping import convolves, over_heads
+from hydra_jax.nets.mapping import choose, convolves, over_heads
 from hydra_jax.nets.stages import Stage, Tree, chain
 
 
@@ -82,6 +82,20 @@ def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
   return convolves(lambda params, state, x: network.apply(params, state, x)[0], params, state, x)
 
 
+def _mapping_of(stage: Stage, x: jax.Array, train: bool, arguments: Tree) -> str:
+  """What `auto` stands for where copies of a stage read `x`; the arguments have the axis of the copies."""
+  leaves, tree = jax.tree.flatten(arguments)
+  return _chosen(stage, train, (x.shape, x.dtype), tree, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
+
+
+@functools.lru_cache(maxsize=1024)
+def _chosen(stage: Stage, train: bool, of_x: tuple, tree: Any, of_leaves: tuple[tuple, ...]) -> str:
+  """`mapping.choose`, once for each shape: it traces the stage."""
+  first = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*each) for each in of_leaves])
+  apply = lambda x, arguments: stage.apply(*arguments[:2], x, arguments[2], train)
+  return choose('auto', apply, jax.ShapeDtypeStruct(*of_x), first)
+
+
 def tile(stage: Stage, mapping: str) -> Stage:
   """Copies of a stage that read the same input. Outputs, params and state gain axis 0.
 
@@ -101,7 +115,9 @@ def tile(stage: Stage, mapping: str) -> Stage:
 
   def apply(params, state, x, key, train, heads_K):
     copy = lambda p, s, k: stage.apply(p, s, x, k, train)
-    return over_heads(copy, len(heads_K), mapping)(params, state, keys(key, heads_K))
+    arguments = params, state, keys(key, heads_K)
+    how = _mapping_of(stage, x, train, arguments) if mapping == 'auto' else mapping
+    return over_heads(copy, len(heads_K), how)(*arguments)
 
   return Stage(init, apply)
 

@@ -81,14 +81,14 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
 
 
 def stack(trees: Sequence[Any]) -> Any:
-  """Stacks trees of replicas along a new first axis. A single tree is not copied.
+  """Stacks trees of replicas along a new first axis, on the host. A single tree is not copied there.
 
   Example:
     >>> stack([{'a': np.zeros(2)}, {'a': np.ones(2)}])['a'].shape
     (2, 2)
   """
   if len(trees) == 1:
-    return jax.tree.map(lambda leaf: leaf[None], trees[0])
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], trees[0])
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 

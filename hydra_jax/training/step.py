@@ -176,7 +176,7 @@ def grown_state(optimizer: optax.GradientTransformation, params: Tree, model_sta
     heads: Number of heads.
   """
   grow = lambda *trees: tuple(cut.grow(tree, heads) for tree in trees)
-  return fresh_state(optimizer, *over_replicas(grow, params, model_state))
+  return fresh_state(optimizer, *jax.jit(functools.partial(over_replicas, grow))(params, model_state))
 
 
 @functools.lru_cache(maxsize=64)
