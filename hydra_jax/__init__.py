@@ -46,7 +46,7 @@ if TYPE_CHECKING:
   from hydra_jax.serving.model_folder import save
   from hydra_jax.serving.predict_files import predict_file
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 # Public modules, by the folder that each is in.
 _FOLDERS = {

@@ -1,4 +1,4 @@
-"""The code in the README does what is said beside it."""
+"""The code in the README and in pages of docs/ does what is said beside it, and their numbers are those of results."""
 
 import contextlib
 import json
@@ -25,13 +25,17 @@ from hydra_jax.experiment.config import default_config, leaves
 from hydra_jax.maths import statistics
 
 README = (ROOT / 'README.md').read_text()
-BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
-# The numbers with decimals in the text below Results, and how each is found.
+PAGES = {page.name: page.read_text() for page in readme.pages()}
+RESULTS, SPEED = PAGES['results.md'], PAGES['speed.md']
+BLOCKS = re.findall(r'```python\n(.*?)```', '\n'.join(PAGES.values()), flags=re.S)
+# The numbers with decimals in the text of the results, and how each is found.
 STATED = {
   '.0017': lambda: round(1 / 599, 4),  # one of the test images of the digits
   **{aim: lambda aim=aim: float(aim) for aim in ('.97', '.95', '.85')},  # what is aimed at, not what was measured
   '1.8': lambda: round(statistics.inflation(20, 1 / 9), 1),
 }
+# Numbers with decimals in the text of other pages: versions, what is asked for, and chance. None was measured.
+NOT_MEASURED = {'README.md': {'3.12', '0.10', '0.12'}, 'serving.md': {'0.95', '0.99'}, 'start-command-line.md': {'0.5'}}
 
 
 def block(word):
@@ -86,7 +90,7 @@ def test_an_ensemble_of_scikit_learn(tmp_path, monkeypatch):
 def test_the_example_in_python(tiny_run):
   x, y = toy.digits('train')
   logits = np.random.default_rng(0).normal(size=(3, 200, 10))
-  text = block('hydra_jax.distil').replace("'runs/digits'", 'run').replace('epochs=50.0', 'epochs=2.0')
+  text = block('hydra_jax.distil(x, logits').replace("'runs/digits'", 'run').replace('epochs=50.0', 'epochs=2.0')
   names = {'np': np, 'x': x[:200], 'logits': logits, 'x_new': x[200:260], 'y_new': y[200:260], 'run': tiny_run[0]}
   exec(text, names)
   assert names['prediction'].members.shape == (3, 60, 10) and 0 <= names['scores']['accuracy'] <= 1
@@ -105,7 +109,7 @@ def test_from_a_csv_file_to_a_service(tmp_path, monkeypatch, port):
     exec(quick, names)
     model, new = names['model'], names['held_out'].drop(columns='target')
     new.to_csv('new.csv', index=False)
-    install, predict, serve, ask = map(shlex.split, commands('From a CSV file to a service'))
+    install, predict, serve, ask = map(shlex.split, commands('Your own data: from a CSV file to a service'))
     assert (
       install[:2] == ['pip', 'install']
       and predict.pop(0) == 'hydra-jax'
@@ -155,21 +159,40 @@ def test_stages_of_three_libraries():
   assert outputs.shape == (20, 32, 10)
 
 
-def test_tables_of_results_are_those_of_their_files():
-  assert readme.refreshed(README) == README, 'run python -m experiments.readme'
+@pytest.mark.parametrize('name', PAGES)
+def test_tables_of_results_are_those_of_their_files(name):
+  assert readme.refreshed(PAGES[name]) == PAGES[name], 'run python -m experiments.readme'
 
 
 def test_every_table_with_a_decimal_names_its_file():
-  tables = re.findall(r'(^[^|\n].*|^)\n((?:^\|.*\n)+)', README, flags=re.M)
+  tables = [
+    table for page in PAGES.values() for table in re.findall(r'(^[^|\n].*|^)\n((?:^\|.*\n)+)', page, flags=re.M)
+  ]
   assert len(tables) > 10
   measured = [above for above, table in tables if re.search(r'\|[^|`]*\d\.\d', table)]
   assert measured and all(readme.MARKER.match(f'{above}\n') for above in measured), measured
 
 
+def decimals(page):
+  """Numbers with decimals in the text: not in tables, commands and versions."""
+  text = re.sub(r'^(\||    ).*$|!\[.*?\]\(.*?\)|jax 0\.1[01]\.2|Python 3\.11', '', page, flags=re.M)
+  return set(re.findall(r'(?<![\w.])\d*\.\d+(?![\w.])', text))
+
+
 def test_numbers_in_the_text_of_the_results_are_few_and_right():
-  text = re.sub(r'^(\||    ).*$|!\[.*?\]\(.*?\)|jax 0\.1[01]\.2|Python 3\.11', '', README, flags=re.M)
-  text = text.partition('## Results\n')[2].partition('\n## Speed')[0]
-  found = re.findall(r'(?<![\w.])\d*\.\d+(?![\w.])', text)
-  assert set(found) == set(STATED)
+  assert decimals(RESULTS) == set(STATED)
   for number, of in STATED.items():
     assert float(number) == of()
+
+
+def test_numbers_in_the_text_about_speed_are_those_of_its_table():
+  measured = set(re.findall(r'\d+\.\d+', '\n'.join(re.findall(r'^\|.*$', SPEED, flags=re.M))))
+  flops = lambda heads: 784 * 100 + 100 * 100 + heads * 100 * 10
+  calculated = {f'{flops(50) / flops(1):.2f}'}
+  assert decimals(re.sub(r'PyTorch 2\.13\.0', '', SPEED)) <= measured | calculated
+
+
+@pytest.mark.parametrize('name', sorted(set(PAGES) - {'results.md', 'speed.md'}))
+def test_other_pages_have_their_numbers_from_tables_and_cells(name):
+  text = re.sub(r'```.*?```|`[^`]*`|\]\(\S*\)|Apache License 2\.0', '', PAGES[name], flags=re.S)
+  assert decimals(text) == NOT_MEASURED.get(name, set())

@@ -266,7 +266,7 @@ def test_from_a_csv_file_to_a_prediction(tmp_path, random):
     entropy = lambda p: -(p * np.log(p)).sum(axis=-1)
     model = entropy(mean) - entropy(prediction.members).mean(axis=0)
     assert score['uncertainty_epistemic'] == pytest.approx(model.mean(), rel=1e-3, abs=1e-6)
-  blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'data.md').read_text(), re.S)
   (lines,) = [block for block in blocks if 'runs/table-houses' in block]
   names: dict = {}
   test.drop(columns='target').to_csv(tmp_path / 'new.csv', index=False)

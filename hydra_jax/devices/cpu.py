@@ -1,7 +1,7 @@
 """What makes programs fast on XLA's CPU backend. Results differ by rounding only.
 
 In other files only `on_cpu` decides whether it is used, so that this file can be deleted one day. `experiments.bench`
-measured the numbers; see Speed in the README.
+measured the numbers; see docs/speed.md.
 """
 
 from collections.abc import Iterator
