@@ -40,7 +40,7 @@ if TYPE_CHECKING:
   from hydra_jax.nets.cut import Network, grow, multi_head, sampled
   from hydra_jax.nets.stages import Stage, chain, from_linen, mlp
   from hydra_jax.nets.tabular import tabular
-  from hydra_jax.nets.zoo import lenet, resnet, resnet50, wide_resnet
+  from hydra_jax.nets.zoo import lenet, max_pool, resnet, resnet50, wide_resnet
   from hydra_jax.serving.export import export
   from hydra_jax.serving.loading import load
   from hydra_jax.serving.model_folder import save
@@ -74,7 +74,7 @@ _MODULES = {
   **dict.fromkeys(('Network', 'grow', 'multi_head', 'sampled'), 'nets.cut'),
   **dict.fromkeys(('Stage', 'chain', 'from_linen', 'mlp'), 'nets.stages'),
   'tabular': 'nets.tabular',
-  **dict.fromkeys(('lenet', 'resnet', 'resnet50', 'wide_resnet'), 'nets.zoo'),
+  **dict.fromkeys(('lenet', 'max_pool', 'resnet', 'resnet50', 'wide_resnet'), 'nets.zoo'),
 }
 
 __all__ = [
@@ -105,6 +105,7 @@ __all__ = [
   'lenet',
   'load',
   'losses',
+  'max_pool',
   'metrics',
   'mlp',
   'multi_head',

@@ -1,6 +1,7 @@
 """Networks for images: their published sizes, every cut, statistics of their own for every head."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,3 +275,21 @@ def test_impossible_networks_are_refused(make, words):
   with pytest.raises(UserError, match=words) as error:
     make()
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('shape, size', [((2, 7, 9, 3), 2), ((2, 7, 9, 3), 3), ((1, 4, 4, 1), 4), ((3, 2, 3, 2), 1)])
+def test_maximum_pooling_is_that_of_flax(random, shape, size):
+  x = jnp.asarray(random.permutation(np.prod(shape)).reshape(shape), jnp.float32)  # no entry twice
+  flax = lambda x: nn.max_pool(x, (size, size), (size, size))
+  ours = lambda x: zoo.max_pool(x, size)
+  np.testing.assert_array_equal(ours(x), flax(x))
+  weight = jnp.asarray(random.normal(size=flax(x).shape), jnp.float32)
+  grads = [jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(x) * weight)))(x) for f in (ours, flax)]
+  np.testing.assert_array_equal(*grads)
+  assert ours(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_entries_that_are_equal_share_the_gradient():
+  x = jnp.asarray([[1.0, 1.0], [1.0, 0.0]])[None, :, :, None]
+  grad = jax.grad(lambda x: zoo.max_pool(x, 2).sum())(x)[0, :, :, 0]
+  assert grad.sum() == 1 and grad[1, 1] == 0 and (grad.ravel()[:3] > 0).all()

@@ -9,11 +9,13 @@ Parameters and statistics are float32. `dtype` is the precision of the computati
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from functools import partial
 import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from hydra_jax.devices import collectives
@@ -147,6 +149,30 @@ class NormPool(Layers):
     return Pool()(nn.relu(self.normed(x, train)))
 
 
+def max_pool(x: jax.Array, size: int) -> jax.Array:
+  """Maximum pooling over squares that do not overlap, as `nn.max_pool(x, (size, size), (size, size))` of Flax.
+
+  On CPUs, training with it is faster: XLA is slow there at the gradient of `nn.max_pool`. Where several entries of a
+  square are the greatest, they share its gradient.
+
+  Args:
+    x: `[B, h, w, channels]`.
+    size: Of a square. Rows and columns that fill no square are left out.
+
+  Returns:
+    `[B, h // size, w // size, channels]`, of the dtype of x.
+
+  Example:
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
+    Array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+  """
+  batch, height, width, channels = x.shape[0], x.shape[1] // size, x.shape[2] // size, x.shape[3]
+  squares = x[:, : height * size, : width * size].reshape(batch, height, size, width, size, channels)
+  over_rows = functools.reduce(jnp.maximum, (squares[:, :, row] for row in range(size)))
+  return functools.reduce(jnp.maximum, (over_rows[:, :, :, column] for column in range(size)))
+
+
 class ConvPool(nn.Module):
   """Convolution 5x5 without padding, ReLU, maximum of 2x2."""
 
@@ -154,7 +180,8 @@ class ConvPool(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return nn.max_pool(nn.relu(nn.Conv(self.channels, (5, 5), padding='VALID')(x)), (2, 2), (2, 2))
+    layer = nn.Conv(self.channels, (5, 5), padding='VALID', conv_general_dilated=convolve)
+    return max_pool(nn.relu(layer(x)), 2)
 
 
 def lenet(outputs: int) -> list[Stage]:
