@@ -111,6 +111,7 @@ def test_all_students():
     ('seed=1.0', 'takes a whole number'),
     (f'seed={2**40}', 'from 0 to'),
     ('epochs=nan', 'of more than 0, and finite'),
+    ('validation_scores=-1', 'config.validation_scores=-1 must be a whole number of at least 0'),
     ('epochs=None', 'takes a number'),
     ('student.hydra.freeze_body=maybe', 'takes True or False'),
     ("students=('kd'", r'lacks a closing \)'),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
+  'validation_scores',
   *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
   *('execution.', 'parallel.'),
 )

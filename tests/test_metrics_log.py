@@ -2,6 +2,7 @@
 
 import json
 
+from conftest import TINY, hydra_jax
 import numpy as np
 import pytest
 
@@ -73,6 +74,22 @@ def test_training_that_continues_cuts_off_what_it_does_again(tmp_path):
   assert path.read_text().endswith('}\n')
 
 
+def test_scores_of_a_step_are_written_once(tmp_path):
+  """Also where training was killed before it saved a checkpoint of the step, and after."""
+  path = tmp_path / 'metrics.jsonl'
+  log = log_of(path)
+  for step in (10, 20):
+    log.add(call(step))
+    log.add_scores(step, {'nll': step / 100})
+  log = log_of(path, start=10)
+  log.add_scores(10, {'nll': 0.1})
+  log.add(call(20))
+  log.add_scores(20, {'nll': 0.2})
+  found = [(row['step'], row['validation']) for row in metrics_log.read(path) if 'validation' in row]
+  assert found == [(10, {'nll': 0.1}), (20, {'nll': 0.2})]
+  assert [row['step'] for row in metrics_log.read(path) if 'loss' in row] == [10, 20]
+
+
 @pytest.mark.parametrize('line', ['{"phase"', '[1]', '{"phase": "kd"}', '\udcff'])
 def test_a_damaged_line_is_said(tmp_path, line):
   path = tmp_path / 'metrics.jsonl'
@@ -96,3 +113,23 @@ def test_a_run_writes_all_steps_of_all_phases(tiny_run):
       assert row['loss_min'] <= row['loss_median'] <= row['loss_max']
       assert 0 <= row['waiting'] <= 1 and row['learning_rate'] > 0
     assert of_phase[-1]['loss'] < of_phase[0]['loss']
+
+
+@pytest.mark.slow
+def test_scores_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tmp_path):
+  more = ('--config.validation_scores=4', "--config.students=('hydra',)")
+  done = hydra_jax('run', *TINY, *more, f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  lines = lambda folder: [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
+  whole = {(row['split'], row['method'], row['metric']): row['value'] for row in lines(tiny_run[0])}
+  results = {(row['split'], row['method'], row['metric']): row['value'] for row in lines(tmp_path)}
+  assert results and all(value == whole[key] for key, value in results.items() if key[2] != 'latency_ms')
+  scored = [row for row in metrics_log.read(tmp_path / 'metrics.jsonl') if 'validation' in row]
+  for phase in ('ensemble of 3', 'hydra: members'):
+    found = [row for row in scored if row['phase'] == phase]
+    steps = found[-1]['steps']
+    assert [row['step'] for row in found] == [round(steps * i / 4) for i in (1, 2, 3, 4)]
+    assert found[-1]['validation']['nll'] < found[0]['validation']['nll']
+  assert 'rank_correlation' not in found[0]['validation'] or phase != 'ensemble of 3'
+  assert 0 < found[-1]['validation']['rank_correlation'] <= 1
+  assert not any(row['phase'] == 'hydra: mean prediction' for row in scored)

@@ -1,10 +1,11 @@
 """How training goes, line by line: `metrics.jsonl` in the work directory of a run.
 
-Each line is about the steps since the line before of the same phase. A run that was killed continues the file: lines
+Each line is about the steps since the line before of the same phase. With `config.validation_scores` there are also
+lines with `validation`, the scores on the validation part after a step. A run that was killed continues the file: lines
 beyond the checkpoint that it continues from are cut off first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 from pathlib import Path
 import resource
@@ -69,6 +70,15 @@ class MetricsLog:
     with self.path.open('a') as file:
       file.write(json.dumps(self.about | summary(self._calls, self.batch_size) | self._now()) + '\n')
     self._last_step, self._last_time, self._calls = self._calls[-1].step, time.monotonic(), []
+
+  def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+    """Writes scores on the validation part after a step, on a line of their own; once, also if it is called again."""
+    self.flush()
+    line = self.about | {'step': step, 'steps': self.steps, 'validation': dict(scores)}
+    if any(row.get('validation') and {**row, 'validation': line['validation']} == line for row in read(self.path)):
+      return
+    with self.path.open('a') as file:
+      file.write(json.dumps(line) + '\n')
 
   def _now(self) -> dict[str, Any]:
     rate = self.rate(self._calls[-1].step - 1)

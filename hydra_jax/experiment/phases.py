@@ -1,5 +1,6 @@
 """Training one method through its phases, each of which is kept as an artifact."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 import functools
@@ -15,10 +16,11 @@ from hydra_jax.devices import preemption, processes
 from hydra_jax.devices.layout import make_layout
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model
-from hydra_jax.experiment import artifacts, config as configs, metrics_log, provenance, recipes
+from hydra_jax.experiment import artifacts, config as configs, metrics_log, provenance, recipes, scores_in_training
 from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
+from hydra_jax.experiment.scores_in_training import Scorer
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
@@ -48,7 +50,8 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   for number, (here, key) in enumerate(zip(planned.phases, keys, strict=True)):
 
     def make(new: Path, folder: Path, here=here, number=number, before=trees) -> None:
-      state = train_phase(group, here, planned.recipe.role, before, teachers, folder)
+      scorer = scorer_of_last(group, planned, teachers) if number == len(phases) - 1 else None
+      state = train_phase(group, here, planned.recipe.role, before, teachers, folder, scorer)
       data = [replica.data for replica in group]
       artifacts.save(new, state.params, state.model_state, planned.recipe, number, data)
 
@@ -116,8 +119,22 @@ def _progress(folder: Path) -> Path:
   return folder.with_name(f'{folder.name}.progress')
 
 
+def scorer_of_last(group: Group, planned: PlannedMethod, teachers: Sequence[Teacher]) -> Scorer | None:
+  """What scores the last phase of a method while it trains, if the config asks for it."""
+  if not group[0].config.validation_scores:
+    return None
+  read, outputs = recipes.predictive_of(planned.recipe).read, [teacher.validation for teacher in teachers]
+  return scores_in_training.scorer_of(group, planned.phases[-1].phase.network, read, outputs)
+
+
 def train_phase(
-  group: Group, planned: PlannedPhase, role: str, before: Any, teachers: Sequence[Teacher], folder: Path
+  group: Group,
+  planned: PlannedPhase,
+  role: str,
+  before: Any,
+  teachers: Sequence[Teacher],
+  folder: Path,
+  scorer: Scorer | None = None,
 ) -> State:
   """Trains one phase of a group of replicas, from its newest checkpoint if it was interrupted.
 
@@ -128,6 +145,7 @@ def train_phase(
     before: Parameters and state that the phase before has left, with a leading axis R; None for the first phase.
     teachers: Of each replica.
     folder: Where the result will be; checkpoints are beside it.
+    scorer: Gives the scores on the validation part that are taken while it trains.
   """
   config, training, phase, label = group[0].config, planned.training, planned.phase, planned.label
   layout = make_layout(config.parallel.mode, planned.mesh)
@@ -165,7 +183,14 @@ def train_phase(
   processes.barrier()
   try:
     with bar(label, job.steps, training.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
-      state = loop.fit(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
+      train = loop.prepared(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
+      stops = scores_in_training.steps_to_score(job.steps, config.validation_scores if scorer else 1)
+      for stop in stops[bisect.bisect_left(stops, int(state.step[0])) :]:
+        state = train(state, stop)
+        if scorer:
+          scores = scorer(state)
+          if log:
+            log.add_scores(stop, scores)
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
   if saved is None and losses[-1] >= losses[0]:

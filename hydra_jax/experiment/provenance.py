@@ -49,7 +49,7 @@ WITHOUT_NUMBERS = (
   *('evaluation/calibrated', 'maths/conformal'),
   *('report/figures', 'report/page', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
-  *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log'),
+  *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
   'experiment/paper_tables',
   *(
     f'experiment/{name}'

@@ -69,6 +69,9 @@ class ExperimentSettings:
     'Share of the training split that nothing is trained on, at most 1,000 examples. The spread of heads and, for one '
     'column of the table, NLLs are calibrated on it, and inputs are chosen. 0: nothing of that is done.',
   )
+  validation_scores: int = setting(
+    0, COUNT_OR_0, 'Times that a network is scored on the validation part while it trains, for metrics.jsonl; 0: never.'
+  )
   students: tuple[str, ...] = setting(
     ('single', 'kd', 'hydra'), DISTINCT_NAMES, 'Which sections under `student` are trained.'
   )

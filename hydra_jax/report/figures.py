@@ -90,7 +90,7 @@ def draw_all(
   if kinds['plane']:
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
   if lines:
-    figures['losses'] = lambda: loss_curves(lines)
+    figures['losses'] = lambda: loss_curves([line for line in lines if 'loss' in line])
   save(folder, figures)
 
 
