@@ -113,6 +113,8 @@ def keep(client: socket.socket) -> list[str]:
   files, text = array.array('i'), b''
   while not text.endswith(b'\n'):
     some, more, *_ = client.recvmsg(SIZE, socket.CMSG_SPACE(64))
+    if not some:  # who asked has gone
+      os._exit(0)
     text += some
     for _, _, data in more:
       files.frombytes(data)

@@ -44,12 +44,12 @@ def count_flops(f: Callable, *arguments: Any) -> float:
 
 
 def _flops(jaxpr: Jaxpr) -> float:
-  """What calls other functions is counted by itself; the rest is lowered without it, as if its results were inputs.
+  """What has a loop or branches is counted by itself; the rest is lowered without it, as if its results were inputs.
 
   Constants become inputs too: XLA would leave out the addition of a bias that is 0.
   """
   total = 0.0
-  inner = [(eqn, list(_called(eqn))) for eqn in jaxpr.eqns]
+  inner = [(eqn, list(_called(eqn)) if _turns(eqn) else []) for eqn in jaxpr.eqns]
   for eqn, called in inner:
     if called:
       each = [_flops(c) for c in called]
@@ -73,10 +73,16 @@ def _flops(jaxpr: Jaxpr) -> float:
 
 
 # What calls other functions, by the name of the primitive. Others, such as `scatter`, have a jaxpr that is no call.
+TURNS = ('scan', 'while', 'cond')
 CALLS = (
-  *('scan', 'while', 'cond', 'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat'),
+  *(*TURNS, 'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat'),
   *('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr'),
 )
+
+
+def _turns(eqn: JaxprEqn) -> bool:
+  """Whether an equation has a loop or branches, at any depth."""
+  return eqn.primitive.name in TURNS or any(_turns(each) for jaxpr in _called(eqn) for each in jaxpr.eqns)
 
 
 def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
