@@ -9,6 +9,7 @@ from importlib import metadata
 import io
 import os
 from pathlib import Path
+import shutil
 import socket
 import subprocess
 import sys
@@ -207,10 +208,11 @@ class Forking(NamedTuple):
 @functools.cache
 def forking() -> Forking:
   """That of this process, which is started when it is first needed, and ends with it."""
-  place = f'{tempfile.mkdtemp()}/socket'
+  folder = tempfile.mkdtemp()
+  place = f'{folder}/socket'
   started = {**os.environ, 'PYTHONPATH': str(ROOT)}
   process = subprocess.Popen([sys.executable, 'tests/forks.py', place], cwd=ROOT, env=started)
-  atexit.register(lambda: (process.kill(), process.wait()))
+  atexit.register(lambda: (process.kill(), process.wait(), shutil.rmtree(folder)))
   while not os.path.exists(place):
     assert process.poll() is None
     time.sleep(0.05)

@@ -4,6 +4,7 @@ import json
 
 from conftest import TINY, hydra_jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from hydra_jax import UserError
@@ -133,3 +134,5 @@ def test_scores_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tm
   assert 'rank_correlation' not in found[0]['validation'] or phase != 'ensemble of 3'
   assert 0 < found[-1]['validation']['rank_correlation'] <= 1
   assert not any(row['phase'] == 'hydra: mean prediction' for row in scored)
+  assert np.ptp(np.asarray(Image.open(tmp_path / 'figures' / 'validation.png'))) > 0
+  assert 'Scores in training' in (tmp_path / 'report.html').read_text()

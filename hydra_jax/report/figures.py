@@ -91,6 +91,8 @@ def draw_all(
     figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
   if lines:
     figures['losses'] = lambda: loss_curves([line for line in lines if 'loss' in line])
+  if scored := [line for line in lines if 'validation' in line]:
+    figures['validation'] = lambda: validation_curves(scored, TASKS[data.task].headline)
   save(folder, figures)
 
 
@@ -379,6 +381,29 @@ def loss_curves(lines: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set(title=phase, xlabel='step')
   for ax in first:
     ax.set_ylabel('loss, median of heads and range')
+  return figure
+
+
+def validation_curves(lines: Sequence[Mapping[str, Any]], headings: Mapping[str, Sequence[str]]) -> Figure:
+  """Scores on the validation part while networks train, a panel for each score, a line for each network.
+
+  Args:
+    lines: Those of `metrics.jsonl` that have `validation`. Groups of replicas are drawn one over the other.
+    headings: How scores are called, see `Task.headline`.
+  """
+  scores = list(dict.fromkeys(name for line in lines for name in line['validation']))
+  styles = _lines(dict.fromkeys(line['phase'] for line in lines))
+  figure, axes, _ = _grid(len(scores))
+  for ax, score in zip(axes, scores):
+    for phase, style in styles.items():
+      of_phase = [line for line in lines if line['phase'] == phase and score in line['validation']]
+      for replicas in dict.fromkeys(tuple(line['replicas']) for line in of_phase):
+        own = [line for line in of_phase if tuple(line['replicas']) == replicas]
+        label = phase if replicas == tuple(of_phase[0]['replicas']) else None
+        x, y = [line['step'] / line['steps'] for line in own], [line['validation'][score] for line in own]
+        ax.plot(x, y, marker='.', lw=1, label=label, **style)
+    ax.set(title=headings[score][0], xlabel='share of the training')
+  legend_beside(figure, axes[0])
   return figure
 
 

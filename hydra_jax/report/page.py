@@ -53,6 +53,11 @@ CAPTIONS = {
     'Uncertainty over the plane',
     'Where each method is uncertain. Points are training data. The rows are total, data and model uncertainty.',
   ),
+  'validation': (
+    'Scores in training',
+    'On the validation part, which nothing learns from. The rank correlation is that with the ensemble. Heads are as '
+    'trained: their spread is set afterwards.',
+  ),
   'losses': ('Losses in training', 'The median of the heads, and the range of all heads, step by step.'),
 }
 MOST_INPUTS, MOST_VALUES = 8, 6
