@@ -32,7 +32,7 @@ NETWORKS = {
 SMALL = dict(name='cnn', channels=(32, 64, 128), dtype='float32')
 # Three halves of the FLOPs of a member: its features serve all heads.
 SMALL_STUDENT = dict(name='cnn', channels=(40, 80, 160), dtype='float32')
-VIEWS = ('crop', 'flip')  # of the members of `small`
+VIEWS = ('crop', 'flip')  # of the members of `small`, and so of its students
 CORRUPTIONS = ('gaussian_noise', 'defocus_blur', 'contrast', 'pixelate')
 
 
@@ -77,5 +77,4 @@ def small():
   for name in ('proxy_endd', 'ced', 'dlf'):
     config.student[name].members_per_step = 0  # they read all members at once
   config.students = ('single', 'kd', 'hydra', 'endd', 'moments')
-  config.student.hydra.augment = VIEWS
   return config

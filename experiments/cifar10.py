@@ -118,7 +118,7 @@ def small(config: ConfigDict) -> None:
   config.data.train, config.data.test = 'train[:500]', 'test[:500]'
   config.data.shifts = ('gaussian_noise:1', 'gaussian_noise:3', 'gaussian_noise:5')
   update_training(config, epochs=4.0, warmup_epochs=1.0, augment=(), **GENTLE)
-  config.student.hydra.update(dict(epochs=8.0, augment=('crop', 'flip', 'shuffle', 'mixup')))
+  config.student.hydra.epochs = 8.0
 
 
 def is_prepared(name: str) -> bool:

@@ -12,7 +12,7 @@ convolutions of a step (`bench.step_flops`); their share is of the fastest squar
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 import itertools
 import json
@@ -21,7 +21,6 @@ from pathlib import Path
 import time
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from experiments import bench
@@ -88,8 +87,8 @@ def peak_of(dtype: str, quick: bool, seconds: float) -> float:
   return max(map(rate, (128, 256) if quick else (4096, 8192, 16384)))
 
 
-def measured(row: Row, peak: float, quick: bool, seconds: float) -> dict:
-  """A row with its numbers."""
+def measured(row: Row, peak: float, quick: bool, seconds: float, about: str) -> dict:
+  """A row with its numbers, and the device."""
   begun = time.perf_counter()
   made, steps, needed = training_of(row, quick)
   contender = bench.trains('', made, 1, '')
@@ -99,7 +98,7 @@ def measured(row: Row, peak: float, quick: bool, seconds: float) -> dict:
   batch_size = made.inputs.index.shape[-1]
   rate = needed * row.members / each
   numbers = dict(compiling_s=compiling, member_images_per_s=row.members * batch_size / each)
-  return asdict(row) | numbers | dict(needed_flops_per_s=rate, share=rate / peak, peak_flops_per_s=peak)
+  return asdict(row) | numbers | dict(device=about, needed_flops_per_s=rate, share=rate / peak, peak_flops_per_s=peak)
 
 
 def text_of(found: list[dict], about: str) -> str:
@@ -110,16 +109,19 @@ def text_of(found: list[dict], about: str) -> str:
     cells += [f'{row["member_images_per_s"]:,.0f}', f'{row["needed_flops_per_s"] / 1e12:.3g}', f'{row["share"]:.3f}']
     lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
   peaks = {row['dtype']: row['peak_flops_per_s'] for row in found}
-  of_peaks = ', '.join(f'{dtype} {peak / 1e12:.0f} TFLOP/s' for dtype, peak in peaks.items())
+  of_peaks = ', '.join(f'{dtype} {peak / 1e12:.3g} TFLOP/s' for dtype, peak in peaks.items())
   return '\n'.join([*lines, '', f'{about}. Fastest matrix product: {of_peaks}.', ''])
 
 
-def left(file: Path, quick: bool) -> Iterator[Row]:
-  """Rows that are not in the file."""
+def measured_before(file: Path, about: str) -> list[dict]:
+  """Rows in the file that are of this device."""
   there = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-  for row in rows(quick):
-    if not any(asdict(row).items() <= each.items() for each in there):
-      yield row
+  return [row for row in there if row['device'] == about]
+
+
+def left(there: Sequence[Mapping], quick: bool) -> list[Row]:
+  """Rows that are not there."""
+  return [row for row in rows(quick) if not any(asdict(row).items() <= each.items() for each in there)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,19 +133,17 @@ def main(arguments: list[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   options.output.mkdir(parents=True, exist_ok=True)
   file, device = options.output / 'rows.jsonl', jax.devices()[0]
-  todo = list(left(file, options.quick))
-  about = f'{device.device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}'
+  about = f'{device.device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}{", quick" * options.quick}'
+  todo = left(measured_before(file, about), options.quick)
   print(f'{about}: {len(todo)} of {len(rows(options.quick))} rows are left; about 20 s each', flush=True)
   peaks = {t: peak_of(t, options.quick, options.seconds) for t in sorted({row.dtype for row in todo})}
   for row in todo:
-    found = measured(row, peaks[row.dtype], options.quick, options.seconds)
+    found = measured(row, peaks[row.dtype], options.quick, options.seconds, about)
     with open(file, 'a') as rows_file:
       rows_file.write(json.dumps(found) + '\n')
     print(f'{row}: {found["member_images_per_s"]:,.0f} member-images/s', flush=True)
-  every = [json.loads(line) for line in file.read_text().splitlines()]
-  (options.output / 'table.md').write_text(text_of(every, about))
+  (options.output / 'table.md').write_text(text_of(measured_before(file, about), about))
 
 
 if __name__ == '__main__':
-  jnp.zeros(())  # fails here, with a line of JAX, where the device cannot be used
   main()

@@ -112,11 +112,12 @@ def log(settings: Sequence[Setting], rows: Iterable[Mapping[str, Any]]) -> list[
     >>> [(row['method'], row['learning_rate'], row['chosen']) for row in log(settings, rows)]
     [('kd', 0.001, False), ('kd', 0.003, True)]
   """
-  values: dict[tuple[str, int], dict[str, list[float]]] = {}
+  found_by: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
   for row in rows:
     method, dash, place = row['method'].rpartition('-')
-    if row['split'] == 'test' and dash:
-      values.setdefault((method, int(place)), {}).setdefault(row['metric'], []).append(row['value'])
+    if row['split'] == 'test' and dash:  # of a method that two runs have, a replica counts once
+      found_by.setdefault((method, int(place)), {}).setdefault(row['metric'], {})[row['replica']] = row['value']
+  values = {key: {name: list(each.values()) for name, each in found.items()} for key, found in found_by.items()}
   best: dict[str, float] = {}
   for (method, _), found in values.items():
     best[method] = min(best.get(method, np.inf), np.mean(found['nll']))

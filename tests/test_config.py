@@ -531,3 +531,12 @@ def test_methods_that_read_all_members_at_once_draw_none(method):
   config.students, config.distillation.members_per_step = (method,), 2
   with pytest.raises(UserError, match=f'config.student.{method}: members_per_step: .* set it to 0'):
     configs.validate(config)
+
+
+def test_scores_in_training_need_a_validation_part():
+  config = get('digits')
+  config.validation, config.validation_scores = 0.0, 3
+  with pytest.raises(UserError, match='validation_scores: there is no validation part: set it to 0'):
+    configs.validate(config)
+  config.validation_scores = 0
+  configs.validate(config)

@@ -21,6 +21,8 @@ def test_rows_that_are_there_are_not_measured_again(monkeypatch, tmp_path, capsy
     assert row['needed_flops_per_s'] == pytest.approx(row['share'] * row['peak_flops_per_s'])
     flops = 2 * (3 * (784 * 100 + 100 * 100 + 100 * 10) - 784 * 100)  # of one image, forward and back
     assert row['needed_flops_per_s'] == pytest.approx(row['member_images_per_s'] * flops)
+  other = first.replace('cpu, ', 'another, ')  # rows of another device are kept, and are no rows of this one
+  (tmp_path / 'rows.jsonl').write_text(first + other)
   gpu.main(['--quick', '--seconds=0.01', f'--output={tmp_path}'])
-  assert '0 of 2 rows are left' in capsys.readouterr().out and (tmp_path / 'rows.jsonl').read_text() == first
-  assert (tmp_path / 'table.md').read_text().count('| mlp | float32 |') == 2
+  assert '0 of 2 rows are left' in capsys.readouterr().out and (tmp_path / 'rows.jsonl').read_text() == first + other
+  assert other != first and (tmp_path / 'table.md').read_text().count('| mlp | float32 |') == 2

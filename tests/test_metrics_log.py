@@ -8,7 +8,7 @@ from PIL import Image
 import pytest
 
 from hydra_jax import UserError
-from hydra_jax.experiment import metrics_log
+from hydra_jax.experiment import metrics_log, scores_in_training
 from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.training.loop import Progress
 
@@ -89,6 +89,13 @@ def test_scores_of_a_step_are_written_once(tmp_path):
   found = [(row['step'], row['validation']) for row in metrics_log.read(path) if 'validation' in row]
   assert found == [(10, {'nll': 0.1}), (20, {'nll': 0.2})]
   assert [row['step'] for row in metrics_log.read(path) if 'loss' in row] == [10, 20]
+
+
+@pytest.mark.parametrize('steps, times', [(1, 1), (1, 9), (3, 10), (10, 10), (10, 3), (997, 20)])
+def test_scores_are_taken_at_different_steps_the_last_one_among_them(steps, times):
+  found = scores_in_training.steps_to_score(steps, times)
+  assert len(found) == min(steps, times) and found[0] > 0 and found[-1] == steps
+  assert np.all(np.diff(found) > 0) and np.ptp(np.diff([0, *found])) <= 1
 
 
 @pytest.mark.parametrize('line', ['{"phase"', '[1]', '{"phase": "kd"}', '\udcff'])

@@ -43,6 +43,7 @@ def test_the_lowest_mean_is_chosen():
   ]
   settings = search.SEARCHES['digits'].settings
   found = search.log(settings, rows)
+  assert search.log(settings, [*rows, *rows]) == found  # two runs of the same methods
   assert [(row['method'], row['chosen']) for row in found] == [
     ('kd', False),
     ('kd', True),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hydra_jax
-from hydra_jax import cli, data as datasets
+from hydra_jax import UserError, cli, data as datasets
 from hydra_jax.data import validation_rows
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import run as runs, validation
@@ -203,6 +203,23 @@ def test_inputs_of_vectors_are_chosen_in_the_run(tmp_path, caplog, random):
   found = {row['metric']: row['value'] for row in outcome.rows if row['split'] == 'test' and row['method'] == 'hydra'}
   prediction = hydra_jax.load(tmp_path / 'run', 'hydra').predict(x[:100] + 0.1)
   np.testing.assert_allclose(prediction.epistemic.mean(), found['uncertainty_epistemic'], rtol=1e-4)
+
+
+def test_too_few_vectors_to_choose_by_are_distilled_unchanged(tmp_path, caplog, random):
+  """Of 150 a tenth is too few for a validation part; and scores on it are refused before anything is trained."""
+  x = random.normal(size=(150, 3))
+  config = vectors(tmp_path, 'few', x=x, y=x[:, 0], x_test=x[:20] + 0.1, y_test=x[:20, 0])
+  config.validation_scores = 2
+  with pytest.raises(UserError, match='validation_scores: these data have no validation part: set it to 0'):
+    runs.run(config, tmp_path / 'run', '')
+  assert not (tmp_path / 'run').exists()
+  config.validation_scores = 0
+  with caplog.at_level(logging.INFO, 'hydra_jax'):
+    outcome = runs.run(config, tmp_path / 'run', '')
+  assert '150 examples are too few for a validation part: nothing is calibrated on it' in caplog.text
+  assert len(list(tmp_path.glob('run/artifacts/members-*'))) == 1 and not list(tmp_path.glob('run/artifacts/spread-*'))
+  found = {row['metric']: row['value'] for row in outcome.rows if row['split'] == 'test' and row['method'] == 'hydra'}
+  assert 0 < found['rmse'] < 3 and found['uncertainty_epistemic'] > 0
 
 
 def test_the_better_candidate_is_taken_and_the_first_of_equal_ones(monkeypatch):

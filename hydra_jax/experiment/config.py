@@ -36,7 +36,9 @@ def learns_from_members(config: ConfigDict, student: str) -> bool:
   return method_of(config, student).learns_from == 'members'
 
 
-def settle(config: ConfigDict, task: str, shape: Sequence[int], varies: bool = False) -> None:
+def settle(
+  config: ConfigDict, task: str, shape: Sequence[int], varies: bool = False, has_validation: bool = True
+) -> None:
   """Sets what the data decide and the user has left to them: the inputs to distil on, and no temperature in regression.
 
   Args:
@@ -44,12 +46,14 @@ def settle(config: ConfigDict, task: str, shape: Sequence[int], varies: bool = F
     task: Of the data.
     shape: Of an input.
     varies: Whether training inputs look different each time, as photographs that are cropped do.
+    has_validation: Whether there are enough examples for the validation part that the config asks for.
   """
+  can_choose = has_validation and bool(config.validation)
   for name in config.students:
     if resolve(config, name).training.augment != (AUTO,):
       continue
     section, is_image = config.student[name], len(shape) == 3
-    if config.teacher.predictions or varies or (not is_image and not config.validation):
+    if config.teacher.predictions or varies or (not is_image and not can_choose):
       section.augment = ()  # there are no predictions for other inputs, or nothing to choose by
     elif is_image:
       members = resolve(config).training
@@ -133,11 +137,7 @@ def residual_recipe(
     weight_decay=weight_decay,
     augment=augment,
   )
-  config.student.hydra.update(
-    cut=-2,
-    epochs=hydra_epochs,
-    augment=augment,
-  )
+  config.student.hydra.update(cut=-2, epochs=hydra_epochs)
 
 
 # Keys of a sub-argument that stand for longer ones.

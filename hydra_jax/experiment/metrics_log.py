@@ -53,7 +53,7 @@ class MetricsLog:
     self.about: dict[str, Any] = {'phase': phase, 'replicas': list(replicas)}
     self._calls: list[Progress] = []
     self._last_step, self._last_time = start, time.monotonic()
-    _cut(path, self.about, start)
+    self._scored = {row['step'] for row in _cut(path, self.about, start) if 'validation' in row}
 
   def add(self, call: Progress) -> None:
     """Takes note of a call of the program, and writes a line when it is time."""
@@ -66,19 +66,20 @@ class MetricsLog:
     """Writes what was noted since the last line."""
     if not self._calls:
       return
-    store.check_held(self.path)
-    with self.path.open('a') as file:
-      file.write(json.dumps(self.about | summary(self._calls, self.batch_size) | self._now()) + '\n')
+    self._append(summary(self._calls, self.batch_size) | self._now())
     self._last_step, self._last_time, self._calls = self._calls[-1].step, time.monotonic(), []
 
   def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
     """Writes scores on the validation part after a step, on a line of their own; once, also if it is called again."""
     self.flush()
-    line = self.about | {'step': step, 'steps': self.steps, 'validation': dict(scores)}
-    if any(row.get('validation') and {**row, 'validation': line['validation']} == line for row in read(self.path)):
-      return
+    if step not in self._scored:
+      self._scored.add(step)
+      self._append({'step': step, 'steps': self.steps, 'validation': dict(scores)})
+
+  def _append(self, values: dict[str, Any]) -> None:
+    store.check_held(self.path)
     with self.path.open('a') as file:
-      file.write(json.dumps(line) + '\n')
+      file.write(json.dumps(self.about | values) + '\n')
 
   def _now(self) -> dict[str, Any]:
     rate = self.rate(self._calls[-1].step - 1)
@@ -138,10 +139,16 @@ def read(path: Path) -> list[dict[str, Any]]:
   raise UserError(f'{path} is damaged: delete it, and run the same command again')
 
 
-def _cut(path: Path, about: dict[str, Any], step: int) -> None:
-  """Removes lines of a phase that are beyond a step, and a last line that was not written to its end."""
+def _cut(path: Path, about: dict[str, Any], step: int) -> list[dict[str, Any]]:
+  """Removes lines of a phase that are beyond a step, and a last line that was not written to its end.
+
+  Returns:
+    The lines of the phase that are left.
+  """
   rows = read(path)
-  kept = [row for row in rows if row['step'] <= step or any(row.get(key) != value for key, value in about.items())]
+  is_own = lambda row: all(row.get(key) == value for key, value in about.items())
+  kept = [row for row in rows if row['step'] <= step or not is_own(row)]
   text = ''.join(json.dumps(row) + '\n' for row in kept)
   if path.exists() and path.read_text() != text:
     store.replace_text(path, text)
+  return list(filter(is_own, kept))

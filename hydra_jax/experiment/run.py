@@ -15,6 +15,7 @@ from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
+from hydra_jax.errors import UserError
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, recipes, run_report
 from hydra_jax.experiment.phases import train_method
@@ -52,7 +53,10 @@ def run(
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0, config.validation)
-  configs.settle(config, data.task, data.train.example.shape[1:], data.train.varies)
+  has_validation = data.validation is not None
+  if config.validation_scores and not has_validation:
+    raise UserError('config.validation_scores: these data have no validation part: set it to 0')
+  configs.settle(config, data.task, data.train.example.shape[1:], data.train.varies, has_validation)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
     config=config, artifacts=workdir / 'artifacts', index=0, data=data, profile=workdir / 'profile' if profile else None

@@ -27,7 +27,8 @@ def steps_to_score(steps: int, times: int) -> list[int]:
     >>> steps_to_score(steps=10, times=4)
     [2, 5, 8, 10]
   """
-  return sorted({round(steps * (i + 1) / times) for i in range(min(times, steps))} | {steps})
+  times = min(times, steps)
+  return [round(steps * (i + 1) / times) for i in range(times)]
 
 
 def scorer_of(

@@ -82,18 +82,20 @@ def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
   return convolves(lambda params, state, x: network.apply(params, state, x)[0], params, state, x)
 
 
-def _mapping_of(stage: Stage, x: jax.Array, train: bool, arguments: Tree) -> str:
-  """What `auto` stands for where copies of a stage read `x`; the arguments have the axis of the copies."""
+def _copies_convolve(stage: Stage, x: jax.Array, train: bool, arguments: Tree) -> bool:
+  """Whether copies of a stage that read `x` convolve; the arguments have the axis of the copies."""
   leaves, tree = jax.tree.flatten(arguments)
-  return _chosen(stage, train, (x.shape, x.dtype), tree, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
+  return _stage_convolves(
+    stage, train, (x.shape, x.dtype), tree, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+  )
 
 
 @functools.lru_cache(maxsize=1024)
-def _chosen(stage: Stage, train: bool, of_x: tuple, tree: Any, of_leaves: tuple[tuple, ...]) -> str:
-  """`mapping.choose`, once for each shape: it traces the stage."""
-  first = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*each) for each in of_leaves])
-  apply = lambda x, arguments: stage.apply(*arguments[:2], x, arguments[2], train)
-  return choose('auto', apply, jax.ShapeDtypeStruct(*of_x), first)
+def _stage_convolves(stage: Stage, train: bool, of_x: tuple, tree: Any, of_leaves: tuple[tuple, ...]) -> bool:
+  """Whether a stage convolves inputs of a shape and dtype; to find out, it is traced."""
+  params, state, key = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*each) for each in of_leaves])
+  apply = lambda params, state, x, key: stage.apply(params, state, x, key, train)
+  return convolves(apply, params, state, jax.ShapeDtypeStruct(*of_x), key)
 
 
 def tile(stage: Stage, mapping: str) -> Stage:
@@ -116,7 +118,7 @@ def tile(stage: Stage, mapping: str) -> Stage:
   def apply(params, state, x, key, train, heads_K):
     copy = lambda p, s, k: stage.apply(p, s, x, k, train)
     arguments = params, state, keys(key, heads_K)
-    how = _mapping_of(stage, x, train, arguments) if mapping == 'auto' else mapping
+    how = choose(mapping, lambda: _copies_convolve(stage, x, train, arguments))
     return over_heads(copy, len(heads_K), how)(*arguments)
 
   return Stage(init, apply)

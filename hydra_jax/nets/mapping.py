@@ -40,22 +40,21 @@ def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
           yield from _equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
 
 
-def choose(mapping: str, f: Callable, *arguments: Any) -> str:
+def choose(mapping: str, convolves: Callable[[], bool]) -> str:
   """The mapping that `auto` stands for: convolutions are written out on CPU, all else is vmapped.
 
   On XLA's CPU backend a convolution inside a loop or mapped over weights is 4 to 80 times slower.
 
   Args:
     mapping: One of `MAPPINGS`.
-    f: The function that is mapped.
-    arguments: Of one head.
+    convolves: Whether what is mapped convolves; called only where it matters.
 
   Returns:
     `vmap`, `unroll` or `loop`.
   """
   if mapping != 'auto':
     return mapping
-  return 'unroll' if on_cpu() and convolves(f, *arguments) else 'vmap'
+  return 'unroll' if on_cpu() and convolves() else 'vmap'
 
 
 def over_heads(f: Callable, heads: int, mapping: str) -> Callable:
@@ -73,7 +72,7 @@ def over_heads(f: Callable, heads: int, mapping: str) -> Callable:
   """
   if mapping == 'auto':
     first = lambda args: jax.tree.map(lambda leaf: jax.eval_shape(lambda leaf: leaf[0], leaf), args)
-    return lambda *args: over_heads(f, heads, choose(mapping, f, *first(args)))(*args)
+    return lambda *args: over_heads(f, heads, choose(mapping, lambda: convolves(f, *first(args))))(*args)
   if mapping == 'vmap':
     return jax.vmap(f)
   if mapping == 'loop':

@@ -151,7 +151,8 @@ def _by_chunks(network: Network, job: 'Job', chunk: int):
         return jnp.mean(common_of(forward(head_params, head_state, features, indices)[0]), axis=0)
 
       common = {'common': _mean_over_heads(jax.lax.map(mean_of_chunk, per_head))}
-    unroll = mapping.choose(network.mapping, lambda *arguments: of_chunk(*arguments)[0], features, first) == 'unroll'
+    convolves = lambda: mapping.convolves(lambda *arguments: of_chunk(*arguments)[0], features, first)
+    unroll = mapping.choose(network.mapping, convolves) == 'unroll'
     d_features, found = jax.lax.scan(of_chunk, jnp.zeros_like(features), per_head, unroll=unroll)
     d_heads, losses_K, head_state = join(found)
     grads = {'body': back(d_features)[0], 'heads': d_heads}
