@@ -194,9 +194,9 @@ def files(tmp_path_factory, miniatures) -> dict[str, str]:
   np.save(folder / RELEASE / 'fog.npy', np.full((50, 32, 32, 3), 127, np.uint8))
   np.save(folder / RELEASE / 'labels.npy', np.arange(50, dtype=np.uint8) % 10)
   random = np.random.default_rng(0)
-  x, far = random.normal(size=(328, 3)), 5 + random.normal(size=(40, 3))
-  y = x[:, 0] - x[:, 1] ** 2 + 0.1 * random.normal(size=328)
-  np.savez(folder / 'regression.npz', x=x[:128], y=y[:128], x_test=x[128:], y_test=y[128:], x_elsewhere=far)
+  x, far = random.normal(size=(400, 3)), 5 + random.normal(size=(40, 3))
+  y = x[:, 0] - x[:, 1] ** 2 + 0.1 * random.normal(size=400)
+  np.savez(folder / 'regression.npz', x=x[:200], y=y[:200], x_test=x[200:], y_test=y[200:], x_elsewhere=far)
   return {'data_dir': str(folder), 'regression': str(folder / 'regression.npz')}
 
 
