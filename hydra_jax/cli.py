@@ -76,8 +76,24 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
     metavar='RESULTS',
     help='a folder that this command wrote: the table is made of its values, and nothing is trained',
   )
-  for command in (run, table):
+  sweep = commands.add_parser('sweep', help='a run for each combination of some values', allow_abbrev=False)
+  sweep.add_argument('--config', **CONFIG)
+  sweep.add_argument(
+    '--grid',
+    action='append',
+    required=True,
+    metavar='KEY=VALUES',
+    help='a config key and its values, such as student.hydra.temperature=1,3,5 or seed=0..4; once for each key',
+  )
+  sweep.add_argument('--workdir', help='where everything is written (default: runs/sweep-<config name>)')
+  sweep.epilog = 'Start it several times, on machines that share the folder, and each takes the points that are left.'
+  for command, place in ((run, 'none'), (sweep, '<workdir>/store')):
+    command.add_argument(
+      '--store', help=f'a folder of what runs have trained, from which others take the same parts (default: {place})'
+    )
+  for command in (run, table, sweep):
     command.add_argument('--data_dir', help=DATA_DIR)
+  for command in (run, table):
     command.add_argument(
       '--distributed',
       action='store_true',
@@ -110,7 +126,7 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, check, explain, listing, cleaning, compare, prepare
+  return run, table, sweep, check, explain, listing, cleaning, compare, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -336,7 +352,29 @@ def run(options, overrides: list[str]) -> None:
   agreement.on_command('run', {'profile': options.profile, 'measure': options.measure})
   for record in records:
     progress.handler.emit(record)
-  runs.run(config, workdir, data_dir, options.profile, options.measure)
+  runs.run(config, workdir, data_dir, options.profile, options.measure, _store(options))
+
+
+def _store(options) -> Path | None:
+  return None if options.store is None else writable(local_folder(options.store, '--store'), '--store')
+
+
+def sweep(options, overrides: list[str]) -> None:
+  from hydra_jax import progress
+  from hydra_jax.experiment import sweep as sweeps
+
+  grid = sweeps.grid_of(options.grid)
+  with progress.held_back() as records:  # what is said of every point is said once
+    config = read_config(options.config, overrides)
+    points = sweeps.points_of(grid, lambda more: read_config(options.config, [*overrides, *more]))
+  place = Path('runs') / f'sweep-{default_workdir(config).name}'
+  workdir = writable(place if options.workdir is None else local_folder(options.workdir, '--workdir'), '--workdir')
+  data_dir, shared = _data_dir(options), _store(options) or workdir / sweeps.STORE
+  set_up()
+  preemption.begin()
+  for record in {record.getMessage(): record for record in records}.values():
+    progress.handler.emit(record)
+  sweeps.run(points, workdir, shared, data_dir)
 
 
 def table(options, overrides: list[str]) -> None:
@@ -473,7 +511,7 @@ def main(arguments: list[str] | None = None) -> int:
     from hydra_jax import progress
 
     with traceback_if(options.debug), progress.lines_on_console():
-      commands = dict(run=run, table=table, check=check, config=explain)
+      commands = dict(run=run, table=table, sweep=sweep, check=check, config=explain)
       commands |= dict(list=listed, clean=clean, compare=compare, prepare=prepare, predict=predict, export=export)
       commands[options.command](options, overrides)
   except UserError as e:

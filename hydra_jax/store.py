@@ -4,7 +4,7 @@ Saved files may be edited, damaged or made by somebody else. They are read as da
 depth, without following links. No name in them is imported or called.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 import errno
 import fcntl
@@ -26,6 +26,7 @@ import numpy as np
 from hydra_jax.errors import UserError
 
 LOCK = '.lock'
+LOCKS = '.locks'  # of the parts of a folder that several processes share
 MANIFEST = 'MANIFEST.json'
 # Unfinished files and folders have this prefix. It is long, so that no file of the user is taken for a leftover.
 NEW = '.hydra_jax-new-'
@@ -38,10 +39,16 @@ LONGEST_JSON = 64 * 2**20  # bytes
 REMOVALS = 50  # attempts, a tenth of a second apart
 # Some file systems cannot sync a folder.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+# Another file system; one without links; too many links.
+CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class Damaged(UserError):
   """A saved file is not as it was written."""
+
+
+class InUse(UserError):
+  """Another process holds a work directory."""
 
 
 def key_of(values: Mapping[str, Any]) -> str:
@@ -164,12 +171,40 @@ def writing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
   elif not folder.parent.is_dir():
     raise UserError(f'{folder.parent} was removed during the run: run the same command again')
-  new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
+  new = _new_folder(folder)
   try:
     yield new
     complete(new, folder)
   finally:
     _remove(new)
+
+
+def _new_folder(folder: Path) -> Path:
+  """An empty folder beside another one, whose name says for which it is."""
+  return Path(tempfile.mkdtemp(prefix=f'{NEW}{folder.name}-', dir=folder.parent))
+
+
+def link(source: Path, folder: Path) -> None:
+  """Gives a folder made by `writing` a second place. Its files take no more space, unless the disk is another one."""
+  check_held(folder)
+  new = _new_folder(folder)
+  try:
+    shutil.copytree(source, new, copy_function=_link_or_copy, dirs_exist_ok=True)
+    new.chmod(0o755)
+    os.rename(new, folder)
+  finally:
+    _remove(new)
+  _sync(folder.parent)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+  try:
+    os.link(source, target)
+  except OSError as e:
+    if e.errno not in CANNOT_LINK:
+      raise
+    shutil.copy2(source, target)
+    _sync(Path(target))
 
 
 def _remove(folder: Path) -> None:
@@ -306,12 +341,8 @@ def locked(folder: Path) -> Iterator[None]:
   """
   lock = _open_lock(folder / LOCK)
   try:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f'another run is using {folder}: wait for it, or choose another --workdir') from None
-    except OSError as e:
-      raise UserError(f'cannot lock {folder} ({e.strerror}): choose a --workdir on another file system') from e
+    if not _try_lock(lock, folder):
+      raise InUse(f'another run is using {folder}: wait for it, or choose another --workdir')
     for place in WRITTEN_TO:
       for left in folder.glob(f'{place}/{NEW}*'):
         _clear(left)
@@ -324,6 +355,46 @@ def locked(folder: Path) -> Iterator[None]:
       del _held[held]
   finally:
     os.close(lock)
+
+
+def _cannot_lock(folder: Path, e: OSError) -> UserError:
+  return UserError(f'cannot lock {folder} ({e.strerror}): choose a folder on another file system')
+
+
+@contextlib.contextmanager
+def part_locked(part: Path, wait: Callable[[], None]) -> Iterator[None]:
+  """A context that holds one part of a folder that several processes share.
+
+  First, what killed processes have left of this part is removed.
+
+  Args:
+    part: The folder of the part, which need not exist.
+    wait: Is called again and again while another process holds the part.
+
+  Raises:
+    UserError: The file system has no locks.
+  """
+  locks = part.parent / LOCKS
+  locks.mkdir(parents=True, exist_ok=True)
+  lock = _open_lock(locks / part.name)
+  try:
+    while not _try_lock(lock, part.parent):
+      wait()
+    for left in (*part.parent.glob(f'{NEW}{part.name}-*'), *part.parent.glob(f'{part.name}.progress/{NEW}*')):
+      _clear(left)
+    yield
+  finally:
+    os.close(lock)
+
+
+def _try_lock(lock: int, folder: Path) -> bool:
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError as e:
+    raise _cannot_lock(folder, e) from e
+  return True
 
 
 def is_locked(folder: Path) -> bool:

@@ -171,11 +171,12 @@ def command(*arguments) -> list[str]:
   return [sys.executable, '-m', 'hydra_jax.cli', *map(str, arguments)]
 
 
-def hydra_jax(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+def hydra_jax(*arguments, cwd=ROOT, figures=False) -> subprocess.CompletedProcess:
   """Runs the command line as another process, from the root of the project unless `cwd` says otherwise."""
   what = command(*arguments)
+  environment = {**os.environ, forks.DRAWS: '1'} if figures else None
   with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-    process = start(what, out, err, cwd)
+    process = start(what, out, err, cwd, environment)
     try:
       code = process.wait(600)
     finally:
@@ -280,7 +281,7 @@ def tiny_run(shared, cache):
   """A finished run of the digits, small; tests that change it copy it first, as others read it meanwhile."""
 
   def make(folder):
-    done = hydra_jax('run', *TINY, f'--workdir={folder / "run"}')
+    done = hydra_jax('run', *TINY, f'--workdir={folder / "run"}', figures=True)
     assert done.returncode == 0, done.stderr
     (folder / 'said').write_text(done.stdout)
 

@@ -126,7 +126,7 @@ def test_a_run_writes_all_steps_of_all_phases(tiny_run):
 @pytest.mark.slow
 def test_scores_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tmp_path):
   more = ('--config.validation_scores=4', "--config.students=('hydra',)")
-  done = hydra_jax('run', *TINY, *more, f'--workdir={tmp_path}')
+  done = hydra_jax('run', *TINY, *more, f'--workdir={tmp_path}', figures=True)
   assert done.returncode == 0, done.stderr
   lines = lambda folder: [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
   whole = {(row['split'], row['method'], row['metric']): row['value'] for row in lines(tiny_run[0])}

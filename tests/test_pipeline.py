@@ -179,7 +179,7 @@ def test_predictions_of_another_framework(tiny_run, tmp_path):
   shutil.copytree(workdir, own)
   done = hydra_jax('run', *TINY, '--config.student.hydra.augment=()', f'--workdir={own}')
   assert done.returncode == 0, done.stderr
-  done = hydra_jax('run', '--config=configs/external.py', config, *same, f'--workdir={tmp_path / "run"}')
+  done = hydra_jax('run', '--config=configs/external.py', config, *same, f'--workdir={tmp_path / "run"}', figures=True)
   assert done.returncode == 0, done.stdout + done.stderr
   for method in ('ensemble', 'kd', 'hydra'):
     for metric in ('accuracy', 'nll', 'uncertainty_epistemic'):

@@ -355,7 +355,7 @@ def test_a_drawing_that_fails_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path, monkeypatch, capsys):
-  done = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
+  done = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}', figures=True)
   assert done.returncode == 0, done.stderr
   out = tmp_path / 'table-spiral-quick'
   saved = csv_of(out / 'table.csv')
@@ -401,7 +401,7 @@ def test_curves_over_the_number_of_heads():
 def test_quick_tables(monkeypatch, tmp_path):
   """All methods and replicas are there, and each table of a file has its figures."""
   monkeypatch.chdir(ROOT)
-  done = hydra_jax('table', 'uci', '--quick', f'--workdir={tmp_path}')
+  done = hydra_jax('table', 'uci', '--quick', f'--workdir={tmp_path}', figures=True)
   assert done.returncode == 0, done.stderr
   definitions = paper_tables.load('uci', True)
   assert len(definitions) > 1

@@ -243,6 +243,16 @@ def score_all(
 LABEL_FREE = (*uncertainty.WORDS, 'disagreement')
 
 
+def averages(scores: Scores, task: Task, bins: int, labelled: bool = True) -> dict[str, float]:
+  """Metrics of one set, from the scores of its examples; of a set without labels, those that need none."""
+  found = {
+    metric: float(np.mean(scores[score], dtype=np.float64))
+    for metric, score in task.averages.items()
+    if score in scores and (labelled or metric in LABEL_FREE)
+  }
+  return found | task.summary(scores, bins) if labelled else found
+
+
 def rows(scores: dict[str, Scores], data: Data, task: Task, method: str, replica: int, bins: int) -> list[dict]:
   """Results as rows with the keys `split`, `method`, `replica`, `metric`, `value`, `n`."""
   found = []
@@ -250,14 +260,7 @@ def rows(scores: dict[str, Scores], data: Data, task: Task, method: str, replica
     if evaluation.kind == 'plane' or name not in scores:
       continue
     here, n = scores[name], len(scores[name]['uncertainty_epistemic'])
-    labelled = evaluation.kind != 'ood'
-    values = {
-      metric: float(np.mean(here[score], dtype=np.float64))
-      for metric, score in task.averages.items()
-      if score in here and (labelled or metric in LABEL_FREE)
-    }
-    if labelled:
-      values |= task.summary(here, bins)
+    values = averages(here, task, bins, labelled=evaluation.kind != 'ood')
     if name != 'test':
       values |= {
         f'{metric}_{by}': value

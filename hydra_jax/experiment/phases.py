@@ -59,7 +59,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
       folder = reuse_or_make(group[0], here.phase.name.replace(' ', '-'), key, here.label, make, by_all=True)
     if processes.any_process(preemption.asked()):
       raise preemption.Preempted('stopped after a phase', by_all=True)
-    checkpoints.drop(_progress(folder))  # only now is there nothing left to lose
+    checkpoints.drop(_progress(group[0].made_in(folder.name)))  # only now is there nothing left to lose
     trees = artifacts.restore(folder, here.phase.network, group[0].data.train.example.shape[1:], len(group))
   network, read = phases[-1].network, recipes.predictive_of(planned.recipe).read
   rows = []

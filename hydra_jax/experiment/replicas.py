@@ -1,16 +1,18 @@
 """Repetitions of an experiment, and which of them are trained together, as one program."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 from dataclasses import dataclass, field, replace
 import logging
 from pathlib import Path
+import time
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import store
 from hydra_jax.data import Data, Split, load
-from hydra_jax.devices import processes
+from hydra_jax.devices import preemption, processes
 from hydra_jax.evaluation import user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.maths.tasks import TASKS, Scores, Task
@@ -32,6 +34,7 @@ class Replica:
     data: Its data.
     profile: The folder of traces of training; None: there are none.
     parts: Names of the artifacts that were made or reused so far, of all replicas together.
+    store: A folder of artifacts that runs share; None: this run shares none.
   """
 
   config: ConfigDict
@@ -40,6 +43,11 @@ class Replica:
   data: Data
   profile: Path | None = None
   parts: set[str] = field(default_factory=set)
+  store: Path | None = None
+
+  def made_in(self, part: str) -> Path:
+    """Where an artifact is made, and its checkpoints are."""
+    return (self.store or self.artifacts) / part
 
   @property
   def task(self) -> Task:
@@ -89,27 +97,53 @@ def reuse_or_make(
 ) -> Path:
   """The folder of an artifact: reused if it is there, or else made by `make(new, folder)`.
 
-  It is made by process 0 while others wait, or, with `by_all`, by all processes.
+  It is made by process 0 while others wait, or, with `by_all`, by all processes. `folder` is where it is made.
   """
   folder = replica.artifacts / f'{name}-{key}'
+  source = replica.made_in(folder.name)
   replica.parts.add(folder.name)
 
   def write():
-    with store.writing(folder) as new:
-      make(new, folder)
+    with store.writing(source) as new:
+      make(new, source)
 
   def take() -> str:
-    if folder.exists():
-      store.verify(folder)
-      logger.info(f'{what}: reused from {folder.name}')
-      return 'taken'
+    for place in (folder, source):
+      if place.exists():
+        store.verify(place)
+        logger.info(f'{what}: reused from {place.name}')
+        return 'taken'
     return '' if by_all else write() or ''
 
-  # Of what all make together, all must mean the same.
-  if not processes.run_on_main(take, folder.name if by_all else name) and by_all:
-    with processes.main_process_context(lambda: store.writing(folder)) as new:
-      make(Path(new), folder)
+  def share():
+    for place, other in ((source, folder), (folder, source)):
+      if not other.exists():
+        store.link(place, other)
+
+  with _alone(source, what) if replica.store else contextlib.nullcontext():
+    # Of what all make together, all must mean the same.
+    if not processes.run_on_main(take, folder.name if by_all else name) and by_all:
+      with processes.main_process_context(lambda: store.writing(source)) as new:
+        make(Path(new), source)
+    if replica.store:
+      processes.run_on_main(share, 'share')
   return folder
+
+
+def _alone(part: Path, what: str) -> contextlib.AbstractContextManager:
+  """Holds a part of a store for this run. While another run makes it, this one waits."""
+  said = False
+
+  def wait() -> None:
+    nonlocal said
+    if preemption.asked():
+      raise preemption.Preempted('stopped while it waited for another run')
+    if not said:
+      logger.info(f'{what}: another run makes it, and this one waits')
+    said = True
+    time.sleep(0.2)
+
+  return processes.main_process_context(lambda: store.part_locked(part, wait))
 
 
 def grouped(first: Replica, data_dir: str, alone: bool) -> Iterator[list[Replica]]:

@@ -30,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-  config: ConfigDict, workdir: Path, data_dir: str, profile: bool = False, measure: bool = False
+  config: ConfigDict,
+  workdir: Path,
+  data_dir: str,
+  profile: bool = False,
+  measure: bool = False,
+  shared: Path | None = None,
 ) -> run_report.Outcome:
   """Does all that a config asks for, under `workdir`.
 
@@ -40,6 +45,7 @@ def run(
     data_dir: Where data sets are.
     profile: Traces a few steps of each phase.
     measure: Measures latencies again, also where they are known.
+    shared: A folder of artifacts that runs share: what is there is not trained again, and what is trained is put there.
 
   Returns:
     The results.
@@ -59,7 +65,12 @@ def run(
   configs.settle(config, data.task, data.train.example.shape[1:], data.train.varies, has_validation)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
-    config=config, artifacts=workdir / 'artifacts', index=0, data=data, profile=workdir / 'profile' if profile else None
+    config=config,
+    artifacts=workdir / 'artifacts',
+    index=0,
+    data=data,
+    profile=workdir / 'profile' if profile else None,
+    store=shared,
   )
   check_teachers(first)
   user_metrics.check(config.evaluation.metrics, data)
@@ -68,6 +79,9 @@ def run(
   processes.run_on_main(lambda: (workdir / 'artifacts').mkdir(parents=True, exist_ok=True))
   with processes.main_process_context(lambda: store.locked(workdir)):
     processes.check_shared(workdir)
+    if shared:
+      processes.run_on_main(lambda: shared.mkdir(parents=True, exist_ok=True))
+      processes.check_shared(shared)
     processes.run_on_main(lambda: record(workdir, config, data))
     return carry_out(planned, first, workdir, data_dir, measure)
 
@@ -107,7 +121,7 @@ def carry_out(
       more, matrices = compare(replica, models, scores)
       rows += more
       for name, each in found.items():
-        rows += run_report.calibration_rows(replica, name, models[name].place, each.label_scale)
+        rows += run_report.validation_rows(replica, name, models[name].place, each)
       test = replica.data.evaluations['test'].load().fingerprint
       tests.append((test, {name: each['test'] for name, each in scores.items() if 'test' in each}))
       if replica.index == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+import functools
 import json
 import logging
 from pathlib import Path
@@ -61,11 +62,12 @@ def _code(make: Callable) -> list[str]:
 class Evaluated(NamedTuple):
   """Scores of every example of every evaluation set, `{set: {score: [N]}}`, and what label calibration has found.
 
-  The latter is None where there are no predictions for a validation part.
+  The latter is None, and `validation` is empty, where there are no predictions for a validation part.
   """
 
   scores: dict[str, Scores]
   label_scale: float | None
+  validation: Scores
 
 
 def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
@@ -78,6 +80,7 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
       scores = trained.scores(advance, scale)
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
     np.savez(new / 'scores.npz', allow_pickle=False, **flat)
+    np.savez(new / 'validation.npz', allow_pickle=False, **validation_scores(replica, trained, scale))
     (new / LABEL_SCALE).write_text(json.dumps(scale))
 
   folder = reuse_or_make(replica, 'scores', key, f'{name}: evaluation', make)
@@ -87,7 +90,22 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
     if where not in data.evaluations or values.ndim != 1:
       raise store.Damaged(f'{folder} holds no scores of these sets: delete that folder and run the same command again')
     scores.setdefault(where, {})[score] = values
-  return Evaluated(scores, store.read_json(folder / LABEL_SCALE))
+  return Evaluated(scores, store.read_json(folder / LABEL_SCALE), store.read_arrays(folder / 'validation.npz'))
+
+
+def validation_scores(replica: Replica, trained: Trained, label_scale: float | None) -> Scores:
+  """Scores of every example of the validation part, `{score: [N]}`; empty where there are no predictions for one."""
+  split, data, size = replica.data.validation, replica.data, replica.config.evaluation.batch_size
+  if split is None or label_scale is None:
+    return {}
+  if trained.model is None:
+    outputs, read = trained.on_validation(), replica.task.predictives['members'].read
+    return evaluate.score_outputs(outputs, split, read, replica.task, data.scaling, size, label_scale)
+  # The program that scores the other sets.
+  score = evaluate.scorer(trained.model, data.task, data.train.example.shape[1:], label_scale=label_scale)
+  arrays = split.arrays(data.scaling)
+  found = evaluate.in_batches(score, size, np.asarray(arrays['x']), arrays['y'])
+  return replica.task.in_units(found, data.scaling.y_scale)
 
 
 def label_scale(replica: Replica, trained: Trained) -> float | None:
@@ -146,16 +164,21 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
   return store.read_arrays(folder / 'divergences.npz')
 
 
-def calibration_rows(replica: Replica, name: str, place: Place | None, label_scale: float | None) -> list[dict]:
-  """Rows of what was calibrated on the validation part: the spread of heads, and a temperature or variance scale."""
+def validation_rows(replica: Replica, name: str, place: Place | None, found: Evaluated) -> list[dict]:
+  """Rows of the validation part: scores by which settings may be chosen, and what was calibrated there.
+
+  The latter is the spread of the heads, and a temperature or variance scale.
+  """
   if replica.data.validation is None:
     return []
-  found = {'spread': place.spread} if place is not None and place.spread != 1 else {}
-  found |= {replica.task.scale_name: label_scale} if label_scale is not None else {}
+  values = {'spread': place.spread} if place is not None and place.spread != 1 else {}
+  values |= {replica.task.scale_name: found.label_scale} if found.label_scale is not None else {}
+  if found.validation:
+    values |= evaluate.averages(found.validation, replica.task, replica.config.evaluation.ece_bins)
   n = replica.data.validation.examples
   return [
     {'split': 'validation', 'method': name, 'replica': replica.index, 'metric': metric, 'value': value, 'n': n}
-    for metric, value in found.items()
+    for metric, value in values.items()
   ]
 
 
@@ -192,7 +215,8 @@ def measured(replica: Replica, models: dict[str, Trained], again: bool = False) 
     (new / 'timings.json').write_text(json.dumps(rows))
 
   if again:
-    processes.run_on_main(lambda: shutil.rmtree(replica.artifacts / f'timings-{key}', ignore_errors=True))
+    for folder in (replica.artifacts / f'timings-{key}', replica.made_in(f'timings-{key}')):
+      processes.run_on_main(functools.partial(shutil.rmtree, folder, ignore_errors=True), 'measure again')
   return store.read_json(reuse_or_make(replica, 'timings', key, 'latencies', make) / 'timings.json')
 
 

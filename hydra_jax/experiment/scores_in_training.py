@@ -79,9 +79,7 @@ def _row(replica: Replica, model: Model, teacher: Scores | None) -> dict[str, fl
   """Scores of one replica, by the names that its table has."""
   split, config = _validation(replica), replica.config.evaluation
   scores = _scores(replica, evaluate.predict(model, split.x, config.batch_size), model.read)
-  averages = {name: scores[score] for name, score in replica.task.averages.items() if score in scores}
-  found = {name: float(np.mean(values, dtype=np.float64)) for name, values in averages.items()}
-  found |= replica.task.summary(scores, config.ece_bins)
+  found = evaluate.averages(scores, replica.task, config.ece_bins)
   if teacher is not None:
     epistemic = 'uncertainty_epistemic'
     found['rank_correlation'] = diversity.rank_correlation(scores[epistemic], teacher[epistemic])
