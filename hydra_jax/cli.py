@@ -86,7 +86,7 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
     help='a config key and its values, such as student.hydra.temperature=1,3,5 or seed=0..4; once for each key',
   )
   sweep.add_argument('--workdir', help='where everything is written (default: runs/sweep-<config name>)')
-  sweep.epilog = 'Start it several times, on machines that share the folder, and each takes the points that are left.'
+  sweep.epilog = 'Start it several times, on machines that share the folder, and each process takes runs that are left'
   for command, place in ((run, 'none'), (sweep, '<workdir>/store')):
     command.add_argument(
       '--store', help=f'a folder of what runs have trained, from which others take the same parts (default: {place})'

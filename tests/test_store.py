@@ -253,3 +253,63 @@ def test_keys_depend_on_every_value():
   keys = {store.key_of(d) for d in ({'a': 1}, {'a': 2}, {'b': 1}, {'a': (1, 2)}, {'a': '1'})}
   assert len(keys) == 5
   assert store.key_of({'a': 1, 'b': 2}) == store.key_of({'b': 2, 'a': 1})
+
+
+def a_part(folder):
+  with store.writing(folder) as new:
+    (new / 'deep').mkdir()
+    (new / 'deep' / 'x').write_bytes(b'12345678')
+  return folder
+
+
+@pytest.mark.parametrize('one_disk', [True, False])
+def test_a_part_has_two_places(tmp_path, monkeypatch, one_disk):
+  """With links its files take no more space; on another disk they are copied."""
+  source, folder = a_part(tmp_path / 'store' / 'a'), tmp_path / 'run' / 'a'
+  folder.parent.mkdir()
+
+  def refused(*_):
+    raise OSError(errno.EXDEV, 'another disk')
+
+  if not one_disk:
+    monkeypatch.setattr(os, 'link', refused)
+  store.link(source, folder)
+  store.verify(folder)
+  assert os.path.samefile(source / 'deep' / 'x', folder / 'deep' / 'x') == one_disk
+  shutil.rmtree(source)
+  store.verify(folder)
+  assert [place.name for place in folder.parent.iterdir()] == ['a']
+
+
+def test_a_part_that_cannot_be_linked_leaves_nothing(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'full')
+
+  monkeypatch.setattr(os, 'link', full)
+  with pytest.raises(shutil.Error, match='full'):
+    store.link(a_part(tmp_path / 'store' / 'a'), tmp_path / 'a')
+  assert [place.name for place in tmp_path.iterdir()] == ['store']
+
+
+def test_a_part_is_held_by_one_and_what_the_killed_have_left_is_removed(tmp_path):
+  part, waited = tmp_path / 'a', []
+  for left in (f'{store.NEW}a-1', f'{store.NEW}b-1', f'a.progress/{store.NEW}12'):
+    (tmp_path / left).mkdir(parents=True)
+
+  class Waits(Exception):
+    pass
+
+  def wait():
+    waited.append(1)
+    if len(waited) == 3:
+      raise Waits
+
+  with store.part_locked(part, wait):
+    assert not waited and not list(tmp_path.glob(f'**/{store.NEW}[a1]*')) and (tmp_path / f'{store.NEW}b-1').exists()
+    with pytest.raises(Waits), store.part_locked(part, wait):
+      raise AssertionError('two hold it')
+    with store.part_locked(tmp_path / 'b', wait):
+      pass
+  assert len(waited) == 3
+  with store.part_locked(part, wait):
+    assert len(waited) == 3

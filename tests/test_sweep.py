@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 import time
 
 from conftest import ROOT, command, hydra_jax, start
@@ -207,7 +208,7 @@ def test_processes_share_the_work_and_what_one_leaves_the_other_continues(tmp_pa
   assert codes == [0, 0], said
   both = ''.join(said)
   assert both.count('ensemble of 2: continues at step') == 1
-  assert both.count('ensemble of 2: reused from') == 1 and both.count('--- point') == 2
+  assert both.count('ensemble of 2: reused from') == 1 and both.count('--- run') >= 2
   assert 'everything is in' in both and len((folder / 'table.md').read_text().split('| hydra |')) == 3
   assert not list(folder.rglob('*.progress')) and not list(folder.rglob(f'{store.NEW}*'))
 
@@ -217,10 +218,24 @@ def test_processes_share_the_work_and_what_one_leaves_the_other_continues(tmp_pa
   assert done.returncode == 0, done.stderr
   assert values(alone) == values(folder / 'temperature=9')
 
+  # Who waits for a part that another process holds hears SIGTERM.
+  (ensemble,) = (folder / 'store').glob('labels-*')
+  log = open(tmp_path / 'waits', 'w+')
+  with store.part_locked(ensemble, lambda: None):
+    what = command('run', *CONFIG, *of_point, f'--workdir={tmp_path / "waits-run"}', f'--store={folder / "store"}')
+    waits = start(what, log, log)
+    while 'another run makes it, and this one waits' not in (tmp_path / 'waits').read_text():
+      assert waits.poll() is None, (tmp_path / 'waits').read_text()
+      time.sleep(0.05)
+    waits.send_signal(signal.SIGTERM)
+    assert waits.wait(60) == 75
+  assert 'the same command continues' in (tmp_path / 'waits').read_text()
+  log.close()
+
   shutil.rmtree(folder / 'store')  # runs are whole without it
   before = (folder / 'table.md').read_text()
   codes, said = ended(processes(folder, 1, *TEMPERATURES))
-  assert codes == [0] and '--- point' not in said[0] and (folder / 'table.md').read_text() == before
+  assert codes == [0] and '--- run' not in said[0] and (folder / 'table.md').read_text() == before
 
 
 @pytest.mark.slow
@@ -228,5 +243,5 @@ def test_points_that_fail_are_said_at_the_end_and_the_others_are_made(tmp_path):
   more = ['--grid', 'teacher.learning_rate=1e-3,1e30', '--config.teacher.optimizer=sgd']
   codes, said = ended(processes(tmp_path / 'sweep', 1, *more))
   assert codes == [2], said
-  assert said[0].splitlines()[-1].startswith('hydra-jax: 1 of 2 points failed') and 'Traceback' not in said[0]
+  assert said[0].splitlines()[-1].startswith('hydra-jax: 1 of 2 runs failed') and 'Traceback' not in said[0]
   assert len(list(tmp_path.glob('sweep/*/point.json'))) == 1 and (tmp_path / 'sweep' / 'table.md').is_file()

@@ -166,7 +166,7 @@ def run(points: Sequence[Point], folder: Path, shared: Path, data_dir: str) -> N
     place = folder / point.name
     if is_finished(place, keys[point.name]) or store.is_locked(place):
       continue
-    logger.info(f'--- point {i} of {len(points)}: {point.name}')
+    logger.info(f'--- run {i} of {len(points)}: {point.name}')
     try:
       runs.run(point.config, place, data_dir, shared=shared)
       store.replace_text(place / POINT, json.dumps(keys[point.name]))
@@ -179,10 +179,10 @@ def run(points: Sequence[Point], folder: Path, shared: Path, data_dir: str) -> N
   if finished:
     report(finished, folder)
   if left := len(points) - len(finished) - len(failed):
-    logger.info(f'other processes work on {left} points: the last of them writes the table of all')
+    logger.info(f'other processes work on {left} runs: the last of them writes the table of all')
   if failed:
     name, why = next(iter(failed.items()))
-    raise UserError(f'{len(failed)} of {len(points)} points failed, the others are in {folder}. {name}: {why}')
+    raise UserError(f'{len(failed)} of {len(points)} runs failed, the others are in {folder}. {name}: {why}')
 
 
 def report(points: Sequence[Point], folder: Path) -> None:
@@ -194,7 +194,7 @@ def report(points: Sequence[Point], folder: Path) -> None:
   if len(by_values(found)[1]) > 1:
     figures.save(folder, {'parallel': lambda: parallel.draw(scales_of(found), COLOURS)})
   tables.show(table)
-  logger.info(f'everything is in {folder}: table.md, results.csv, parallel.png, and a folder for each point')
+  logger.info(f'everything is in {folder}: table.md, results.csv, parallel.png, and a folder for each run')
 
 
 Found = Sequence[tuple[Point, FinishedRun]]
