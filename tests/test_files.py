@@ -63,6 +63,25 @@ def test_only_images_stay_bytes(tmp_path):
   assert set(np.unique(load(saved(tmp_path, flags)).train.x)) == {0.0, 1.0}
 
 
+def test_bytes_without_an_axis_of_channels_are_grey_images(tmp_path, caplog):
+  """As those of MNIST in a file are; they are the same data as with that axis. Other numbers stay features."""
+  random = np.random.default_rng(2)
+  x, x_test, far = (random.integers(256, size=(rows, 6, 4), dtype=np.uint8) for rows in (N, E, 7))
+  with caplog.at_level('INFO', 'hydra_jax'):
+    found = load(saved(tmp_path, arrays(x=x, x_test=x_test, x_far=far)), ood=('far',))
+  assert [r.getMessage().partition(': ')[2] for r in caplog.records if 'grey' in r.getMessage()] == [
+    "'x' is taken for grey images of 6 by 4 pixels"
+  ]
+  with_axis = arrays(x=x[..., None], x_test=x_test[..., None], x_far=far[..., None])
+  same = load(saved(tmp_path, with_axis), ood=('far',))
+  assert found.train.x.shape == (N, 6, 4, 1) and found.train.x.dtype == np.uint8
+  assert found.fingerprint == same.fingerprint
+  for name, evaluation in same.evaluations.items():
+    assert found.evaluations[name].key() == evaluation.key()
+  numbers = load(saved(tmp_path, arrays(x=x.astype(float), x_test=x_test.astype(float))))
+  assert numbers.train.x.shape == (N, 6, 4) and numbers.train.x.dtype.kind == 'f'
+
+
 def test_arrays_that_nobody_asks_for_are_not_read(tmp_path):
   unused = dict(huge=np.zeros(30_000_000), x_huge=np.zeros((3_000_000, F)), odd=np.array([{}], object))
   path = saved(tmp_path, arrays(**unused), np.savez_compressed)

@@ -10,8 +10,13 @@ from scipy import special
 from untrained import CLASSES, ODD, predictor
 
 import hydra_jax
+from hydra_jax.data import Scaling
 from hydra_jax.evaluation import evaluate
+from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.maths import uncertainty
+from hydra_jax.maths.tasks import TASKS
+from hydra_jax.nets import cut
+from hydra_jax.nets.stages import mlp
 
 FIELDS = ('mean', 'total', 'aleatoric', 'epistemic')
 MADE = {
@@ -61,6 +66,19 @@ def test_few_programs_serve_any_number_of_inputs(random):
   for rows in (*range(1, 41), 1000, 999):
     made.predict(random.normal(size=(rows, 5)), batch_size=24)
   assert set(shapes) == {1, 2, 4, 8, 16, 24}
+
+
+def test_grey_images_need_no_axis_of_channels(random):
+  stages = mlp(3, (4,))
+  network = cut.multi_head(stages, 0, 2)
+  params, state = network.init(jax.random.key(0), np.ones((1, 6, 4, 1), np.float32))
+  scaling = Scaling(*(np.ones(1) * value for value in (100.0, 50.0, 0.0, 1.0)))
+  read = TASKS['classification'].predictives['members'].read
+  made = Predictor(evaluate.Model(network, params, state, scaling, read), 'classification', (6, 4, 1), True)
+  x = random.integers(256, size=(5, 6, 4), dtype=np.uint8)
+  np.testing.assert_array_equal(made.predict(x).mean, made.predict(x[..., None]).mean)
+  with pytest.raises(hydra_jax.UserError, match=r'inputs of shape \[4, 6\], and the training split \[6, 4, 1\]'):
+    made.predict(np.swapaxes(x, 1, 2))
 
 
 def test_parts_are_read_one_by_one_and_not_kept(random):

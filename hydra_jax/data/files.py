@@ -12,6 +12,7 @@ PyTorch have them, of pairs `(x, y)` or of dicts with `x` and `y`.
 from collections.abc import Iterator, Mapping
 import contextlib
 import functools
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 from hydra_jax import user_files
 from hydra_jax.data import labels
 from hydra_jax.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
 
 NPY = b'\x93NUMPY'
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -38,9 +41,13 @@ class FunctionArrays(dict[str, np.ndarray]):
     """Shape of one array."""
     return self[name].shape
 
+  def dtype(self, name: str) -> np.dtype:
+    """Dtype of one array."""
+    return self[name].dtype
+
 
 class NpzArrays(Mapping[str, np.ndarray]):
-  """The arrays of an `.npz` file by name. `shape` needs no more than the header of an array."""
+  """The arrays of an `.npz` file by name. `shape` and `dtype` need no more than the header of an array."""
 
   def __init__(self, path: str, stamp: Stamp):
     self.path, self.stamp = path, stamp
@@ -62,6 +69,13 @@ class NpzArrays(Mapping[str, np.ndarray]):
 
   def shape(self, name: str) -> tuple[int, ...]:
     """Shape of one array, of which only the header is read."""
+    return self._header(name)[0]
+
+  def dtype(self, name: str) -> np.dtype:
+    """Dtype of one array, of which only the header is read."""
+    return self._header(name)[1]
+
+  def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
     with _reading(self.path, name), zipfile.ZipFile(self.path) as archive:
       return _header(self.path, archive, name)
 
@@ -81,8 +95,8 @@ def _reading(path: str, name: str = '') -> Iterator[None]:
     raise UserError(f'cannot read {what} ({reason}): save it with np.savez(path, x=…, y=…)') from e
 
 
-def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-  """Shape of an array, after a check that its header claims what is there: memory is taken by what it claims."""
+def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+  """Shape and dtype of an array, after a check that its header claims what is there, as memory is taken by it."""
   info = archive.getinfo(f'{name}.npy')
   with archive.open(info) as file:
     version = np.lib.format.read_magic(file)
@@ -96,7 +110,7 @@ def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     raise UserError(
       f"{path}: '{name}' is damaged, {list(shape)} of {dtype} are not {info.file_size - begin:,} bytes: save it again"
     )
-  return shape
+  return shape, dtype
 
 
 @functools.lru_cache(maxsize=8)
@@ -214,11 +228,21 @@ def _named(path: str, part: str, split: str) -> str:
 
 def shape(path: str) -> tuple[int, ...]:
   """Shape of a training input."""
-  return arrays_of(path).shape(_named(path, 'x', 'train'))[1:]
+  arrays, name = arrays_of(path), _named(path, 'x', 'train')
+  found = arrays.shape(name)[1:]
+  return (*found, 1) if _are_grey(len(found) + 1, arrays.dtype(name)) else found
+
+
+def _are_grey(ndim: int, dtype: np.dtype) -> bool:
+  """Whether an array is of grey images without an axis of channels."""
+  return ndim == 3 and dtype == np.uint8
 
 
 def inputs(path: str, split: str) -> np.ndarray:
-  """Inputs `[N, …]` of a set: images of bytes as they are, all else as float32 or float64."""
+  """Inputs `[N, …]` of a set: images of bytes as they are, all else as float32 or float64.
+
+  Bytes `[N, height, width]` are grey images, and get an axis of one channel.
+  """
   name = _named(path, 'x', split)
   x = arrays_of(path)[name]
   if x.dtype.kind not in 'biuf':
@@ -229,7 +253,7 @@ def inputs(path: str, split: str) -> np.ndarray:
       'give a single feature as x[:, None]'
     )
   if x.dtype == np.uint8 and x.ndim > 2:
-    return x
+    return x[..., None] if _are_grey(x.ndim, x.dtype) else x
   # Whole numbers are features, not the pixels of an image: changes of them need not be whole.
   return x.astype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64, copy=False)
 
@@ -260,5 +284,8 @@ def meaning(path: str, task: str) -> labels.Labels:
 def load(path: str, split: str, task: str) -> tuple[np.ndarray, np.ndarray]:
   """Inputs `[N, …]` and labels of a set, `[N]` int32 or `[N, D]` float64."""
   x, name = inputs(path, split), _named(path, 'y', split)
+  if split == 'train' and x.shape != arrays_of(path).shape('x'):
+    height, width = x.shape[1:3]
+    logger.info(f"{path}: 'x' is taken for grey images of {height} by {width} pixels")
   what = f"{path}: '{name}'"
   return x, labels.encode(labels.flat(arrays_of(path)[name], what), meaning(path, task), what)

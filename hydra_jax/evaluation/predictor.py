@@ -267,6 +267,8 @@ class Predictor:
 
   def _checked(self, x: np.ndarray) -> np.ndarray:
     """The inputs, refused where they are in another form than those of the training set."""
+    if self.reads_bytes and (*x.shape[1:], 1) == self.shape:
+      x = x[..., None]  # grey images without an axis of channels
     check_inputs(x, 'the input', np.broadcast_to(np.float32(0), (1, *self.shape)))
     if not self.reads_bytes or x.dtype == np.uint8:
       return x

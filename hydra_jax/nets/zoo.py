@@ -365,9 +365,11 @@ def _reads_images(stage: Stage, at_least: int = 1) -> Stage:
 
   def init(key, x):
     if x.ndim != 4 or min(x.shape[1:3]) < at_least:
+      size = f' of at least {at_least}x{at_least}' if at_least > 1 else ''
+      grey = 'give grey images as x[..., None], or ' if x.ndim == 3 else ''
       raise UserError(
-        f'this network reads images [height, width, channels] of at least {at_least}x{at_least}, '
-        f'not inputs of shape {list(x.shape[1:])}: choose another network or other data'
+        f'this network reads images [height, width, channels]{size}, not inputs of shape {list(x.shape[1:])}: '
+        f'{grey}choose another network or other data'
       )
     return stage.init(key, x)
 
