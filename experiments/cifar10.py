@@ -18,15 +18,16 @@ from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import detection
 
-STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf')
+STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf', 'edfm')
 SMALL_STUDENTS = ('single', 'kd_equal', 'endd', 'moments', 'hydra_train', 'hydra_changed', 'hydra')
 LONG_STUDENTS = (
-  *('single', 'shallow_ensemble', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf'),
+  *('single', 'shallow_ensemble', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf', 'edfm'),
   *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra_changed', 'hydra'),
 )
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
-# Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does.
+# Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does; and for flows.
 GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
+GENTLE_STUDENTS = ('endd', 'proxy_endd', 'dlf', 'edfm')
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
@@ -56,7 +57,7 @@ def long_table(quick: bool) -> Definition:
 
 def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Definition:
   """Rows and columns of both; `quick` is a run of a minute on 500 images."""
-  for name in ('endd', 'proxy_endd', 'dlf'):
+  for name in GENTLE_STUDENTS:
     config.student[name].update(GENTLE)
   if quick:
     config.name += '-quick'
@@ -86,12 +87,13 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
   config.name, config.replicas = f'{name}-table{"-quick" * quick}', 2 if quick else 5
   config.students = QUICK if quick else STUDENTS
   config.data.ood = tuple(f'{where}[:500]' if quick else where for where in outside)
-  for student in ('endd', 'proxy_endd', 'dlf'):
+  for student in GENTLE_STUDENTS:
     config.student[student].update(GENTLE)
   if quick:
     small(config)
   else:
     config.data.train = 'train[:80%]'
+    config.student.edfm.mean_epochs = config.distillation.get('epochs', config.training.epochs) / 2
     config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)

@@ -107,6 +107,11 @@ CIFAR: Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[float, ...]]]] =
       ('svhn_cropped', 'auroc_uncertainty_epistemic'): (0.9359,),
       ('cifar100', 'auroc_uncertainty_epistemic'): (0.8357,),
     },
+    'edfm': {
+      ('test', 'accuracy'): (0.9062,),
+      ('test', 'nll'): (0.2858,),
+      ('test', 'ece'): (0.0278,),
+    },
   },
   'cifar100': {
     'ensemble': {
@@ -133,6 +138,11 @@ CIFAR: Mapping[str, Mapping[str, Mapping[tuple[str, str], tuple[float, ...]]]] =
       ('test', 'accuracy'): (0.7968, 0.0023),
       ('test', 'nll'): (0.8974, 0.0042),
       ('test', 'ece'): (0.0945, 0.0031),
+    },
+    'edfm': {
+      ('test', 'accuracy'): (0.6417,),
+      ('test', 'nll'): (1.6741,),
+      ('test', 'ece'): (0.1135,),
     },
   },
 }

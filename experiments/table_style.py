@@ -27,6 +27,7 @@ LABELS = {
   'ced': 'CED',
   'moments': 'moments',
   'dlf': 'DLF',
+  'edfm': 'EDFM',
 }
 
 

@@ -116,6 +116,7 @@ RUNS = {
       *student('endd', members_per_step=2, start_temperature=5.0, augment="('conf_ods',)"),
       *student('proxy_endd', unlabelled="('cifar10',)"),
       *student('dlf', factors=3, samples=8, mean_epochs=2.0),
+      *student('edfm', samples=4, steps=3, width=32, blocks=2, mean_epochs=4.0),
       *student('mc_dropout', rate=0.05, samples=6),
       *student('moments', samples=8),
       *student('shallow_ensemble', heads=3, cut=-2),

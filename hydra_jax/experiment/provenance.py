@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
     *(f'maths/{name}' for name in ('calibration', 'credal', 'losses', 'prior_networks', 'tasks')),
     'methods/latent_factor',
-    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'mapping', 'stages', 'tabular')),
+    *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'flow', 'mapping', 'stages', 'tabular')),
     *('nets/user_networks', 'nets/zoo'),
     *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
   ),
@@ -55,8 +55,8 @@ WITHOUT_NUMBERS = (
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
   ),
-  *(f'methods/{name}' for name in ('base', 'credal', 'distillation', 'gaussian', 'moments', 'prior_networks')),
-  *(f'methods/{name}' for name in ('registry', 'supervised')),
+  *(f'methods/{name}' for name in ('base', 'credal', 'distillation', 'flow_matching', 'gaussian', 'moments')),
+  *(f'methods/{name}' for name in ('prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),
   *(f'estimators/{name}' for name in ('__init__', 'absent', 'defaults', 'distil', 'ensemble', 'out_of_fold')),

@@ -16,6 +16,7 @@ from hydra_jax.methods.distillation import (
   latent_batch_ensemble,
   small_ensemble,
 )
+from hydra_jax.methods.flow_matching import EDFM, edfm
 from hydra_jax.methods.gaussian import DLF, dlf
 from hydra_jax.methods.moments import Moments, moments
 from hydra_jax.methods.prior_networks import EnDD, endd, proxy_endd
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
   'ced': Method(ced, predictive='credal'),
   'moments': Method(moments, Moments),
   'dlf': Method(dlf, DLF),
+  'edfm': Method(edfm, EDFM),
 }
 
 

@@ -32,6 +32,7 @@ class Network(NamedTuple):
     mapping: How heads are mapped, see `mapping.over_heads`.
     body_and_heads: The body, and the stage that is tiled above it; None for networks of another structure. `apply` of
       the tiled stage also takes the identities `[K]` of the heads whose parameters it is given.
+    reads_teacher: Whether `apply`, in training, also takes what the members say, `teacher` `[M, B, C]`.
   """
 
   init: Callable
@@ -40,6 +41,7 @@ class Network(NamedTuple):
   cut: int
   mapping: str = 'auto'
   body_and_heads: tuple[Stage, Stage] | None = None
+  reads_teacher: bool = False
 
   @property
   def can_split(self) -> bool:

@@ -77,6 +77,7 @@ def of_heads(job: 'Job', params: Tree, model_state: Tree, batch: Batch, key, wei
     indices = jnp.arange(len(weights_K)) if heads_K is None else heads_K
     return _by_chunks(network, job, chunk)(*arguments, indices)
   some = {} if heads_K is None else {'head_indices': heads_K}
+  some |= {'teacher': batch['teacher']} if network.reads_teacher else {}
   batch = batch if heads_K is None else {**batch, 'heads': heads_K}
 
   def objective(params):
