@@ -25,7 +25,7 @@ LONG_STUDENTS = (
   *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra_changed', 'hydra'),
 )
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
-# Adam, where SGD at the rate of the networks that classify diverges, as the likelihood of a Dirichlet does; and for flows.
+# Adam, where SGD at the rate of the networks that classify diverges: as the likelihood of a Dirichlet does, and a flow.
 GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
 GENTLE_STUDENTS = ('endd', 'proxy_endd', 'dlf', 'edfm')
 
