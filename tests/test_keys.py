@@ -117,6 +117,7 @@ UNREAD = {
     'mean_weight',
   ),
   'dlf/mean': ('epochs',),
+  'edfm/mean prediction': ('epochs', 'samples', 'steps'),
 }
 
 
@@ -182,7 +183,10 @@ def test_a_network_of_another_kind_changes_what_has_it(before):
   'layer, untouched',
   [
     ('training', ()),
-    ('evaluation', ('labels', 'members', 'all members', 'mean prediction', 'mean', 'factors', 'moments', 'intervals')),
+    (
+      'evaluation',
+      ('labels', 'members', 'all members', 'mean prediction', 'mean', 'factors', 'moments', 'intervals', 'flow'),
+    ),
   ],
 )
 def test_the_code_of_a_layer_changes_what_it_makes(layer, untouched, before, monkeypatch):

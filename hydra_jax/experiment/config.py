@@ -464,6 +464,10 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   Once before the data are there, and once more when their task and the axes of a batch are known.
   """
   check_values(config)
+  if config.patience and not config.validation_scores:
+    raise UserError(
+      f'config.patience={config.patience} needs scores: set config.validation_scores to 20, or patience to 0'
+    )
   if config.validation_scores and not config.validation:
     raise UserError('config.validation_scores: there is no validation part: set it to 0, or validation to 0.1')
   for name in config.data.shifts:

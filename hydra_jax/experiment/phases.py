@@ -91,6 +91,7 @@ def keys_of_phases(
           data=[replica.data.fingerprint for replica in group],
           network=configs.identity(recipe.network),
           phase=[phase.name, each.epochs],
+          best=[config.validation_scores, config.patience] if config.patience and each is planned[-1] else None,
           training={key: value for key, value in asdict(settings.training).items() if key != 'epochs'},
           settings={k: v for k, v in asdict(settings.own).items() if k not in (*phase.unread, *AFTER_TRAINING)},
           members=recipe.members if recipe.role == 'teacher' else None,
@@ -185,12 +186,26 @@ def train_phase(
     with bar(label, job.steps, training.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
       train = loop.prepared(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
       stops = scores_in_training.steps_to_score(job.steps, config.validation_scores if scorer else 1)
+      best = None
+      if scorer and config.patience:
+        file = saver.folder / 'best.npz'
+        best = scores_in_training.Best(file, stops, config.patience, scores_in_training.on_host(state))
       for stop in stops[bisect.bisect_left(stops, int(state.step[0])) :]:
         state = train(state, stop)
         if scorer:
-          scores = scorer(state)
+          trees = scores_in_training.on_host(state)
+          rows = scorer(trees)
           if log:
-            log.add_scores(stop, scores)
+            log.add_scores(stop, scores_in_training.means(rows))
+          if best and best.take(stop, trees, rows):
+            break
+      if best:
+        params, model_state = best.trees()
+        state = layout.plain(layout.put(state._replace(params=params, model_state=model_state), loop.head_specs(state)))
+        of_replicas = ', '.join(map(str, dict.fromkeys(best.steps())))
+        logger.info(
+          f'{label}: keeps the parameters of step {of_replicas} of {job.steps}, the best on the validation part'
+        )
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
   if saved is None and losses[-1] >= losses[0]:

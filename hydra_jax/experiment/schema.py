@@ -72,6 +72,12 @@ class ExperimentSettings:
   validation_scores: int = setting(
     0, COUNT_OR_0, 'Times that a network is scored on the validation part while it trains, for metrics.jsonl; 0: never.'
   )
+  patience: int = setting(
+    0,
+    COUNT_OR_0,
+    'Scores without a lower NLL on the validation part after which the last phase of a method stops; it keeps the '
+    'parameters with the lowest. 0: it goes on to its end, and keeps the last.',
+  )
   students: tuple[str, ...] = setting(
     ('single', 'kd', 'hydra'), DISTINCT_NAMES, 'Which sections under `student` are trained.'
   )
