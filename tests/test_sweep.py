@@ -146,6 +146,21 @@ def test_lines_of_the_figure_meet_the_axes_where_they_should():
   assert sorted(line.get_ydata()[1] for line in lines) == [0, 1] and 'validation NLL' in ax.get_title(loc='left')
 
 
+def test_methods_that_only_some_runs_have():
+  """As in a sweep over `students`: each has its row, and a panel where there are two to compare."""
+  points = points_of({'students': ["('kd',)", "('hydra',)", "('hydra','kd')"]}, read)
+  runs = []
+  for i, point in enumerate(points):
+    methods = ('ensemble', *point.config.students)
+    values = {('test', method, 'nll'): {0: float(i)} for method in methods} | {('test', 'ensemble', 'nll'): {0: 9.0}}
+    runs.append((point, FinishedRun('a', {}, 'classification', Results(values))))
+  table = sweep.score_table(runs)
+  assert [name for name, _ in table.body] == ['kd', 'kd', 'hydra', 'hydra'] and 'ensemble' in table.note
+  assert list(sweep.scales_of(runs)) == ['kd', 'hydra']
+  assert len(draw(sweep.scales_of(runs), sweep.COLOURS).axes) == 2
+  assert sweep.scales_of(runs[:2]) == {}
+
+
 @pytest.mark.parametrize(
   'arguments, word',
   [

@@ -14,6 +14,7 @@ import logging
 import math
 from pathlib import Path
 import re
+import time
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -188,11 +189,12 @@ def run(points: Sequence[Point], folder: Path, shared: Path, data_dir: str) -> N
 def report(points: Sequence[Point], folder: Path) -> None:
   """Writes `table.md`, `results.csv` and `parallel.png`, and prints the table."""
   found = [(point, compare_runs.read(folder / point.name, point.name)) for point in points]
-  table = score_table(found)
-  store.replace_text(folder / 'results.csv', _csv(found))
-  store.replace_text(folder / 'table.md', tables.markdown(table))
-  if len(by_values(found)[1]) > 1:
-    figures.save(folder, {'parallel': lambda: parallel.draw(scales_of(found), COLOURS)})
+  table, scales = score_table(found), scales_of(found)
+  with store.part_locked(folder / 'table', lambda: time.sleep(0.1)):  # two processes may end at once
+    store.replace_text(folder / 'results.csv', _csv(found))
+    store.replace_text(folder / 'table.md', tables.markdown(table))
+    if scales:
+      figures.save(folder, {'parallel': lambda: parallel.draw(scales, COLOURS)})
   tables.show(table)
   logger.info(f'everything is in {folder}: table.md, results.csv, parallel.png, and a folder for each run')
 
@@ -271,18 +273,20 @@ def _cell(values: list[float] | None, overlap: float) -> str:
 
 
 def scales_of(found: Found) -> dict[str, list[parallel.Scale]]:
-  """For each method whose scores change, the values of the grid and its mean scores, a number for each combination."""
+  """For each method whose scores change, the values of the grid and its mean scores, where there are two to compare."""
   columns = columns_of(found[0][1].task)
   keys, groups = by_values(found)
   methods, same = differing(groups, list(columns))
-  values = [parallel.Scale(shown(key), [each[i] for each in groups]) for i, key in enumerate(keys)]
   scales = {}
   for method in methods or same:
-    scores = {
-      heading: [float(np.mean(group.get((split, method, metric), math.nan))) for group in groups.values()]
-      for (split, metric), (heading, _) in columns.items()
-    }
-    scales[method] = values + [parallel.Scale(name, each) for name, each in scores.items() if np.all(np.isfinite(each))]
+    have = {values: group for values, group in groups.items() if ('test', method, 'nll') in group}
+    if len(have) < 2:
+      continue
+    drawn = [parallel.Scale(shown(key), [values[i] for values in have]) for i, key in enumerate(keys)]
+    for (split, metric), (heading, _) in columns.items():
+      means = [float(np.mean(group.get((split, method, metric), math.nan))) for group in have.values()]
+      drawn += [parallel.Scale(heading, means)] * bool(np.all(np.isfinite(means)))
+    scales[method] = drawn
   return scales
 
 
