@@ -37,7 +37,7 @@ CONFIG += [f'--config.student.{s}.epochs=40' for s in ('kd', 'hydra')]
 CONFIG += ['--config.student.hydra.hinton_epochs=40', '--config.data.shifts=()', '--config.data.ood=()']
 # Fewer students, members and passes. The last value of a setting counts.
 QUICK = ["--config.students=('hydra',)", '--config.teacher.members=4', '--config.training.epochs=60']
-QUICK += ['--config.student.hydra.epochs=15', '--config.student.hydra.hinton_epochs=15']
+QUICK += ['--config.student.hydra.epochs=15', '--config.student.hydra.hinton_epochs=0']
 KINDS = ('SIGKILL', 'SIGTERM', 'full disk', 'damaged checkpoint')
 DISK_BYTES = 192 * 2**20
 LIMIT_BYTES = 20_000

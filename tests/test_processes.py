@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 # Long enough to be stopped in the middle, and tame: other sums on other meshes stay rounding errors.
 CONFIG = ['--config=configs/digits.py:members=4,epochs=40', "--config.students=('hydra',)", '--config.data.shifts=()']
 CONFIG += ['--config.teacher.learning_rate=1e-4', '--config.student.hydra.learning_rate=1e-4']
-CONFIG += ['--config.student.hydra.epochs=2', '--config.student.hydra.hinton_epochs=2']
+CONFIG += ['--config.student.hydra.epochs=2', '--config.student.hydra.hinton_epochs=0']
 CONFIG += ['--config.checkpoint_seconds=0.3', "--config.data.ood=('noise',)", '--config.validation_scores=3']
 # Where nothing is to be stopped.
 SELDOM = '--config.checkpoint_seconds=100.0'
@@ -121,7 +121,7 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   for phase in {line['phase'] for line in lines}:  # neither a gap nor a step twice
     scored = [line['step'] for line in lines if line['phase'] == phase and 'validation' in line]
     of_phase = [line for line in lines if line['phase'] == phase and 'loss' in line]
-    assert scored == [round(of_phase[-1]['steps'] * i / 3) for i in (1, 2, 3)] or 'mean prediction' in phase
+    assert scored == [round(of_phase[-1]['steps'] * i / 3) for i in (1, 2, 3)]
     assert np.diff([0, *(line['step'] for line in of_phase)]).tolist() == [line['count'] for line in of_phase]
     assert of_phase[-1]['step'] == of_phase[-1]['steps']
   expected, found = results(alone), results(moved)
