@@ -35,7 +35,7 @@ def scored(mean, var, y, label_scale=None):
   outputs = losses.gaussian_outputs((mean - scaling.y_shift) / scaling.y_scale, var / np.square(scaling.y_scale))
   split = Split(np.zeros((N, 1)), y)
   read = REGRESSION.predictives['members'].read
-  return evaluate.score_outputs(outputs.astype(np.float32), split, read, REGRESSION, scaling, 150, label_scale)
+  return evaluate.score_outputs(outputs.astype(np.float32), split, read, 'regression', scaling, 150, label_scale)
 
 
 def crps(mean, var, y):

@@ -189,24 +189,26 @@ def concatenate_models(models: Sequence[Model]) -> Model:
   return replace(models[0], network=network, params=params, model_state=states)
 
 
+@functools.lru_cache(maxsize=64)
+def _scoring_outputs(read: Callable, task: str) -> Callable:
+  f = lambda outputs_BxMxC, y, scale: _scores(TASKS[task], read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y, scale)
+  return jax.jit(f)
+
+
 def score_outputs(
   outputs_MxNxC,
   split: Split,
-  read,
-  task: Task,
+  read: Callable,
+  task: str,
   scaling: Scaling,
   batch_size: int,
   label_scale: float | None = None,
 ) -> Scores:
   """Scores of every example by outputs that are there already, `{score: [N]}`, in the units of the targets."""
-  scale = _as_array(label_scale)
-
-  @jax.jit
-  def score(outputs_BxMxC, y):
-    return _scores(task, read(jnp.swapaxes(outputs_BxMxC, 0, 1)), y, scale)
-
+  compiled, scale = _scoring_outputs(read, task), _as_array(label_scale)
+  score = lambda outputs_BxMxC, y: compiled(outputs_BxMxC, y, scale)
   found = in_batches(score, batch_size, np.swapaxes(outputs_MxNxC, 0, 1), scale_targets(scaling, split.y))
-  return task.in_units(found, scaling.y_scale)
+  return TASKS[task].in_units(found, scaling.y_scale)
 
 
 @functools.lru_cache(maxsize=8)

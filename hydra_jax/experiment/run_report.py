@@ -100,7 +100,7 @@ def validation_scores(replica: Replica, trained: Trained, label_scale: float | N
     return {}
   if trained.model is None:
     outputs, read = trained.on_validation(), replica.task.predictives['members'].read
-    return evaluate.score_outputs(outputs, split, read, replica.task, data.scaling, size, label_scale)
+    return evaluate.score_outputs(outputs, split, read, data.task, data.scaling, size, label_scale)
   # The program that scores the other sets.
   score = evaluate.scorer(trained.model, data.task, data.train.example.shape[1:], label_scale=label_scale)
   arrays = split.arrays(data.scaling)

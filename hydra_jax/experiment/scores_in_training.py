@@ -102,7 +102,7 @@ def _row(replica: Replica, model: Model, teacher: Scores | None) -> dict[str, fl
 
 def _scores(replica: Replica, outputs: np.ndarray, read: Callable) -> Scores:
   size = replica.config.evaluation.batch_size
-  return evaluate.score_outputs(outputs, _validation(replica), read, replica.task, replica.data.scaling, size)
+  return evaluate.score_outputs(outputs, _validation(replica), read, replica.data.task, replica.data.scaling, size)
 
 
 def _validation(replica: Replica) -> Split:

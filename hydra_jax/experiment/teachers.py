@@ -100,12 +100,11 @@ def teacher_in_file(replica: Replica) -> tuple[Teacher, Trained]:
   covered = {name: each for name, each in data.evaluations.items() if external_predictions.covers(file, name)}
 
   def scores(advance, label_scale):
-    task, found = replica.task, {}
-    read = task.predictives['members'].read
+    found, read = {}, replica.task.predictives['members'].read
     for name, evaluation in covered.items():
       split = evaluation.load()
       given = outputs(name, len(split.x))
-      found[name] = evaluate.score_outputs(given, split, read, task, data.scaling, size, label_scale)
+      found[name] = evaluate.score_outputs(given, split, read, data.task, data.scaling, size, label_scale)
     advance(len(data.evaluations))
     return found
 
