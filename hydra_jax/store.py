@@ -189,7 +189,12 @@ def link(source: Path, folder: Path) -> None:
   check_held(folder)
   new = _new_folder(folder)
   try:
-    shutil.copytree(source, new, copy_function=_link_or_copy, dirs_exist_ok=True)
+    for place, folders, files in os.walk(source):
+      there = new / Path(place).relative_to(source)
+      for name in folders:
+        (there / name).mkdir()
+      for name in files:
+        _link_or_copy(Path(place, name), there / name)
     new.chmod(0o755)
     os.rename(new, folder)
   finally:
@@ -197,14 +202,14 @@ def link(source: Path, folder: Path) -> None:
   _sync(folder.parent)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
   try:
     os.link(source, target)
   except OSError as e:
     if e.errno not in CANNOT_LINK:
       raise
     shutil.copy2(source, target)
-    _sync(Path(target))
+    _sync(target)
 
 
 def _remove(folder: Path) -> None:

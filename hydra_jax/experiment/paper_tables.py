@@ -20,6 +20,7 @@ import shutil
 import time
 from typing import Any
 
+import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import numpy as np
@@ -220,6 +221,7 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
     if replicas is not None:
       config.replicas = replicas
     outcomes[run_name] = runs.run(config, workdir / config.name, data_dir)
+    jax.clear_caches()  # JAX keeps all programs of each run, up to a gigabyte
   found = Results(definition, outcomes, collected(outcomes))
   seconds = time.monotonic() - begun
   processes.run_on_main(lambda: write(found, out, workdir, command, seconds))

@@ -16,6 +16,7 @@ from pathlib import Path
 import re
 import time
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -176,6 +177,8 @@ def run(points: Sequence[Point], folder: Path, shared: Path, data_dir: str) -> N
     except UserError as e:
       failed[point.name] = str(e)
       logger.warning(f'{point.name} failed: {e}')
+    finally:
+      jax.clear_caches()  # JAX keeps all programs of each run, up to a gigabyte
   finished = [point for point in points if is_finished(folder / point.name, keys[point.name])]
   if finished:
     report(finished, folder)
