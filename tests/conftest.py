@@ -193,7 +193,7 @@ def start(what: list[str], out, err, cwd=ROOT, environment=None) -> forks.Proces
   on import.
   """
   environment = dict(os.environ if environment is None else environment)
-  if forks.can_have(forking().environment, environment):
+  if what[1] != '-c' and forks.can_have(forking().environment, environment):
     return forks.Process(forking().place, what, str(cwd), environment, out, err)
   return subprocess.Popen(what, cwd=cwd, env=environment, stdout=out, stderr=err)
 
@@ -211,8 +211,10 @@ def forking() -> Forking:
   """That of this process, which is started when it is first needed, and ends with it."""
   folder = tempfile.mkdtemp()
   place = f'{folder}/socket'
-  started = {**os.environ, 'PYTHONPATH': str(ROOT)}
-  process = subprocess.Popen([sys.executable, 'tests/forks.py', place], cwd=ROOT, env=started)
+  started = dict(os.environ)
+  process = subprocess.Popen(
+    [sys.executable, 'tests/forks.py', place], cwd=ROOT, env=started | {'PYTHONPATH': str(ROOT)}
+  )
   atexit.register(lambda: (process.kill(), process.wait(), shutil.rmtree(folder)))
   while not os.path.exists(place):
     assert process.poll() is None

@@ -37,7 +37,7 @@ class Process:
     self._keeper = socket.socket(socket.AF_UNIX)
     self._keeper.connect(place)
     files = array.array('i', [out.fileno(), err.fileno()])
-    text = json.dumps([command[1:], cwd, environment]).encode()
+    text = json.dumps([list(map(str, command[1:])), cwd, environment]).encode()
     self._keeper.sendmsg([text + b'\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
     self._said = self._keeper.makefile('r')
     self.pid = int(self._said.readline())

@@ -43,7 +43,7 @@ def test_the_exact_flow_of_gaussian_members_gives_their_distribution(mean, devia
   np.testing.assert_allclose(found - mean, deviation * noise, rtol=close, atol=1e-3)
 
 
-def test_an_example_learns_from_a_member_noise_and_time_of_its_own():
+def test_each_example_draws_a_member_noise_and_a_time():
   """What is wanted is a member minus noise: members are equally frequent, and noise is normal."""
   examples = 4000
   teacher = jnp.broadcast_to(1000 * jnp.arange(1.0, M + 1)[:, None, None], (M, examples, C))
@@ -58,7 +58,7 @@ def test_an_example_learns_from_a_member_noise_and_time_of_its_own():
   assert scipy.stats.chisquare(np.unique(member[:, 0], return_counts=True)[1]).pvalue > 1e-3
   noise = (1000 * member - wanted) / flow.NOISE
   assert scipy.stats.kstest(noise.ravel(), 'norm').pvalue > 1e-3
-  assert abs(np.corrcoef(noise.T)[0, 1]) < 0.06  # each output has noise of its own
+  assert abs(np.corrcoef(noise.T)[0, 1]) < 0.06  # two outputs have different noise
   again = flow._to_learn(network, params, features, teacher, jax.random.key(1))[0]
   np.testing.assert_array_equal(again, jnp.concatenate([found, wanted], axis=-1))
 

@@ -120,7 +120,8 @@ def test_a_run_writes_all_steps_of_all_phases(tiny_run):
     for row in of_phase:
       assert row['loss_min'] <= row['loss_median'] <= row['loss_max']
       assert 0 <= row['waiting'] <= 1 and row['learning_rate'] > 0
-    assert of_phase[-1]['loss'] < of_phase[0]['loss']
+    losses = [row['loss'] for row in of_phase]  # each is of few batches
+    assert np.mean(losses[len(losses) // 2 :]) < np.mean(losses[: len(losses) // 2])
 
 
 @pytest.mark.slow

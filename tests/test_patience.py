@@ -7,7 +7,7 @@ import pytest
 
 from hydra_jax import UserError
 from hydra_jax.devices import preemption
-from hydra_jax.experiment import config as configs, metrics_log, run as runs, scores_in_training
+from hydra_jax.experiment import config as configs, metrics_log, run as runs
 from hydra_jax.experiment.config import default_config
 from hydra_jax.experiment.scores_in_training import Best, means
 
@@ -114,7 +114,7 @@ def test_a_run_keeps_the_best_also_if_it_is_interrupted(overfitted, monkeypatch)
     nll = [line['validation']['nll'] for line in scored if line['phase'] == phase]
     stopped = [line['validation']['nll'] for line in lines if line['phase'] == phase]
     assert len(nll) == 10 and nll[: len(stopped)] == stopped and len(stopped) < 10
-    # Each replica has the lowest of its own scores, and so less than the lowest mean.
+    # The mean of the lowest scores of the replicas is no more than the lowest mean.
     assert of_replicas(kept, method) <= min(stopped) * (1 + 1e-5)
 
   take, calls = Best.take, []
@@ -125,7 +125,7 @@ def test_a_run_keeps_the_best_also_if_it_is_interrupted(overfitted, monkeypatch)
       raise preemption.Preempted('here')
     return take(self, *arguments)
 
-  monkeypatch.setattr(scores_in_training.Best, 'take', interrupted)
+  monkeypatch.setattr(Best, 'take', interrupted)
   for _ in range(2):
     with pytest.raises(preemption.Preempted):
       overfitted(3, 'interrupted')

@@ -1,7 +1,7 @@
 """Training one method through its phases, each of which is kept as an artifact."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 import functools
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from hydra_jax import store, user_files
 from hydra_jax.data import with_unlabelled
@@ -20,7 +21,7 @@ from hydra_jax.experiment import artifacts, config as configs, metrics_log, prov
 from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
-from hydra_jax.experiment.scores_in_training import Scorer
+from hydra_jax.experiment.scores_in_training import Best, Scorer
 from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
@@ -153,7 +154,8 @@ def train_phase(
   seeds = [(config.seed, replica.index, ROLES.index(role)) for replica in group]
   job, source = job_of(group, planned, teachers if phase.distils else (), layout)
   state, keys = initial_state(group, phase, job, seeds, before)
-  state = layout.plain(layout.put(state, loop.head_specs(state)))  # as it is saved: global arrays on these devices
+  place = lambda state: layout.plain(layout.put(state, loop.head_specs(state)))
+  state = place(state)  # as it is saved: global arrays on these devices
   saver = checkpoints.Saver(_progress(folder), config.checkpoints_kept)
   saved = checkpoints.latest(saver.folder, state)
   if saved is not None:
@@ -185,27 +187,11 @@ def train_phase(
   try:
     with bar(label, job.steps, training.batch_size * len(phase.network.heads) * len(group)) as advance, saver:
       train = loop.prepared(job, state, source, seeds, keys, layout, config.execution.steps_per_call, hooks)
-      stops = scores_in_training.steps_to_score(job.steps, config.validation_scores if scorer else 1)
-      best = None
-      if scorer and config.patience:
-        file = saver.folder / 'best.npz'
-        best = scores_in_training.Best(file, stops, config.patience, scores_in_training.on_host(state))
-      for stop in stops[bisect.bisect_left(stops, int(state.step[0])) :]:
-        state = train(state, stop)
-        if scorer:
-          trees = scores_in_training.on_host(state)
-          rows = scorer(trees)
-          if log:
-            log.add_scores(stop, scores_in_training.means(rows))
-          if best and best.take(stop, trees, rows):
-            break
-      if best:
-        params, model_state = best.trees()
-        state = layout.plain(layout.put(state._replace(params=params, model_state=model_state), loop.head_specs(state)))
-        of_replicas = ', '.join(map(str, dict.fromkeys(best.steps())))
-        logger.info(
-          f'{label}: keeps the parameters of step {of_replicas} of {job.steps}, the best on the validation part'
-        )
+      if scorer is None:
+        state = train(state, job.steps)
+      else:
+        best_file = saver.folder / 'best.npz'
+        state = place(train_with_scores(state, train, job.steps, config, scorer, log, best_file, label))
   except UserError as e:
     raise UserError(f"in phase '{label}': {e}") from e
   if saved is None and losses[-1] >= losses[0]:
@@ -213,6 +199,47 @@ def train_phase(
       f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}'
     )
   return state
+
+
+def train_with_scores(
+  state: State,
+  train: Callable[[State, int], State],
+  steps: int,
+  config: ConfigDict,
+  scorer: Scorer,
+  log: MetricsLog | None,
+  file: Path,
+  label: str,
+) -> State:
+  """Trains, and stops to score the networks; with `config.patience` it returns the best, and may end early.
+
+  Args:
+    state: Where it begins.
+    train: `(state, until) -> state`.
+    steps: Of the whole phase.
+    config: Of the experiment.
+    scorer: Gives the scores.
+    log: Where scores are written, in the main process.
+    file: Where the best networks are kept meanwhile.
+    label: Of the phase.
+  """
+  stops, best = scores_in_training.steps_to_score(steps, config.validation_scores), None
+  if config.patience:
+    best = Best(file, stops, config.patience, scores_in_training.on_host(state))
+  for stop in stops[bisect.bisect_left(stops, int(state.step[0])) :]:
+    state = train(state, stop)
+    trees = scores_in_training.on_host(state)
+    rows = scorer(trees)
+    if log:
+      log.add_scores(stop, scores_in_training.means(rows))
+    if best and best.take(stop, trees, rows):
+      break
+  if best is None:
+    return state
+  of_replicas = ', '.join(map(str, dict.fromkeys(best.steps())))
+  logger.info(f'{label}: keeps the parameters of step {of_replicas} of {steps}, the best on the validation part')
+  params, model_state = best.trees()
+  return state._replace(params=params, model_state=model_state)
 
 
 def log_of(group: Group, planned: PlannedPhase, job: Job, start: int) -> MetricsLog | None:
