@@ -133,6 +133,7 @@ RUNS = {
       '--config=configs/digits.py:members=4,epochs=30',
       f'--config.students={GAUSSIAN}',
       *('--config.data.name={regression}', '--config.data.task=regression', '--config.validation_scores=2'),
+      '--config.patience=1',
       *SMALL,
       *('--config.network.teacher.homoscedastic=True', '--config.teacher.schedule=constant'),
       *each(GAUSSIAN, epochs=30.0, learning_rate=0.02),
