@@ -141,6 +141,9 @@ def test_lines_of_the_figure_meet_the_axes_where_they_should():
   assert Scale('a', ['x', 'y', 'x', 'z']).heights() == [0, 0.5, 0, 1]
   assert Scale('a', [3.0, 5.0, 4.0]).heights() == [0, 1, 0.5] and Scale('a', [3.0, 3.0]).heights() == [0.5, 0.5]
   assert Scale('a', [3.0, 5.0, 4.0]).marks() == {0.0: '3.000', 1.0: '5.000'}
+  equal = draw({'a': [Scale('NLL', [2.0, 1.0, 2.0]), Scale('b', ['x', 'y', 'z'])]}, ('NLL',)).axes[0]
+  colours = {tuple(line.get_ydata()): line.get_color() for line in equal.lines if len(line.get_xdata()) == 2}
+  assert colours[1, 0] == colours[1, 1] != colours[0, 0.5]
   (ax,) = draw(scales, sweep.COLOURS).axes
   lines = [line for line in ax.lines if len(line.get_xdata()) == len(scales['hydra'])]
   assert sorted(line.get_ydata()[1] for line in lines) == [0, 1] and 'validation NLL' in ax.get_title(loc='left')
@@ -156,6 +159,8 @@ def test_methods_that_only_some_runs_have():
     runs.append((point, FinishedRun('a', {}, 'classification', Results(values))))
   table = sweep.score_table(runs)
   assert [name for name, _ in table.body] == ['kd', 'kd', 'hydra', 'hydra'] and 'ensemble' in table.note
+  # There are no scores on a validation part: no column is empty, and nothing is to choose by.
+  assert table.headings == ['students', 'NLL ↓'] and 'Choose by' not in table.note and sweep.WITHOUT in table.note
   assert list(sweep.scales_of(runs)) == ['kd', 'hydra']
   assert len(draw(sweep.scales_of(runs), sweep.COLOURS).axes) == 2
   assert sweep.scales_of(runs[:2]) == {}

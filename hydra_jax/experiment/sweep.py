@@ -42,6 +42,9 @@ LONGEST_NAME = 80
 SEED = 'seed'
 # The first of these headings that there are values for gives the colours of the figure.
 COLOURS = ('validation NLL', 'NLL')
+WITHOUT = (
+  'There is no validation part. A choice by these test scores makes them too good: nothing here is to choose by.'
+)
 NOTE = (
   'Choose by the NLL on the validation part, which no network was trained on. A choice by test scores makes them too '
   'good. The spread and the temperature are fitted on the same part.'
@@ -218,10 +221,13 @@ def _csv(found: Found) -> str:
   return lines.getvalue()
 
 
-def columns_of(task: str) -> dict[tuple[str, str], tuple[str, str]]:
-  """What is shown: `{(split, metric): (heading, better)}`."""
-  headline = {('test', metric): (heading, better) for metric, (heading, better, *_) in TASKS[task].headline.items()}
-  return {('validation', 'nll'): ('validation NLL', 'low'), **headline}
+def columns_of(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
+  """What is shown of what some run has: `{(split, metric): (heading, better)}`."""
+  headline = TASKS[found[0][1].task].headline
+  columns = {('validation', 'nll'): ('validation NLL', 'low')}
+  columns |= {('test', metric): (heading, better) for metric, (heading, better, *_) in headline.items()}
+  there = {(split, metric) for _, made in found for split, _, metric in made.results.values}
+  return {column: shown for column, shown in columns.items() if column in there}
 
 
 Groups = dict[tuple[str, ...], dict[tuple[str, str, str], list[float]]]
@@ -251,7 +257,7 @@ def differing(groups: Groups, columns: Sequence[tuple[str, str]]) -> tuple[list[
 
 def score_table(found: Found) -> Table:
   """A row for each method and combination of values; methods that no value changes are named below."""
-  columns = columns_of(found[0][1].task)
+  columns = columns_of(found)
   keys, groups = by_values(found)
   methods, same = differing(groups, list(columns))
   overlap = found[0][1].results.test_to_train
@@ -260,7 +266,8 @@ def score_table(found: Found) -> Table:
     cells = [group.get((split, method, metric)) for split, metric in columns]
     if any(cells):
       body.append((method, [(value, '') for value in values] + [(_cell(cell, overlap), '') for cell in cells]))
-  notes = [f'The same for all values: {", ".join(same)}.'] * bool(same) + [NOTE]
+  notes = [f'The same for all values: {", ".join(same)}.'] * bool(same)
+  notes.append(NOTE if ('validation', 'nll') in columns else WITHOUT)
   if any(len(cell) > 1 for group in groups.values() for cell in group.values()):
     notes.append('±: standard error over seeds and replicas.')
   headings = [shown(key) for key in keys]
@@ -277,7 +284,7 @@ def _cell(values: list[float] | None, overlap: float) -> str:
 
 def scales_of(found: Found) -> dict[str, list[parallel.Scale]]:
   """For each method whose scores change, the values of the grid and its mean scores, where there are two to compare."""
-  columns = columns_of(found[0][1].task)
+  columns = columns_of(found)
   keys, groups = by_values(found)
   methods, same = differing(groups, list(columns))
   scales = {}

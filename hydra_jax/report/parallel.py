@@ -62,10 +62,10 @@ def draw(scales: Mapping[str, Sequence[Scale]], colour_by: Sequence[str]) -> Fig
 
 
 def _panel(ax: Axes, row: Sequence[Scale], by: Scale) -> None:
-  ranks = np.argsort(np.argsort(np.asarray(by.values, float)))
+  ranks = np.unique(np.asarray(by.values, float), return_inverse=True)[1]  # equal values have the same colour
   lines = np.transpose([scale.heights() for scale in row])
   for i in np.argsort(-ranks):  # the best is drawn last
-    colour = colormaps['viridis'](PALEST * ranks[i] / max(len(ranks) - 1, 1))
+    colour = colormaps['viridis'](PALEST * ranks[i] / max(ranks.max(), 1))
     ax.plot(range(len(row)), lines[i], color=colour, marker='o', markersize=3, linewidth=1.4, clip_on=False)
   for x, scale in enumerate(row):
     ax.axvline(x, color='0.75', linewidth=0.8, zorder=0)
