@@ -43,7 +43,7 @@ SEED = 'seed'
 # The first of these headings that there are values for gives the colours of the figure.
 COLOURS = ('validation NLL', 'NLL')
 WITHOUT = (
-  'There is no validation part. A choice by these test scores makes them too good: nothing here is to choose by.'
+  'These data have no validation part. Choose by none of these scores: a choice by test scores makes them too good.'
 )
 NOTE = (
   'Choose by the NLL on the validation part, which no network was trained on. A choice by test scores makes them too '
