@@ -160,7 +160,7 @@ def test_methods_that_only_some_runs_have():
   table = sweep.score_table(runs)
   assert [name for name, _ in table.body] == ['kd', 'kd', 'hydra', 'hydra'] and 'ensemble' in table.note
   # There are no scores on a validation part: no column is empty, and nothing is to choose by.
-  assert table.headings == ['students', 'NLL ↓'] and 'Choose by' not in table.note and sweep.WITHOUT in table.note
+  assert table.headings == ['students', 'NLL ↓'] and sweep.NOTE not in table.note and sweep.WITHOUT in table.note
   assert list(sweep.scales_of(runs)) == ['kd', 'hydra']
   assert len(draw(sweep.scales_of(runs), sweep.COLOURS).axes) == 2
   assert sweep.scales_of(runs[:2]) == {}
