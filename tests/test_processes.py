@@ -228,7 +228,22 @@ def test_a_stopped_first_process_is_lost_too(tmp_path):
   assert time.monotonic() - at < 60
   _, said = finish(three, 0)
   assert codes == [76, 76], said
-  assert all('process 0 is lost, silent for 3 s' in each for each in said[1:])
+  assert all('process 0 is lost, silent for 3 s' in each for each in said[1:]), said
+
+
+@pytest.mark.parametrize(
+  'now, answered, heard, ended, lost',
+  [
+    (13.0, 12.9, {0: 12.5, 1: 12.6, 2: 9.0}, (), 2),
+    (13.0, 12.9, {0: 12.5, 1: 12.6, 2: 9.0}, (2,), None),
+    (13.0, 12.9, {0: 9.0, 1: 12.6, 2: 12.5}, (), 0),  # its store answers, and it does not
+    # The store does not answer: process 2, heard a bit earlier than process 0, is not the one that is lost.
+    (13.0, 10.2, {0: 10.1, 1: 10.1, 2: 9.9}, (), None),
+    (13.3, 10.2, {0: 10.1, 1: 10.1, 2: 9.9}, (), 0),
+  ],
+)
+def test_the_process_that_is_lost_is_named(now, answered, heard, ended, lost):
+  assert processes._lost(now, answered, heard, ended, 3.0) == lost
 
 
 def test_a_process_lost_while_a_part_is_restored_says_nothing_of_damage(tiny_run, tmp_path):

@@ -5,7 +5,7 @@ writes that it is alive, and why it ends. So a process that is killed, stopped o
 """
 
 import atexit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 from dataclasses import dataclass
 import hashlib
@@ -389,10 +389,9 @@ def _watch(group: Group, lost_after: float) -> None:
       for index, (code, line) in list(ended.items()):
         if code and index != group.index:
           exit_now(code, line if line.startswith('process ') else f'process {index} has ended: {line}')
-      silent = [index for index, (_, when) in heard.items() if now - when > lost_after and index not in ended]
-      silent = [0] if now - answered > lost_after else silent
-      if silent:
-        exit_now(LOST, f'process {silent[0]} is lost, silent for {lost_after:g} s: the same command, on all, continues')
+      lost = _lost(now, answered, {index: when for index, (_, when) in heard.items()}, ended, lost_after)
+      if lost is not None:
+        exit_now(LOST, f'process {lost} is lost, silent for {lost_after:g} s: the same command, on all, continues')
 
   threads = [threading.Thread(target=target, daemon=True) for target in (talk, look)]
   for thread in threads:
@@ -406,6 +405,27 @@ def _watch(group: Group, lost_after: float) -> None:
       thread.join(FAREWELL_SECONDS)
 
   atexit.register(end)
+
+
+def _lost(
+  now: float, answered: float, heard: Mapping[int, float], ended: Iterable[int], lost_after: float
+) -> int | None:
+  """Index of a process that is lost, or None.
+
+  All processes are silent once the store does not answer. Only process 0, which holds the store, is lost then. So the
+  silence of the others ends at the last answer.
+
+  Args:
+    now: Time in seconds.
+    answered: When the store has answered last.
+    heard: When each process was heard last, by index.
+    ended: Processes that have ended by themselves.
+    lost_after: Seconds of silence after which a process is lost.
+  """
+  if now - answered > lost_after:
+    return 0
+  silent = [index for index, when in heard.items() if answered - when > lost_after]
+  return next((index for index in silent if index not in ended), None)
 
 
 def _endings(group: Group) -> dict[int, list]:
