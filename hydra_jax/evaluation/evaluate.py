@@ -42,21 +42,32 @@ def apply_spread(model: Model, spread: float, task: str) -> Model:
   return replace(model, network=network, params={**model.params, 'spread': jnp.float32(spread)})
 
 
-def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0, fill: bool = False):
-  """Applies a compiled `f` to batches of one size, the last one padded, and drops the padding.
+def size_of_batches(examples: int, batch_size: int) -> int:
+  """Size of the batches of some examples: a power of two if they are fewer than `batch_size`.
+
+  So sets of many sizes share a few compiled programs.
+
+  Example:
+    >>> [size_of_batches(examples, 500) for examples in (7, 120, 350, 599)]
+    [8, 128, 500, 500]
+  """
+  return min(batch_size, 1 << (examples - 1).bit_length())
+
+
+def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0):
+  """Applies a compiled `f` to batches of one size, see `size_of_batches`; the last one is padded.
 
   Args:
     f: Takes batches of `arrays` and returns a tree of arrays with the examples along `axis`.
-    batch_size: Examples at once.
+    batch_size: Examples at once, at most.
     *arrays: Examples along their first axis.
     axis: Axis of the examples in what `f` returns.
-    fill: Whether fewer examples than `batch_size` are padded too.
 
   Returns:
     The tree as NumPy arrays with all examples along `axis`.
   """
   examples = len(arrays[0])
-  size = batch_size if fill else min(batch_size, examples)
+  size = size_of_batches(examples, batch_size)
   results: list[tuple[int, Any]] = []
   whole: Any = None
   for start in range(0, examples, size):

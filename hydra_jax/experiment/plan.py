@@ -24,7 +24,7 @@ from hydra_jax.experiment.recipes import Recipe, phases_of, recipes_in
 from hydra_jax.experiment.schema import AUTO
 from hydra_jax.experiment.teachers import count_members
 from hydra_jax.methods.base import Phase
-from hydra_jax.nets.cut import Network, belongs_to_heads
+from hydra_jax.nets.cut import Network, belongs_to_heads, shapes_of
 from hydra_jax.progress import console
 from hydra_jax.training import optimizers
 from hydra_jax.training.settings import TrainingSettings
@@ -95,7 +95,7 @@ def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devi
   for name, choice, recipe in _candidates(recipes_in(config, task, outputs)):
     shown = f'{name}, {choice}' if choice else name
     phases = phases_of(recipe, config.execution.mapping)
-    jax.eval_shape(phases[0].network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    shapes_of(phases[0].network, tuple(shape))  # raises an error where it does not read such inputs
     here, training = [], recipe.settings.training
     for phase in phases:
       label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'

@@ -96,7 +96,7 @@ def definition(function: Callable) -> str:
   file = Path(inspect.getsourcefile(function) or '')
   # In a notebook there is no file, but the source of each function is kept.
   source = file.read_text() if file.is_file() else textwrap.dedent(inspect.getsource(function))
-  tree = _stripped(ast.parse(source))
+  tree = _tree_of(source)
   bound = {target: node for node in tree.body for target in _binds(node)}
   imported = dict(_imported_methods(tree))
   if name not in bound:  # a lambda or a nested function
@@ -180,6 +180,12 @@ def _hash(texts) -> str:
   for text in texts:
     whole.update(text.encode() + b'\0')
   return whole.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=64)
+def _tree_of(source: str) -> ast.Module:
+  """Parsed once for all functions of a module. Nothing changes the tree."""
+  return _stripped(ast.parse(source))
 
 
 def _plain(source: str) -> str:

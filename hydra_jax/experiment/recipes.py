@@ -14,8 +14,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hydra_jax import store, user_files
@@ -25,7 +23,7 @@ from hydra_jax.experiment.schema import Settings, method_name, resolve
 from hydra_jax.maths.tasks import TASKS, Predictive
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Method, MethodContext, Phase
-from hydra_jax.nets import user_networks
+from hydra_jax.nets import cut, user_networks
 from hydra_jax.nets.cut import Network
 from hydra_jax.nets.zoo import NETWORKS
 from hydra_jax.settings import defaults, make
@@ -206,7 +204,7 @@ def network_of(recipe: Recipe, phase: int, file: Path) -> tuple[Network, Predict
 def shapes_of(network: Network, shape: Sequence[int], where: Path) -> tuple[Any, Any]:
   """Abstract parameters and state of a network, for inputs of a shape `[B, …]` without its first axis."""
   try:
-    return jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    return cut.shapes_of(network, tuple(shape))
   except Exception as e:
     raise UserError(f'{where} is of a network that does not read such inputs: {store.one_line(e)}') from e
 

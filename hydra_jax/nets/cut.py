@@ -78,18 +78,27 @@ def rescaled(network: Network, rescale: Callable[[jax.Array, jax.Array], jax.Arr
 
 
 @functools.lru_cache(maxsize=256)
+def shapes_of(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
+  """Abstract parameters and state of a network.
+
+  Args:
+    network: The network.
+    shape: Of an input, without the batch axis.
+  """
+  return jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+
+
+@functools.lru_cache(maxsize=256)
 def _convolves(network: Network, shape: tuple[int, ...]) -> bool:
-  key, x = jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  params, state = jax.eval_shape(network.init, key, x)
-  return convolves(lambda params, state, x: network.apply(params, state, x)[0], params, state, x)
+  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  return convolves(lambda params, state, x: network.apply(params, state, x)[0], *shapes_of(network, shape), x)
 
 
 def _copies_convolve(stage: Stage, x: jax.Array, train: bool, arguments: Tree) -> bool:
   """Whether copies of a stage that read `x` convolve; the arguments have the axis of the copies."""
   leaves, tree = jax.tree.flatten(arguments)
-  return _stage_convolves(
-    stage, train, (x.shape, x.dtype), tree, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
-  )
+  one = (1, *x.shape[1:])  # which is traced once for batches of all sizes
+  return _stage_convolves(stage, train, (one, x.dtype), tree, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,6 +11,7 @@ import inspect
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,20 +110,40 @@ def chain(stages: Sequence[Stage], first: int = 0, tiled: bool = False) -> Stage
   return Stage(init, apply)
 
 
+# A layer of Flax traces how its parameters are drawn each time that it is traced, to check their shapes. For a small
+# network that is most of the time to trace it. So Flax draws the parameters of dense layers, and `affine` applies them.
+
+
+def affine(params: Tree, x: jax.Array) -> jax.Array:
+  """What `flax.linen.Dense` computes, `[B, inputs] -> [B, width]`.
+
+  Args:
+    params: `{'kernel': [inputs, width], 'bias': [width]}`.
+    x: The inputs.
+  """
+  x, kernel, bias = promote_dtype(x, params['kernel'], params['bias'])
+  return dot_general(x, kernel, (((1,), (0,)), ((), ()))) + bias[None]
+
+
 def dense(width: int) -> Stage:
   """A dense layer with bias, `[B, inputs] -> [B, width]`."""
-  return from_linen(nn.Dense(width, dot_general=dot_general))
+  return Stage(from_linen(nn.Dense(width)).init, lambda params, state, x, key, train: (affine(params, x), state))
 
 
-class Hidden(nn.Module):
-  """Flatten, dense, ReLU."""
+class Inner(nn.Module):
+  """A dense layer inside a module. Its parameters are named `Dense_0`."""
 
   width: int
 
   @nn.compact
   def __call__(self, x):
-    layer = nn.Dense(self.width, dot_general=dot_general, name='Dense_0')
-    return nn.relu(layer(x.reshape(x.shape[0], -1)))
+    return nn.Dense(self.width, name='Dense_0')(x)
+
+
+def hidden(width: int) -> Stage:
+  """Flatten, dense, ReLU."""
+  apply = lambda params, state, x, key, train: (nn.relu(affine(params['Dense_0'], x)), state)
+  return _flattening(Stage(from_linen(Inner(width)).init, apply))
 
 
 class Homoscedastic(nn.Module):
@@ -182,6 +203,6 @@ def mlp(
     raise UserError(f'homoscedastic={homoscedastic!r} must be True or False')
   if not is_count(bottleneck) and bottleneck != 0:
     raise UserError(f'bottleneck={bottleneck!r} must be a whole number of at least 0')
-  hidden = [from_linen(Hidden(w)) for w in widths] + ([dense(bottleneck)] if bottleneck else [])
+  below = [hidden(w) for w in widths] + ([dense(bottleneck)] if bottleneck else [])
   last = from_linen(Homoscedastic(outputs)) if homoscedastic else dense(outputs)
-  return [*hidden, last] if hidden else [_flattening(last)]
+  return [*below, last] if below else [_flattening(last)]
