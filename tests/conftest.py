@@ -20,6 +20,8 @@ import zlib
 
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 os.environ.setdefault('JAX_NUMPY_DTYPE_PROMOTION', 'strict')
+# Lowering need not say where in the source each operation is.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 # Small things are compiled and run once: compilation is nearly all the time that tests take.
 # The last two halve its time; XLA of jax 0.12 does not know the first of them, and would end at it.
 os.environ.setdefault(

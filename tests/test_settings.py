@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from conftest import ROOT
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 from rich.console import Console
@@ -99,7 +98,6 @@ RUNS = {
     [
       '--config=configs/digits.py:students=all,members=4,epochs=4',
       *SMALL,
-      '--profile',
       '--config.teacher.keep_as=float16',
       *('--config.teacher.optimizer=sgd', '--config.teacher.learning_rate=0.05', '--config.teacher.batch_size=32'),
       *('--config.teacher.weight_decay=1e-4', '--config.teacher.warmup_epochs=1.0'),
@@ -149,6 +147,7 @@ RUNS = {
   'plane': Run(
     [
       '--config=configs/spiral.py:members=2,epochs=30,replicas=2',
+      '--profile',
       "--config.students=('hydra',)",
       *('--config.execution.replicas_together=1', '--config.data.task=classification'),
       *SMALL,
@@ -208,13 +207,6 @@ def run(tmp_path, monkeypatch, files):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(cli, 'set_up', lambda: None)  # which changes this process
   monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
-  options = {'jax_compilation_cache_dir': str(tmp_path / 'xla'), 'jax_persistent_cache_min_compile_time_secs': 0.05}
-  old = {name: getattr(jax.config, name) for name in options}
-
-  def configure(values):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
   def call(name, flags):
     workdir = tmp_path / name
@@ -223,9 +215,7 @@ def run(tmp_path, monkeypatch, files):
     return workdir
 
   assert jax.device_count() == 8
-  configure(options)
-  yield call
-  configure(old)
+  return call
 
 
 def results(workdir) -> dict[tuple, float]:

@@ -14,7 +14,7 @@ from hydra_jax.devices import cpu
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation import calibrated
 from hydra_jax.evaluation.calibrated import Calibration
-from hydra_jax.evaluation.evaluate import FEW, Model, in_batches, size_of_batches
+from hydra_jax.evaluation.evaluate import FEW, Model, in_batches
 from hydra_jax.maths import uncertainty
 from hydra_jax.maths.conformal import Selection
 
@@ -105,7 +105,7 @@ class Predictor:
       >>> x[prediction.epistemic > 0.1]  # inputs on which the heads disagree  # doctest: +SKIP
     """
     x, members = self._checked(encoded(x, self.columns)), members and self.has_members
-    size = size_of_batches(len(x), batch_size)
+    size = min(batch_size, 1 << (len(x) - 1).bit_length())
     program = self._program(size <= FEW, members)
     found = in_batches(lambda rows: program(standardised(self.model.scaling, rows)), size, x)
     prediction = Prediction(**self._in_units(found))

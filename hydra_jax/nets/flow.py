@@ -46,10 +46,10 @@ class Velocity(nn.Module):
     return skip * z + NOISE / jnp.sqrt(square) * nn.Dense(z.shape[-1])(x)
 
 
-def embedding(t, library=jnp):
-  """Cosines and sines of times `[B]`, `[B, 32]` float32; of times that are constants by NumPy."""
-  angles = t[:, None] * library.asarray(2 ** np.linspace(-1, 7, FREQUENCIES, dtype=np.float32))[None]
-  return library.concatenate([library.cos(angles), library.sin(angles)], axis=-1)
+def embedding(t: jax.Array) -> jax.Array:
+  """Cosines and sines of times `[B]`, `[B, 32]` float32."""
+  angles = t[:, None] * jnp.asarray(2 ** np.linspace(-1, 7, FREQUENCIES, dtype=np.float32))[None]
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def times(steps: int) -> np.ndarray:
@@ -62,15 +62,18 @@ def times(steps: int) -> np.ndarray:
   return ((1 - STEP_RATIO ** np.arange(steps + 1)) / (1 - STEP_RATIO**steps)).astype(np.float32)
 
 
-def solved(velocity: Callable[[jax.Array, np.float32], jax.Array], z: jax.Array, steps: int) -> jax.Array:
+def solved(velocity: Callable[[jax.Array, jax.Array], jax.Array], z: jax.Array, steps: int) -> jax.Array:
   """Carries z along a velocity `(z, t) -> dz / dt` from t = 0 to 1, by Heun's rule, and in the last step by Euler's."""
-  places = times(steps)
-  for i, (t, then) in enumerate(zip(places, places[1:])):
+
+  def step(z, between):
+    t, then = between
     slope = velocity(z, t)
-    if i < steps - 1:
-      slope = 0.5 * (slope + velocity(z + (then - t) * slope, then))
-    z = z + (then - t) * slope
-  return z
+    slope = 0.5 * (slope + velocity(z + (then - t) * slope, then))
+    return z + (then - t) * slope, None
+
+  *_, last, end = places = jnp.asarray(times(steps))
+  z, _ = jax.lax.scan(step, z, (places[:-2], places[1:-1]))
+  return z + (end - last) * velocity(z, last)
 
 
 def mean_and_flow(
@@ -121,7 +124,7 @@ def mean_and_flow(
     noise_SxC = NOISE * jax.random.normal(jax.random.key(0), (samples, outputs))
 
     def velocity(z, t):
-      return flow.apply(of_flow, z, jnp.full(len(x), t), jnp.asarray(embedding(t[None], np)), features)
+      return flow.apply(of_flow, z, jnp.full(len(x), t), embedding(t[None]), features)
 
     member = lambda noise_C: solved(velocity, jnp.broadcast_to(noise_C, (len(x), outputs)), steps)
     return jax.vmap(member)(noise_SxC), state
