@@ -68,7 +68,7 @@ def _dtype(variable: Any) -> str:
 
 def _equations(jaxpr: Jaxpr, times: int, mesh: dict[str, int]) -> Iterator[tuple[JaxprEqn, int, dict[str, int]]]:
   """All equations at any depth, how often each runs, and the devices along each axis that it is mapped over."""
-  for eqn in jaxpr.eqns:
+  for eqn in _used(jaxpr):
     yield eqn, times, mesh
     inside = dict(eqn.params['mesh'].shape) if 'mesh' in eqn.params else mesh
     turns = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
@@ -76,10 +76,20 @@ def _equations(jaxpr: Jaxpr, times: int, mesh: dict[str, int]) -> Iterator[tuple
       yield from _equations(called, times * turns, inside)
 
 
+def _used(jaxpr: Jaxpr) -> list[JaxprEqn]:
+  """Equations whose results are read; the others are not lowered."""
+  read, used = set(map(id, jaxpr.outvars)), []
+  for eqn in reversed(jaxpr.eqns):
+    if read.intersection(map(id, eqn.outvars)):
+      used.append(eqn)
+      read |= set(map(id, eqn.invars))
+  return used[::-1]
+
+
 def rounds(jaxpr: Jaxpr) -> int:
   """Length of the longest chain of collectives that wait for each other; others can be sent together."""
   depth: dict[Any, int] = {}
-  for eqn in jaxpr.eqns:
+  for eqn in _used(jaxpr):
     before = max((depth.get(v, 0) for v in eqn.invars if not isinstance(v, Literal)), default=0)
     turns = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
     inside = turns * max(map(rounds, called_by(eqn)), default=0)
