@@ -4,6 +4,7 @@
 
 from collections import Counter
 import dataclasses
+import functools
 import re
 
 from conftest import hydra_jax
@@ -57,21 +58,30 @@ def is_for_accelerators(text: str) -> bool:
   )
 
 
-RESNET = ('name=resnet', 'depth=8', 'width=4')
+def residual(dtype: str) -> list[str]:
+  """Values of a config with small residual networks, and a Hydra that reads kept predictions."""
+  network = ('name=resnet', 'depth=8', 'width=4', f'dtype={dtype}')
+  return [
+    'student.hydra.augment=()',
+    *(f'network.{role}.{each}' for role in ('teacher', 'student') for each in network),
+  ]
 
 
-def programs(devices: int, *more: str, platform='tpu', network=()):
-  """The phases of an ensemble of MLPs or ResNets and of its Hydra, traced for a mesh with four devices along head."""
-  given = [f'network.{role}.{value}' for role in ('teacher', 'student') for value in network]
-  given += [f'training.batch_size={BATCH}', 'parallel.mesh.head=4', "students=('hydra',)", *more]
+@functools.cache
+def planned_of(*more: str):
+  """An experiment, its data, its phases and its teacher, for a mesh with four devices along head."""
+  given = (f'training.batch_size={BATCH}', 'parallel.mesh.head=4', "students=('hydra',)", *more)
   config = read_config(f'configs/digits.py:members={MEMBERS}', [f'--config.{each}' for each in given])
-  data, methods = plan_of_config(config, devices)
-  teacher = on_paper.teacher_of(config, methods, data.shape)
-  for planned in (phase for method in methods for phase in method.phases):
-    if network and not planned.phase.distils:
-      continue  # to take less time
-    layout = on_paper.absent(planned.mesh, platform)
-    yield planned, on_paper.program_of(config, planned, data, teacher, layout)
+  data, methods = plan_of_config(config, 8)
+  phases = [phase for method in methods for phase in method.phases]
+  return config, data, phases, on_paper.teacher_of(config, methods, data.shape)
+
+
+def traced(devices: int, phase: int, *more: str, platform='tpu'):
+  """A phase, and its step traced for some devices; 0 is the ensemble and 1 Hydra."""
+  config, data, phases, teacher = planned_of(*more)
+  planned = dataclasses.replace(phases[phase], mesh=MeshShape(devices // 4, 4))
+  return planned, on_paper.program_of(config, planned, data, teacher, on_paper.absent(planned.mesh, platform))
 
 
 def expected(planned, program, gathered=0) -> Counter:
@@ -100,23 +110,21 @@ def check_modules(program, wanted: Counter):
 @pytest.mark.parametrize('devices', [8, 64, 256])
 def test_mlps_lower_for_accelerators(devices):
   """The ensemble, and a Hydra whose teacher predicts in the step on mixed inputs."""
-  (ensemble, of_ensemble), (hydra, of_hydra) = programs(devices, "student.hydra.augment=('mixup',)")
-  check_modules(of_ensemble, expected(ensemble, of_ensemble))
-  check_modules(of_hydra, expected(hydra, of_hydra, gathered=1 + 1))
-  assert ensemble.mesh == hydra.mesh == (devices // 4, 4, 1)
+  for phase, gathered in enumerate((0, 1 + 1)):
+    planned, program = traced(devices, phase, "student.hydra.augment=('mixup',)")
+    check_modules(program, expected(planned, program, gathered))
 
 
 @pytest.mark.parametrize('dtype, devices', [('float32', 8), ('float32', 256), ('bfloat16', 64), ('bfloat16', 256)])
 def test_residual_networks_lower_for_accelerators(dtype, devices):
-  ((planned, program),) = programs(devices, 'student.hydra.augment=()', network=(*RESNET, f'dtype={dtype}'))
+  planned, program = traced(devices, 1, *residual(dtype))
   check_modules(program, expected(planned, program))
   assert traffic.precision(program.traced.jaxpr.jaxpr) == dtype
 
 
 def test_the_platform_is_that_of_the_layout():
   """On this CPU, a program for CPUs has what is fast there: the test above can fail."""
-  given = dict(network=(*RESNET, 'dtype=float32'))
-  ((_, program),) = programs(8, 'student.hydra.augment=()', platform='cpu', **given)
+  _, program = traced(8, 1, *residual('float32'), platform='cpu')
   text = program.traced.lower(lowering_platforms=('cpu',)).as_text()
   assert has_tricks_of_cpus(text)
 
@@ -142,10 +150,10 @@ def test_pmap_lowers_for_accelerators(stages, shape):
   index, key = layout.index(np.zeros((1, 1, 16), np.int32)), np.zeros((1, 2), np.uint32)
   votes = layout.vote(np.zeros(3, np.int32))
   inputs = Inputs(expand({'x': x, 'y': y}), no_scaling(), (), index, np.int32(1), key, votes)
-  traced = jax.jit(program).trace(layout.put(state, None), inputs)
+  lowered = jax.jit(program).trace(layout.put(state, None), inputs)
   leaves = lambda tree: len(jax.tree.leaves(tree))
   wanted = leaves(state.params) + 1 + 2 * leaves(state.model_state) + 1
-  text = traced.lower(lowering_platforms=PLATFORMS).as_text()
+  text = lowered.lower(lowering_platforms=PLATFORMS).as_text()
   assert collectives_in(text) == Counter(all_reduce=wanted) and is_for_accelerators(text)
 
 
@@ -159,9 +167,9 @@ def test_predictions_lower_for_accelerators(stages, shape):
   read = TASKS[task].predictives['members'].read
   y = jax.ShapeDtypeStruct((7,), np.int32)
   of_scores = evaluate.scoring(network, shape, read, task, (), layout).trace(*trees, scaling, None, x, y)
-  for traced in (evaluate.predicting(network, shape, layout).trace(*trees, scaling, x), of_scores):
+  for each in (evaluate.predicting(network, shape, layout).trace(*trees, scaling, x), of_scores):
     for platform in PLATFORMS:
-      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      text = each.lower(lowering_platforms=(platform,)).as_text()
       assert not collectives_in(text) and is_for_accelerators(text)
       assert text.count('stablehlo.convolution') == (7 if len(shape) == 3 else 0)
 
@@ -220,7 +228,8 @@ def test_accelerators_are_those_of_their_makers():
 
 def test_the_command_estimates_a_step_without_the_devices():
   config = ('--config=digits:members=4', '--config.parallel.mesh.head=4', "--config.students=('hydra',)")
-  done = hydra_jax('check', *config, '--devices=256', '--platform=tpu-v5e', '--config.training.batch_size=256')
+  more = ('--config.training.batch_size=256', "--config.student.hydra.augment=('mixup',)")
+  done = hydra_jax('check', *config, *more, '--devices=256', '--platform=tpu-v5e')
   assert done.returncode == 0, done.stderr
   assert re.search(r'hydra: members +64 × 4( +[\d.]+){4} +2 all-gather, 15 all-reduce', done.stdout)
   assert re.search(r'hydra: members( +\S+){5} +network', done.stdout)
