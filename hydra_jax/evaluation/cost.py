@@ -35,30 +35,27 @@ def count_flops(f: Callable, *arguments: Any) -> float:
 
   XLA counts the body of a loop once, however often it runs. Here it counts as often as it runs, so that the number
   does not depend on how heads are mapped. Of branches the most expensive one counts. A `while` loop whose number of
-  turns depends on the data counts once. Of what is mapped over devices, one device counts, and collectives are free.
+  turns depends on the data counts once.
 
   Returns:
     NaN where XLA does not say.
   """
-  return flops_of(jax.make_jaxpr(f)(*arguments).jaxpr)
+  return _flops(jax.make_jaxpr(f)(*arguments).jaxpr)
 
 
-def flops_of(jaxpr: Jaxpr) -> float:
-  """As `count_flops`, of a function that is traced.
-
-  What has a loop or branches is counted by itself; the rest is lowered without it, as if its results were inputs.
+def _flops(jaxpr: Jaxpr) -> float:
+  """What has a loop or branches is counted by itself; the rest is lowered without it, as if its results were inputs.
 
   Constants become inputs too: XLA would leave out the addition of a bias that is 0.
   """
   total = 0.0
-  apart = [_is_apart(eqn) for eqn in jaxpr.eqns]
-  for eqn, is_apart in zip(jaxpr.eqns, apart):
-    if is_apart and (each := [flops_of(called) for called in called_by(eqn)]):
+  inner = [(eqn, list(called_by(eqn)) if _turns(eqn) else []) for eqn in jaxpr.eqns]
+  for eqn, called in inner:
+    if called:
+      each = [_flops(c) for c in called]
       total += eqn.params.get('length', 1) * (max(each) if 'branches' in eqn.params else sum(each))
-  rest = [eqn for eqn, is_apart in zip(jaxpr.eqns, apart) if not is_apart]
-  from_calls = [
-    v for eqn, is_apart in zip(jaxpr.eqns, apart) if is_apart for v in eqn.outvars if not isinstance(v, DropVar)
-  ]
+  rest = [eqn for eqn, called in inner if not called]
+  from_calls = [v for eqn, called in inner if called for v in eqn.outvars if not isinstance(v, DropVar)]
   # A function without outputs would be empty.
   outputs = [v for eqn in rest for v in eqn.outvars if not isinstance(v, DropVar)]
   if not outputs:
@@ -75,12 +72,6 @@ def flops_of(jaxpr: Jaxpr) -> float:
   return total + (math.nan if analysis is None else analysis.get('flops', 0.0))
 
 
-# Collectives by the name of the primitive, and what StableHLO calls them.
-COLLECTIVES = {
-  **dict.fromkeys(('psum', 'psum_invariant', 'pmax', 'pmin'), 'all_reduce'),
-  **dict.fromkeys(('all_gather', 'all_gather_invariant', 'all_gather_reduced'), 'all_gather'),
-  **{'reduce_scatter': 'reduce_scatter', 'all_to_all': 'all_to_all', 'ppermute': 'collective_permute'},
-}
 # What calls other functions, by the name of the primitive. Others, such as `scatter`, have a jaxpr that is no call.
 TURNS = ('scan', 'while', 'cond')
 CALLS = (
@@ -89,12 +80,9 @@ CALLS = (
 )
 
 
-def _is_apart(eqn: JaxprEqn) -> bool:
-  """Whether an equation has a loop or branches, or needs to know the devices, at any depth."""
-  name = eqn.primitive.name
-  if name in TURNS or name in COLLECTIVES or name in ('shard_map', 'axis_index'):
-    return True
-  return any(_is_apart(each) for jaxpr in called_by(eqn) for each in jaxpr.eqns)
+def _turns(eqn: JaxprEqn) -> bool:
+  """Whether an equation has a loop or branches, at any depth."""
+  return eqn.primitive.name in TURNS or any(_turns(each) for jaxpr in called_by(eqn) for each in jaxpr.eqns)
 
 
 def called_by(eqn: JaxprEqn) -> Iterator[Jaxpr]:

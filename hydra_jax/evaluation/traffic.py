@@ -1,13 +1,20 @@
-"""What a program moves: between devices by collectives, and between a device and its memory. It is not run for that."""
+"""What a device multiplies, sends to other devices, and reads from its memory, as a program says that is not run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from hydra_jax.evaluation.cost import COLLECTIVES, called_by
+from hydra_jax.evaluation.cost import called_by, count_flops
 
+# Collectives by the name of the primitive, and what StableHLO calls them.
+COLLECTIVES = {
+  **dict.fromkeys(('psum', 'psum_invariant', 'pmax', 'pmin'), 'all_reduce'),
+  **dict.fromkeys(('all_gather', 'all_gather_invariant', 'all_gather_reduced'), 'all_gather'),
+  **{'reduce_scatter': 'reduce_scatter', 'all_to_all': 'all_to_all', 'ppermute': 'collective_permute'},
+}
 # Operations that XLA does not fuse with others: they read their inputs from memory, and write their outputs.
 PRODUCTS = ('dot_general', 'conv_general_dilated')
 
@@ -52,18 +59,34 @@ def collectives(jaxpr: Jaxpr) -> list[Collective]:
   return found
 
 
+def product_flops(jaxpr: Jaxpr) -> float:
+  """Floating-point operations of all matrix products and convolutions on one device, as XLA counts them."""
+  by_times: dict[int, list[JaxprEqn]] = {}
+  for eqn, times in _products(jaxpr):
+    by_times.setdefault(times, []).append(eqn)
+  total = 0.0
+  for times, eqns in by_times.items():
+    multiply = lambda pairs, eqns=eqns: [e.primitive.bind(*pair, **e.params) for e, pair in zip(eqns, pairs)]
+    total += times * count_flops(multiply, [[_shape(variable) for variable in eqn.invars] for eqn in eqns])
+  return total
+
+
 def memory_traffic(jaxpr: Jaxpr) -> int:
   """Bytes that all matrix products and convolutions of a device read and write; all else is taken to be fused."""
-  products = ((e, times) for e, times, _ in _equations(jaxpr, 1, {}) if e.primitive.name in PRODUCTS)
-  return sum(times * sum(map(_bytes, (*eqn.invars, *eqn.outvars))) for eqn, times in products)
+  return sum(times * sum(map(_bytes, (*eqn.invars, *eqn.outvars))) for eqn, times in _products(jaxpr))
+
+
+def _products(jaxpr: Jaxpr) -> Iterator[tuple[JaxprEqn, int]]:
+  """Matrix products and convolutions, and how often each runs."""
+  return ((eqn, times) for eqn, times, _ in _equations(jaxpr, 1, {}) if eqn.primitive.name in PRODUCTS)
+
+
+def _shape(variable: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype)
 
 
 def _bytes(variable: Any) -> int:
   return variable.aval.size * variable.aval.dtype.itemsize
-
-
-def _dtype(variable: Any) -> str:
-  return str(variable.aval.dtype)
 
 
 def _equations(jaxpr: Jaxpr, times: int, mesh: dict[str, int]) -> Iterator[tuple[JaxprEqn, int, dict[str, int]]]:
@@ -101,8 +124,7 @@ def rounds(jaxpr: Jaxpr) -> int:
 def precision(jaxpr: Jaxpr) -> str:
   """Dtype in which most numbers are multiplied, such as `bfloat16`."""
   found: dict[str, int] = {}
-  for eqn, times, _ in _equations(jaxpr, 1, {}):
-    if eqn.primitive.name in PRODUCTS:
-      dtype = _dtype(eqn.invars[0])
-      found[dtype] = found.get(dtype, 0) + times * _bytes(eqn.outvars[0])
+  for eqn, times in _products(jaxpr):
+    dtype = str(_shape(eqn.invars[0]).dtype)
+    found[dtype] = found.get(dtype, 0) + times * _bytes(eqn.outvars[0])
   return max(found, key=lambda dtype: found[dtype], default='float32')

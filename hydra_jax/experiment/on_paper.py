@@ -22,7 +22,7 @@ from hydra_jax.data import About, Scaling
 from hydra_jax.devices import accelerators
 from hydra_jax.devices.accelerators import Accelerator
 from hydra_jax.devices.layout import AbsentLayout, Layout, MeshShape
-from hydra_jax.evaluation import cost, traffic
+from hydra_jax.evaluation import traffic
 from hydra_jax.evaluation.evaluate import Model, concatenate_models
 from hydra_jax.evaluation.traffic import Collective
 from hydra_jax.experiment import artifacts, recipes
@@ -55,7 +55,7 @@ class Step:
     parameters: Bytes of parameters and of the state of the network.
     optimizer: Bytes that the optimizer keeps.
     batch: Bytes of its examples.
-    flops: Floating-point operations.
+    flops: Floating-point operations of matrix products and convolutions.
     precision: Dtype of most products.
     memory: Bytes that are read from memory or written to it. Only products and the update of parameters count.
     collectives: Of one array each.
@@ -201,7 +201,7 @@ def step_of(planned: PlannedPhase, program: Program) -> Step:
     parameters=parameters,
     optimizer=optimizer,
     batch=_bytes_of_batch(program.batch, planned.mesh.data),
-    flops=cost.flops_of(jaxpr),
+    flops=traffic.product_flops(jaxpr),
     precision=traffic.precision(jaxpr),
     memory=products + PASSES_OF_PARAMETERS * parameters + PASSES_OF_OPTIMIZER * optimizer,
     collectives=tuple(traffic.collectives(jaxpr)),
