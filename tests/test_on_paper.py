@@ -201,14 +201,16 @@ def step(**changes):
     label='it', mesh=MeshShape(8), batch_size=16, parameters=4, optimizer=8, batch=1, flops=2e9, precision='bfloat16'
   )
   collective = traffic.Collective('all_reduce', ('data',), 8, 70_000, 1)
-  return on_paper.Step(**(given | dict(memory=10**6, collectives=(collective,), rounds=1) | changes))
+  return on_paper.Step(**(given | dict(products=10**6, collectives=(collective,), rounds=1) | changes))
 
 
 def test_the_time_of_a_step_by_hand(monkeypatch):
   chip = Accelerator('cuda', 1e13, 5e12, 1e9, 1e10, 1e9, group=8, network_rate=1e8)
   monkeypatch.setattr(on_paper, 'LATENCY', 1e-5)
   found = step().seconds(chip)
-  assert found == pytest.approx({'compute': 2e9 / 4e12, 'memory': 1e6 / 7e9, 'network': 122_500 / 7e8 + 1e-5})
+  moved = 1e6 + 4 * 4 + 2 * 8
+  assert found == pytest.approx({'compute': 2e9 / 4e12, 'memory': moved / 7e9, 'network': 122_500 / 7e8 + 1e-5})
+  assert step().held == pytest.approx(2 * 4 + 8 + 1 + 1e6 / 3)
   assert step().total(chip) == pytest.approx(found['compute'] + found['network'])
   assert step(precision='float32').seconds(chip)['compute'] == pytest.approx(2 * found['compute'])
   larger = dataclasses.replace(step().collectives[0], devices=16)
@@ -231,7 +233,7 @@ def test_the_command_estimates_a_step_without_the_devices():
   more = ('--config.training.batch_size=256', "--config.student.hydra.augment=('mixup',)")
   done = hydra_jax('check', *config, *more, '--devices=256', '--platform=tpu-v5e')
   assert done.returncode == 0, done.stderr
-  assert re.search(r'hydra: members +64 × 4( +[\d.]+){4} +2 all-gather, 15 all-reduce', done.stdout)
+  assert re.search(r'hydra: members +64 × 4( +[\d.]+){6} +2 all-gather, 15 all-reduce', done.stdout)
   assert re.search(r'hydra: members( +\S+){5} +network', done.stdout)
   for words in ('An estimate, not a measurement', '40% of the published peak', 'none was run'):
     assert words in done.stdout

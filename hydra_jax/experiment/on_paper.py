@@ -57,7 +57,7 @@ class Step:
     batch: Bytes of its examples.
     flops: Floating-point operations of matrix products and convolutions.
     precision: Dtype of most products.
-    memory: Bytes that are read from memory or written to it. Only products and the update of parameters count.
+    products: Bytes that its products and convolutions read from memory and write to it.
     collectives: Of one array each.
     rounds: Number of collectives that wait for each other.
   """
@@ -70,9 +70,28 @@ class Step:
   batch: int
   flops: float
   precision: str
-  memory: int
+  products: int
   collectives: tuple[Collective, ...]
   rounds: int
+
+  @property
+  def memory(self) -> int:
+    """Bytes that are read from memory and written to it: by products, and where parameters are updated."""
+    return self.products + PASSES_OF_PARAMETERS * self.parameters + PASSES_OF_OPTIMIZER * self.optimizer
+
+  @property
+  def activations(self) -> float:
+    """A rough number of bytes that wait for the way back: the input and the output of each product.
+
+    A product and its two gradients read or write each of them three times. Members that only predict keep nothing, so
+    this is too much where they do so in the step.
+    """
+    return self.products / 3
+
+  @property
+  def held(self) -> float:
+    """A rough number of bytes that the device holds at once; gradients are as large as parameters."""
+    return 2 * self.parameters + self.optimizer + self.batch + self.activations
 
   @property
   def sent(self) -> float:
@@ -193,7 +212,6 @@ def step_of(planned: PlannedPhase, program: Program) -> Step:
   """What a step costs, as its program says."""
   jaxpr, state = program.traced.jaxpr.jaxpr, program.state
   parameters, optimizer = (_bytes_here(tree) for tree in (state[1:3], state.opt_state))
-  products = traffic.memory_traffic(jaxpr)
   return Step(
     label=planned.label,
     mesh=planned.mesh,
@@ -203,7 +221,7 @@ def step_of(planned: PlannedPhase, program: Program) -> Step:
     batch=_bytes_of_batch(program.batch, planned.mesh.data),
     flops=traffic.product_flops(jaxpr),
     precision=traffic.precision(jaxpr),
-    memory=products + PASSES_OF_PARAMETERS * parameters + PASSES_OF_OPTIMIZER * optimizer,
+    products=traffic.memory_traffic(jaxpr),
     collectives=tuple(traffic.collectives(jaxpr)),
     rounds=traffic.rounds(jaxpr),
   )
@@ -247,15 +265,16 @@ def show(config: ConfigDict, devices: int, platform: str, data_dir: str = '') ->
   chip = accelerators.find(platform, devices)
   steps = steps_of(config, devices, chip.platform, data_dir)
   held = Table('phase', box=box.SIMPLE_HEAD, title='one device, one training step', title_justify='left')
-  for heading in ('data × head', 'parameters MiB', 'optimizer MiB', 'batch MiB', 'GFLOPs', 'collectives', 'sent MiB'):
+  of_bytes = ('params MiB', 'optim. MiB', 'batch MiB', 'all ≈ MiB')
+  for heading in ('data × head', *of_bytes, 'GFLOPs', 'sent MiB', 'collectives'):
     held.add_column(heading, justify='right')
   for step in steps:
     copies = f' × {step.mesh.copy} copies' if step.mesh.copy > 1 else ''
     counts = Counter(each.kind.replace('_', '-') for each in step.collectives)
     kinds = ', '.join(f'{count} {kind}' for kind, count in counts.items()) or 'none'
-    sizes = (f'{size / 2**20:,.2f}' for size in (step.parameters, step.optimizer, step.batch))
+    sizes = (f'{size / 2**20:,.2f}' for size in (step.parameters, step.optimizer, step.batch, step.held))
     mesh = f'{step.mesh.data} × {step.mesh.head}{copies}'
-    held.add_row(step.label, mesh, *sizes, f'{step.flops / 1e9:,.3g}', kinds, f'{step.sent / 2**20:,.2f}')
+    held.add_row(step.label, mesh, *sizes, f'{step.flops / 1e9:,.3g}', f'{step.sent / 2**20:,.2f}', kinds)
   times = Table('phase', box=box.SIMPLE_HEAD, title=f'estimate for {platform}', title_justify='left')
   for heading in ('compute ms', 'memory ms', 'network ms', 'step ms', 'examples/s', 'limited by'):
     times.add_column(heading, justify='right')
@@ -266,10 +285,10 @@ def show(config: ConfigDict, devices: int, platform: str, data_dir: str = '') ->
   console.print(held)
   console.print(times)
   console.print(assumptions(platform, devices))
-  if (most := max(2 * step.parameters + step.optimizer + step.batch for step in steps)) > chip.memory:
+  if (most := max(step.held for step in steps)) > chip.memory:
     logger.warning(
-      f'parameters, gradients and optimizer take {most / 1e9:.3g} GB of a device that has {chip.memory / 1e9:.3g} GB: '
-      'spread members or heads over more devices by config.parallel.mesh.head'
+      f'a step holds about {most / 1e9:.3g} GB on a device that has {chip.memory / 1e9:.3g} GB: take more devices, a '
+      'smaller batch, or more devices for members and heads (config.parallel.mesh.head)'
     )
   if config.parallel.mode == 'pmap':
     logger.info('pmap needs devices that are here: the programs were lowered under shard_map, which is the same step')
@@ -281,6 +300,7 @@ def assumptions(platform: str, devices: int) -> str:
     f'An estimate, not a measurement: the programs were lowered for {devices} devices of {platform}, and none was run. '
     f'Assumed are {COMPUTE:.0%} of the published peak of matrix products, {MEMORY:.0%} of the memory bandwidth, '
     f'{NETWORK:.0%} of the bandwidth between devices, {1e6 * LATENCY:.0f} µs for each collective that waits for '
-    'another, and that sending and computing do not overlap. Activations beside products, the start of kernels, input, '
-    'checkpoints and evaluation are not in it.'
+    'another, and that sending and computing do not overlap. What a device holds in all is '
+    'parameters, gradients, optimizer, batch, and for activations a third of what products move. The start of kernels, '
+    'input, checkpoints and evaluation are left out.'
   )
