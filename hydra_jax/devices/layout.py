@@ -55,6 +55,7 @@ class Layout:
   def traced(self, f: Callable) -> Callable:
     """`f`, which knows the platform while it is traced."""
 
+    @functools.wraps(f)  # programs are called by this name
     def on_platform(*arguments):
       with cpu.programs_for(self.platform):
         return f(*arguments)
