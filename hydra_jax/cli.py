@@ -116,6 +116,11 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
     command.add_argument('--config', **CONFIG)
   check.add_argument('--data_dir', help=DATA_DIR)
   check.add_argument('--devices', type=int, help='their number, in all processes together (default: those of this one)')
+  check.add_argument(
+    '--platform',
+    metavar='NAME',
+    help='estimate a training step on an accelerator that need not be here, such as tpu-v5e or h100',
+  )
   listing = commands.add_parser('list', help='the runs in a folder: state, age and size', allow_abbrev=False)
   listing.add_argument('folder', nargs='?', default='runs', help='in which they are (default: runs)')
   cleaning = commands.add_parser('clean', help='delete parts that the last run did not use', allow_abbrev=False)
@@ -404,10 +409,14 @@ def check(options, overrides: list[str]) -> None:
   config = read_config(options.config, overrides)
   import jax
 
-  from hydra_jax.experiment import plan
+  from hydra_jax.experiment import on_paper, plan
 
   set_up()
-  plan.show(config, options.devices or jax.device_count(), _data_dir(options))
+  devices = options.devices or jax.device_count()
+  if options.platform is None:
+    plan.show(config, devices, _data_dir(options))
+  else:
+    on_paper.show(config, devices, options.platform, _data_dir(options))
 
 
 def explain(options, overrides: list[str]) -> None:

@@ -101,10 +101,10 @@ def test_what_cannot_be_is_refused(capsys):
     assert words in capsys.readouterr().err
 
 
-def agrees(data):
-  loaded = load(data, DATA_DIR, 0)
-  found = about(data)
-  assert (found.task, found.shape, found.outputs) == (loaded.task, loaded.train.example.shape[1:], loaded.outputs)
+def agrees(data, validation=0.1):
+  found = about(data, DATA_DIR, validation)
+  assert found == load(data, DATA_DIR, 0, validation).about
+  return found
 
 
 @pytest.mark.parametrize('name', ['digits', 'spiral'])
@@ -115,9 +115,22 @@ def test_shapes_are_known_without_the_data(name):
 @needs_uci('concrete')
 @pytest.mark.parametrize('name', ['concrete', 'energy'])
 def test_shapes_of_uci_sets_are_known(name):
-  agrees(config(file=f'configs/uci.py:{name}').data)
+  data = config(file=f'configs/uci.py:{name}').data
+  assert agrees(data).has_validation and not agrees(data, 0.0).has_validation
+  data.train = 'train[:20%]'  # 185 and 138 rows: 18 and 14 for the validation part, which takes 16 at least
+  assert agrees(data).has_validation == (name == 'concrete')
+
+
+@pytest.mark.parametrize('rows, repeated, expected', [(300, 1, True), (100, 1, False), (300, 60, False)])
+def test_whether_a_table_has_a_validation_part_is_known(rows, repeated, expected, tmp_path):
+  """Rows that are alike stay together, and where none fit in the part there is none."""
+  random = np.random.default_rng(0)
+  features = np.repeat(random.normal(size=(rows // repeated, 2)), repeated, axis=0)
+  np.savetxt(tmp_path / 'a.csv', np.c_[features, features[:, 0]], delimiter=',', header='a,b,y', comments='')
+  data = config(f'--config.data.name=csv:{tmp_path}/a.csv?target=y', '--config.data.ood=()', '--config.data.shifts=()')
+  assert agrees(data.data).has_validation == expected
 
 
 def test_shapes_of_miniatures_are_known(miniatures):
   data = config('--config.data.name=cifar100', '--config.data.ood=()', '--config.data.shifts=()').data
-  assert about(data).shape == load(data, miniatures, 0).train.example.shape[1:]
+  assert about(data, miniatures) == load(data, miniatures, 0).about

@@ -14,7 +14,7 @@ from hydra_jax import UserError, cli, data as datasets
 from hydra_jax.data import validation_rows
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import run as runs, validation
-from hydra_jax.experiment.plan import CHOICES, plan
+from hydra_jax.experiment.plan import CHOICES, plan, plan_of_config
 from hydra_jax.experiment.schema import default_config
 from hydra_jax.maths import calibration, losses
 from hydra_jax.maths.tasks import TASKS
@@ -187,13 +187,25 @@ def vectors(tmp_path, name, **arrays):
   return config.lock()
 
 
+def phases_as_checked(config):
+  """Names of all phases that `hydra-jax check` shows."""
+  _, methods = plan_of_config(config.copy_and_resolve_references(), 1)
+  return sorted(phase.phase.name.replace(' ', '-') for method in methods for phase in method.phases)
+
+
+def phases_as_run(tmp_path):
+  return sorted(file.parent.name.rpartition('-')[0] for file in tmp_path.glob('run/artifacts/*/recipe.json'))
+
+
 def test_inputs_of_vectors_are_chosen_in_the_run(tmp_path, caplog, random):
   """Two students are trained; what is reported and loaded is the one that predicts the validation part better."""
   x = random.normal(size=(400, 3))
   y = x @ [1.0, 2.0, -1.0] + 0.3 * random.normal(size=400)
   config = vectors(tmp_path, 'chosen', x=x, y=y, x_test=x[:100] + 0.1, y_test=y[:100])
+  checked = phases_as_checked(config)
   with caplog.at_level(logging.INFO, 'hydra_jax'):
     outcome = runs.run(config, tmp_path / 'run', '')
+  assert phases_as_run(tmp_path) == checked
   assert 'inputs that predict the validation part best: unchanged inputs for ' in caplog.text
   assert len(list(tmp_path.glob('run/artifacts/spread-*'))) == len(CHOICES)
   (spread,) = [row for row in outcome.rows if row['metric'] == 'spread']
@@ -210,12 +222,15 @@ def test_too_few_vectors_to_choose_by_are_distilled_unchanged(tmp_path, caplog, 
   x = random.normal(size=(150, 3))
   config = vectors(tmp_path, 'few', x=x, y=x[:, 0], x_test=x[:20] + 0.1, y_test=x[:20, 0])
   config.validation_scores = 2
-  with pytest.raises(UserError, match='validation_scores: these data have no validation part: set it to 0'):
-    runs.run(config, tmp_path / 'run', '')
+  for refused in (phases_as_checked, lambda config: runs.run(config, tmp_path / 'run', '')):
+    with pytest.raises(UserError, match='validation_scores: these data have no validation part: set it to 0'):
+      refused(config)
   assert not (tmp_path / 'run').exists()
   config.validation_scores = 0
+  checked = phases_as_checked(config)
   with caplog.at_level(logging.INFO, 'hydra_jax'):
     outcome = runs.run(config, tmp_path / 'run', '')
+  assert phases_as_run(tmp_path) == checked
   assert '150 examples are too few for a validation part: nothing is calibrated on it' in caplog.text
   assert len(list(tmp_path.glob('run/artifacts/members-*'))) == 1 and not list(tmp_path.glob('run/artifacts/spread-*'))
   found = {row['metric']: row['value'] for row in outcome.rows if row['split'] == 'test' and row['method'] == 'hydra'}
@@ -248,9 +263,9 @@ def test_what_is_distilled_on(config_file, changes, expected):
   from hydra_jax.experiment import config as configs
 
   config = cli.read_config(f'configs/{config_file}.py', [f'--config.{key}={value}' for key, value in changes.items()])
-  data = datasets.about(config.data)
-  configs.settle(config, data.task, data.shape)
-  planned = [each for each in plan(config, data.task, data.shape, data.outputs, 1) if each.name == 'hydra']
+  data = datasets.about(config.data, validation=config.validation)
+  configs.settle(config, data)
+  planned = [each for each in plan(config, data, 1) if each.name == 'hydra']
   trainings = [each.recipe.settings.training for each in planned]
   found = [(each.choice, t.augment, t.augment_share) for each, t in zip(planned, trainings, strict=True)]
   assert found == expected

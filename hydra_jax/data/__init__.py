@@ -131,6 +131,12 @@ class Data:
   columns: Columns | None = None
 
   @property
+  def about(self) -> 'About':
+    """What decides what is trained."""
+    shape = self.train.example.shape[1:]
+    return About(self.task, shape, self.outputs, self.train.varies, self.validation is not None)
+
+  @property
   def given_examples(self) -> int:
     """Number of examples in the training split, with those of the validation part."""
     return self.train.examples + (0 if self.validation is None else self.validation.examples)
@@ -143,18 +149,41 @@ def outside_sets(config, data_dir: str = '') -> dict[str, object]:
 
 @dataclass(frozen=True)
 class About:
-  """What is known of a data set without its examples: the task, the shape of an input, and the number of outputs."""
+  """What decides what is trained on a data set.
+
+  Attributes:
+    task: Key of `tasks.TASKS`.
+    shape: Of an input.
+    outputs: Number of classes or of targets.
+    varies: Whether training inputs look different each time, as photographs that are cropped do.
+    has_validation: Whether there is a validation part.
+  """
 
   task: str
   shape: tuple[int, ...]
   outputs: int
+  varies: bool = False
+  has_validation: bool = False
 
 
-def about(config, data_dir: str = '') -> About:
-  """What networks for a data set must fit; of a file of the user's own, it is read."""
+def about(config, data_dir: str = '', validation: float = 0.0) -> About:
+  """What `Data.about` will say, without the data of known sets; a file of the user's own is read.
+
+  Image sets, which are not read, are taken to be large enough for a validation part.
+
+  Args:
+    config: The `data` part of an experiment.
+    data_dir: Where data sets are.
+    validation: Share of the training split that nothing is trained on, see `validation_rows`.
+  """
   source = catalog.find(config, data_dir)
   shape = source.shape(Form(data_dir, 0, config.image_size))
-  return About('classification' if source.classes else 'regression', shape, source.classes or source.targets)
+  task, varies = 'classification' if source.classes else 'regression', source.stream is not None
+  has_validation = bool(validation) and not varies
+  if has_validation and source.examples:
+    blocks = source.blocks() if source.blocks else None
+    has_validation = len(validation_rows(source.examples(config.train), validation, blocks)) > 0
+  return About(task, shape, source.classes or source.targets, varies, has_validation)
 
 
 def _called(source: Source, config, split: str) -> tuple[str, str]:

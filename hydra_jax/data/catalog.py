@@ -39,6 +39,7 @@ class Source:
     names: Of the classes, if they have any.
     note: What was assumed of the data, for the user.
     columns: Of a table, what its columns become.
+    examples: `split -> N`, where that is known without reading images.
     blocks: Returns numbers `[N]` of the examples of the training split; those with the same number stay together where
       it is divided. None: each stands for itself.
     called: `(part, split) -> what` messages call `x` or `y` of a split; None: by the name of the set.
@@ -54,8 +55,15 @@ class Source:
   names: tuple[str, ...] = ()
   note: str = ''
   columns: Columns | None = None
+  examples: Callable[[str], int] | None = None
   blocks: Callable[[], np.ndarray] | None = None
   called: Callable[[str, str], str] | None = None
+
+
+def _toy(load: Callable[[str], tuple[np.ndarray, np.ndarray]], classes: int, *shape: int) -> Source:
+  return Source(
+    lambda split, form: load(split), classes, lambda form: shape, examples=lambda split: len(load(split)[1])
+  )
 
 
 def _tfds(name: str, classes: int, *shape: int) -> Source:
@@ -66,7 +74,7 @@ def _uci(name: str) -> Source:
   def load(split: str, form: Form) -> tuple[np.ndarray, np.ndarray]:
     return uci.split(name, split, form.data_dir, form.replica)
 
-  return Source(load, None, lambda form: (uci.SETS[name].features,))
+  return Source(load, None, lambda form: (uci.SETS[name].features,), examples=functools.partial(uci.examples, name))
 
 
 def _photos(name: str, classes: int, features: tuple[str, str] = sources.FEATURES) -> Source:
@@ -79,8 +87,8 @@ def _photos(name: str, classes: int, features: tuple[str, str] = sources.FEATURE
 
 
 SOURCES: dict[str, Source] = {
-  'digits': Source(lambda split, form: toy.digits(split), 10, lambda form: (8, 8, 1)),
-  'spiral': Source(lambda split, form: toy.spiral(split), 3, lambda form: (2,)),
+  'digits': _toy(toy.digits, 10, 8, 8, 1),
+  'spiral': _toy(toy.spiral, 3, 2),
   'mnist': _tfds('mnist', 10, 28, 28, 1),
   'fashion_mnist': _tfds('fashion_mnist', 10, 28, 28, 1),
   'cifar10': _tfds('cifar10', 10, 32, 32, 3),
@@ -108,6 +116,7 @@ def _file(path: str, task: str) -> Source:
     outside=_others(dict.fromkeys(files.sets(path)), 'train', functools.partial(files.inputs, path)),
     names=meaning.names,
     note=meaning.note,
+    examples=lambda split: len(files.inputs(path, split)),
     called=lambda part, split: f"{path}: '{files.name_in_file(part, split)}'",
   )
 
@@ -124,6 +133,7 @@ def _table(found: table_sets.TableSet) -> Source:
     names=meaning.names,
     note=meaning.note,
     columns=found.columns,
+    examples=lambda split: found.parts[split].num_rows,
     blocks=lambda: found.blocks,
     called=lambda part, split: f'{found.what}: {words[part]} {split!r}',
   )

@@ -30,21 +30,22 @@ SOURCE = (
 
 @dataclass(frozen=True)
 class Set:
-  """Number of standard splits and of features, and the SHA-256 of features, target, train and test indices."""
+  """Number of splits, of examples and of features, and the SHA-256 of features, target, train and test indices."""
 
   splits: int
+  rows: int
   features: int
   digest: str
 
 
 SETS = {
-  'bostonHousing': Set(20, 13, '0b1b69d9f1b7644bacc24d7f52459f602b6aed96315a1df021da727e99ff8ebc'),
-  'concrete': Set(20, 8, 'fddca7732c6989c943a84165b2d88c49fa50d4f8a3038548663184df998c2a1a'),
-  'energy': Set(20, 8, 'bce704115d39e9b6922e5344628da9d82ebb430e6c7737d9cb0af3e902ef7ed6'),
-  'kin8nm': Set(20, 8, 'c13134f9d41676d6ebf8aede6bd038736ab8332788a4d871b42078271d2a9ad2'),
-  'power-plant': Set(20, 4, '72f9a33afc3b9114e61156cf11a402f89b1f295a72a91ff2475481bb023672c5'),
-  'protein-tertiary-structure': Set(5, 9, 'fba5153ffca699d6f9609217237e639e2ccd212fc0657cea85dd29f8e62f9f23'),
-  'wine-quality-red': Set(20, 11, 'f375b50111c7dc6a5b9000c38f1484de93f844cef4cd654c796a3658ed9d0558'),
+  'bostonHousing': Set(20, 506, 13, '0b1b69d9f1b7644bacc24d7f52459f602b6aed96315a1df021da727e99ff8ebc'),
+  'concrete': Set(20, 1030, 8, 'fddca7732c6989c943a84165b2d88c49fa50d4f8a3038548663184df998c2a1a'),
+  'energy': Set(20, 768, 8, 'bce704115d39e9b6922e5344628da9d82ebb430e6c7737d9cb0af3e902ef7ed6'),
+  'kin8nm': Set(20, 8192, 8, 'c13134f9d41676d6ebf8aede6bd038736ab8332788a4d871b42078271d2a9ad2'),
+  'power-plant': Set(20, 9568, 4, '72f9a33afc3b9114e61156cf11a402f89b1f295a72a91ff2475481bb023672c5'),
+  'protein-tertiary-structure': Set(5, 45730, 9, 'fba5153ffca699d6f9609217237e639e2ccd212fc0657cea85dd29f8e62f9f23'),
+  'wine-quality-red': Set(20, 1599, 11, 'f375b50111c7dc6a5b9000c38f1484de93f844cef4cd654c796a3658ed9d0558'),
 }
 
 
@@ -113,6 +114,19 @@ def _piece(part: str, text: str, rows: int) -> slice:
     raise UserError(f"split '{part}' is not understood: write it like train[:80%] or test[:100]")
   at = lambda number, share: None if not number else round(int(number) * rows / 100) if share else int(number)
   return slice(at(*found.groups()[:2]), at(*found.groups()[2:]))
+
+
+def examples(name: str, part: str) -> int:
+  """Number of examples of a part, which is known without the data.
+
+  Example:
+    >>> examples('concrete', 'train'), examples('concrete', 'test'), examples('concrete', 'train[:100]')
+    (927, 103, 100)
+  """
+  whole, bracket, piece = part.partition('[')
+  rows, test = SETS[name].rows, round(SETS[name].rows / 10)
+  count = look_up({'train': rows - test, 'test': test}, whole, 'split')
+  return len(range(count)[_piece(part, piece, count)]) if bracket else count
 
 
 def split(name: str, part: str, data_dir: str, replica: int) -> tuple[np.ndarray, np.ndarray]:

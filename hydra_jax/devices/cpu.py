@@ -23,9 +23,22 @@ CACHED_PARAMETERS = 1e6
 NARROW = 4
 
 
+_platform = contextvars.ContextVar('platform', default='')
+
+
+@contextlib.contextmanager
+def programs_for(platform: str) -> Iterator[None]:
+  """A context for programs that are traced here and run on a platform, such as `tpu`. A layout enters it."""
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
+
+
 def on_cpu() -> bool:
-  """Whether programs run on XLA's CPU backend."""
-  return jax.default_backend() == 'cpu'
+  """Whether programs that are traced here run on XLA's CPU backend. Outside `programs_for` they run on this process."""
+  return (_platform.get() or jax.default_backend()) == 'cpu'
 
 
 def group_of(heads: int, parameters: float) -> int:

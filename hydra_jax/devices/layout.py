@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
+from hydra_jax.devices import cpu
+
 MODES = ('shard_map', 'pmap')
 
 Tree = Any
@@ -44,6 +46,21 @@ class Layout:
   def shape(self) -> MeshShape:
     """Devices along each axis."""
     return MeshShape()
+
+  @property
+  def platform(self) -> str:
+    """What kind of devices they are, such as `cpu` or `tpu`. All that depends on it is asked of the layout."""
+    return jax.default_backend()
+
+  def traced(self, f: Callable) -> Callable:
+    """`f`, which knows the platform while it is traced."""
+
+    @functools.wraps(f)  # programs are called by this name
+    def on_platform(*arguments):
+      with cpu.programs_for(self.platform):
+        return f(*arguments)
+
+    return on_platform
 
   def put(self, tree: Tree, specs: Tree) -> Tree:
     """A carried state as a program takes it.
@@ -115,7 +132,7 @@ class Layout:
       The compiled function. The first argument is donated.
     """
     del in_specs, out_specs
-    return jax.jit(f, donate_argnums=0, compiler_options=dict(options))
+    return jax.jit(self.traced(f), donate_argnums=0, compiler_options=dict(options))
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,10 @@ class MeshLayout(Layout):
   @property
   def shape(self) -> MeshShape:
     return MeshShape(**self.mesh.shape)
+
+  @property
+  def platform(self) -> str:
+    return self.mesh.devices.flat[0].platform
 
   def put(self, tree: Tree, specs: Tree) -> Tree:
     return self.spread(tree, specs)
@@ -169,7 +190,7 @@ class MeshLayout(Layout):
     return jax.make_array_from_callback((self.mesh.size * len(vote),), sharding, lambda _: vote)
 
   def compile(self, f: Callable, in_specs: tuple[Tree, Tree], out_specs: tuple[Tree, Tree], options: Mapping[str, str]):
-    mapped = jax.shard_map(f, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    mapped = jax.shard_map(self.traced(f), mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(mapped, donate_argnums=0, compiler_options=dict(options))
 
 
@@ -208,13 +229,57 @@ class PmapLayout(MeshLayout):
   def compile(self, f: Callable, in_specs: tuple[Tree, Tree], out_specs: tuple[Tree, Tree], options: Mapping[str, str]):
     del out_specs, options  # pmap takes no compiler options
     axes = jax.tree.map(_axis_of_devices, in_specs[1], is_leaf=lambda spec: isinstance(spec, P))
-    mapped = jax.pmap(f, 'data', in_axes=(0, axes), donate_argnums=0, devices=tuple(self.mesh.devices.flat))
+    mapped = jax.pmap(
+      self.traced(f), 'data', in_axes=(0, axes), donate_argnums=0, devices=tuple(self.mesh.devices.flat)
+    )
 
     def call(carried, inputs):
       carried, found = mapped(carried, inputs)
       return carried, jax.tree.map(lambda leaf: leaf[0], found)
 
     return call
+
+
+@dataclass(frozen=True)
+class AbsentLayout(MeshLayout):
+  """Many devices that are not here, under `jax.shard_map`: a program is lowered for them, and not run.
+
+  What other layouts put on devices is here a shape that says where it would lie.
+
+  Attributes:
+    mesh: An `AbstractMesh` with the axes of `MeshShape`.
+    kind: Of the devices, `tpu` or `cuda`.
+
+  Example:
+    >>> layout = AbsentLayout(jax.sharding.AbstractMesh((64, 4, 1), MeshShape._fields), 'tpu')
+    >>> double = layout.compile(lambda x, y: (2 * x, y), (P('data'), P()), (P('data'), P()), {})
+    >>> x, y = layout.spread((np.ones(128), np.ones(3)), (P('data'), P()))
+    >>> 'tensor<2xf32>' in layout.lower(double, x, y).as_text()
+    True
+  """
+
+  mesh: Any
+  kind: str
+
+  @property
+  def platform(self) -> str:
+    return self.kind
+
+  def _place(self, leaf: Any, spec: P) -> Any:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype if hasattr(leaf, 'dtype') else np.asarray(leaf).dtype)
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=NamedSharding(self.mesh, spec))
+
+  def vote(self, vote: np.ndarray) -> Any:
+    return self._place(np.tile(vote, self.mesh.size), EVERYWHERE)
+
+  def lower(self, program: Any, *arguments: Any) -> jax.stages.Lowered:
+    """What XLA would compile for the devices.
+
+    Args:
+      program: Result of `compile`.
+      *arguments: Shapes, as `put`, `spread`, `replicate` and `vote` give them.
+    """
+    return program.trace(*arguments).lower(lowering_platforms=(self.kind,))
 
 
 def _axis_of_devices(spec: P) -> int | None:

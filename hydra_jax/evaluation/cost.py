@@ -49,7 +49,7 @@ def _flops(jaxpr: Jaxpr) -> float:
   Constants become inputs too: XLA would leave out the addition of a bias that is 0.
   """
   total = 0.0
-  inner = [(eqn, list(_called(eqn)) if _turns(eqn) else []) for eqn in jaxpr.eqns]
+  inner = [(eqn, list(called_by(eqn)) if _turns(eqn) else []) for eqn in jaxpr.eqns]
   for eqn, called in inner:
     if called:
       each = [_flops(c) for c in called]
@@ -76,16 +76,16 @@ def _flops(jaxpr: Jaxpr) -> float:
 TURNS = ('scan', 'while', 'cond')
 CALLS = (
   *(*TURNS, 'jit', 'pjit', 'closed_call', 'core_call', 'checkpoint', 'remat'),
-  *('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr'),
+  *('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr', 'shard_map'),
 )
 
 
 def _turns(eqn: JaxprEqn) -> bool:
   """Whether an equation has a loop or branches, at any depth."""
-  return eqn.primitive.name in TURNS or any(_turns(each) for jaxpr in _called(eqn) for each in jaxpr.eqns)
+  return eqn.primitive.name in TURNS or any(_turns(each) for jaxpr in called_by(eqn) for each in jaxpr.eqns)
 
 
-def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+def called_by(eqn: JaxprEqn) -> Iterator[Jaxpr]:
   """The functions that an equation calls: the body of a loop, the branches of a choice, a function that is jitted."""
   for value in eqn.params.values() if eqn.primitive.name in CALLS else ():
     for each in value if isinstance(value, tuple | list) else [value]:

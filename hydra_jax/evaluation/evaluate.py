@@ -11,6 +11,7 @@ import numpy as np
 
 from hydra_jax.data import Data, Scaling, Split, scale_inputs, scale_targets, standardised
 from hydra_jax.devices import cpu
+from hydra_jax.devices.layout import SINGLE_DEVICE, Layout
 from hydra_jax.maths import metrics, uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.nets.cut import Network, rescaled
@@ -106,24 +107,35 @@ def _filled(whole: Any, start: int, result: Any, examples: int, axis: int) -> An
 
 # Compiled once for all replicas whose network is the same object: parameters and scaling are arguments.
 @functools.lru_cache(maxsize=64)
-def _predicting(network: Network, shape: tuple[int, ...]) -> Callable:
+def predicting(network: Network, shape: tuple[int, ...], layout: Layout = SINGLE_DEVICE) -> Callable:
+  """Compiled `(params, model_state, scaling, x [B, …]) -> outputs [H, B, C]`, on one device of a layout."""
   f = lambda params, state, scaling, x: network.apply(params, state, scale_inputs(scaling, x))[0]
-  return jax.jit(f, compiler_options=_options(network, shape))
+  return jax.jit(layout.traced(f), compiler_options=_options(network, shape, layout))
 
 
-def _options(network: Network, shape: tuple[int, ...]) -> dict[str, str]:
+def _options(network: Network, shape: tuple[int, ...], layout: Layout) -> dict[str, str]:
   """As for large training steps. XLA's default for CPU makes all layers one slow call of YNNPACK."""
-  return cpu.compiler_options(network.convolves(shape), float('inf'))
+  with cpu.programs_for(layout.platform):
+    return cpu.compiler_options(network.convolves(shape), float('inf'))
 
 
 @functools.lru_cache(maxsize=64)
-def _scoring(network: Network, shape: tuple[int, ...], read: Callable, task: str, only: tuple[str, ...]) -> Callable:
+def scoring(
+  network: Network,
+  shape: tuple[int, ...],
+  read: Callable,
+  task: str,
+  only: tuple[str, ...],
+  layout: Layout = SINGLE_DEVICE,
+) -> Callable:
+  """Compiled `(params, model_state, scaling, label_scale, x, y) -> {score: [B, …]}`, see `scorer`."""
+
   def scores(params, state, scaling, label_scale, x, y):
     outputs = outputs_of(Model(network, params, state, scaling, read), x)
     found = _scores(TASKS[task], read(outputs), y, label_scale)
     return {name: score for name, score in found.items() if not only or name in only}
 
-  return jax.jit(scores, compiler_options=_options(network, shape))
+  return jax.jit(layout.traced(scores), compiler_options=_options(network, shape, layout))
 
 
 def _scores(task: Task, distribution, y, label_scale) -> dict[str, jax.Array]:
@@ -153,7 +165,7 @@ def frozen(network: Network, params: Tree, model_state: Tree) -> Callable:
 
 def predict(model: Model, x: np.ndarray, batch_size: int) -> np.ndarray:
   """Outputs `[H, N, C]` for N stored inputs; what students learn from."""
-  f = functools.partial(_predicting(model.network, x.shape[1:]), model.params, model.model_state, model.scaling)
+  f = functools.partial(predicting(model.network, x.shape[1:]), model.params, model.model_state, model.scaling)
   return in_batches(f, batch_size, standardised(model.scaling, x), axis=1)
 
 
@@ -165,7 +177,7 @@ def scorer(
   x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`. With a
   `label_scale` there is also `nll_calibrated`.
   """
-  f = _scoring(model.network, shape, model.read, task, tuple(only))
+  f = scoring(model.network, shape, model.read, task, tuple(only))
   return functools.partial(f, model.params, model.model_state, model.scaling, _as_array(label_scale))
 
 

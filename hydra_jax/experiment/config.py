@@ -3,7 +3,7 @@
 The schema is in `schema`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import inspect
 import logging
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hydra_jax import text, user_files
-from hydra_jax.data import shifts
+from hydra_jax.data import About, shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
 from hydra_jax.evaluation import user_metrics
 from hydra_jax.experiment import schema
@@ -36,31 +36,30 @@ def learns_from_members(config: ConfigDict, student: str) -> bool:
   return method_of(config, student).learns_from == 'members'
 
 
-def settle(
-  config: ConfigDict, task: str, shape: Sequence[int], varies: bool = False, has_validation: bool = True
-) -> None:
+def settle(config: ConfigDict, data: About) -> None:
   """Sets what the data decide and the user has left to them: the inputs to distil on, and no temperature in regression.
 
   Args:
     config: Is changed.
-    task: Of the data.
-    shape: Of an input.
-    varies: Whether training inputs look different each time, as photographs that are cropped do.
-    has_validation: Whether there are enough examples for the validation part that the config asks for.
+    data: What is trained on.
+
+  Raises:
+    UserError: The config asks for scores on a validation part, and there is none.
   """
-  can_choose = has_validation and bool(config.validation)
+  if config.validation_scores and not data.has_validation:
+    raise UserError('config.validation_scores: these data have no validation part: set it to 0')
   for name in config.students:
     if resolve(config, name).training.augment != (AUTO,):
       continue
-    section, is_image = config.student[name], len(shape) == 3
-    if config.teacher.predictions or varies or (not is_image and not can_choose):
+    section, is_image = config.student[name], len(data.shape) == 3
+    if config.teacher.predictions or data.varies or (not is_image and not data.has_validation):
       section.augment = ()  # there are no predictions for other inputs, or nothing to choose by
     elif is_image:
       members = resolve(config).training
-      inputs = IMAGES if shape[-1] == 1 else dict(augment=members.augment, augment_share=members.augment_share)
+      inputs = IMAGES if data.shape[-1] == 1 else dict(augment=members.augment, augment_share=members.augment_share)
       section.augment = inputs['augment']
       section.augment_share = section.get('augment_share', inputs['augment_share'])
-  if task == 'regression':
+  if data.task == 'regression':
     for name in config.students:
       default = schema.defaults(method_of(config, name).settings).get('temperature')
       if default is not None and config.student[name].get('temperature', default) == default:

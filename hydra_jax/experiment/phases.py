@@ -28,7 +28,7 @@ from hydra_jax.methods.base import Phase
 from hydra_jax.progress import bar
 from hydra_jax.training import augment, checkpoints, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
-from hydra_jax.training.step import Job, State, draw_of, grown_state, init_state, steps_for
+from hydra_jax.training.step import Job, OnlineTeacher, State, draw_of, grown_state, init_state, steps_for
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   own, training = group, planned.recipe.settings.training
   if others := training.unlabelled:
     group = [replace(replica, data=with_unlabelled(replica.data, others)) for replica in group]
-    if not augments_inputs(group[0].data, training):
+    if not augments_inputs(group[0].data.train.varies, training):
       teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
   keys = keys_of_phases(group, planned.recipe, planned.phases, [teacher.key for teacher in teachers])
@@ -260,31 +260,45 @@ def log_of(group: Group, planned: PlannedPhase, job: Job, start: int) -> Metrics
 
 def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):
   """What a phase trains, and its batches; `teachers` is empty for a phase that does not distil."""
-  config, training, phase = group[0].config, planned.training, planned.phase
-  train_set = group[0].data.train
-  online = bool(teachers) and augments_inputs(group[0].data, training)
+  config, training, train_set = group[0].config, planned.training, group[0].data.train
+  online = bool(teachers) and augments_inputs(train_set.varies, training)
   models = [teacher.model for teacher in teachers if online and teacher.model is not None]
   kept = [teacher.predictions for teacher in teachers if not online and teacher.predictions is not None]
-  steps = steps_for(planned.epochs, train_set.examples, training.batch_size)
-  draw = None
-  if phase.distils:
-    members = len(models[0].network.heads) if models else len(kept[0])
-    draw = draw_of(phase.draws, training.members_per_step, members)
-  job = Job(
+  members = len(models[0].network.heads) if models else len(kept[0]) if kept else 0
+  teacher = online_teacher(models, layout, training) if online else None
+  job = assemble(config, planned, train_set.example.ndim, train_set.examples, members, teacher)
+  return job, source_of([replica.data for replica in group], kept)
+
+
+def assemble(
+  config: ConfigDict, planned: PlannedPhase, ndim: int, examples: int, members: int, teacher: OnlineTeacher | None
+) -> Job:
+  """What a phase trains.
+
+  Args:
+    config: Of the experiment.
+    planned: The phase.
+    ndim: Number of axes of a batch of inputs.
+    examples: In the training split.
+    members: Of the teacher; 0 for a phase that does not distil.
+    teacher: That predicts in the step, if any.
+  """
+  training, phase = planned.training, planned.phase
+  steps = steps_for(planned.epochs, examples, training.batch_size)
+  return Job(
     network=phase.network,
     loss=phase.loss,
     reduction=phase.reduction,
-    optimizer=optimizers.build(training, steps, train_set.examples / training.batch_size, phase.frozen),
+    optimizer=optimizers.build(training, steps, examples / training.batch_size, phase.frozen),
     steps=steps,
     batch_size=training.batch_size,
     common=phase.common,
     penalty=phase.penalty,
-    draw=draw,
+    draw=draw_of(phase.draws, training.members_per_step, members) if phase.distils else None,
     heads_per_chunk=config.execution.heads_per_chunk,
-    augment=augment.build(training.augment, train_set.example.ndim, training.augment_share),
-    teacher=online_teacher(models, layout, training) if online else None,
+    augment=augment.build(training.augment, ndim, training.augment_share),
+    teacher=teacher,
   )
-  return job, source_of([replica.data for replica in group], kept)
 
 
 def initial_state(group: Group, phase: Phase, job: Job, seeds: Sequence[tuple[int, ...]], before: Any):

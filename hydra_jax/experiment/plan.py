@@ -78,24 +78,22 @@ class PlannedMethod:
     return f'{self.name}, {self.choice}' if self.choice else self.name
 
 
-def plan(config: ConfigDict, task: str, shape: Sequence[int], outputs: int, devices: int) -> list[PlannedMethod]:
+def plan(config: ConfigDict, data: About, devices: int) -> list[PlannedMethod]:
   """All that an experiment trains; each method is built once.
 
   Args:
     config: The experiment, checked by itself.
-    task: Of the data.
-    shape: Of an input.
-    outputs: Number of classes or targets.
+    data: What is trained on.
     devices: Their number, in all processes together.
 
   Raises:
     UserError: A network does not read such inputs, or a mesh, a batch or heads do not fit.
   """
   planned = []
-  for name, choice, recipe in _candidates(recipes_in(config, task, outputs)):
+  for name, choice, recipe in _candidates(recipes_in(config, data.task, data.outputs)):
     shown = f'{name}, {choice}' if choice else name
     phases = phases_of(recipe, config.execution.mapping)
-    shapes_of(phases[0].network, tuple(shape))  # raises an error where it does not read such inputs
+    shapes_of(phases[0].network, tuple(data.shape))  # raises an error where it does not read such inputs
     here, training = [], recipe.settings.training
     for phase in phases:
       label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
@@ -197,12 +195,12 @@ def plan_of_config(config: ConfigDict, devices: int, data_dir: str = '') -> tupl
   """The plan of an experiment whose data are not there; what the data decide is set in the config."""
   config.teacher.members = count_members(config)
   configs.validate(config)
-  data = about(config.data, data_dir)
+  data = about(config.data, data_dir, config.validation)
   for name in config.data.ood:
     look_up(outside_sets(config.data, data_dir), name.partition('[')[0], 'out-of-domain set')
-  configs.settle(config, data.task, data.shape)
+  configs.settle(config, data)
   configs.validate(config, data.task, 1 + len(data.shape))
-  return data, plan(config, data.task, data.shape, data.outputs, devices)
+  return data, plan(config, data, devices)
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
 WITHOUT_NUMBERS = (
   *('__init__', 'cli', 'config', 'errors', 'formats', 'progress', 'settings', 'store', 'text', 'user_files'),
   'data/address',
-  *('devices/preemption', 'devices/processes', 'evaluation/arrays', 'maths/statistics', 'training/checkpoints'),
-  *('evaluation/calibrated', 'maths/conformal'),
+  *('devices/accelerators', 'devices/preemption', 'devices/processes', 'maths/statistics', 'training/checkpoints'),
+  *('evaluation/arrays', 'evaluation/calibrated', 'evaluation/traffic', 'maths/conformal'),
   *('report/figures', 'report/page', 'report/parallel', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
-  *('experiment/paper_tables', 'experiment/sweep'),
+  *('experiment/on_paper', 'experiment/paper_tables', 'experiment/sweep'),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')

@@ -15,7 +15,6 @@ from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
-from hydra_jax.errors import UserError
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, recipes, run_report
 from hydra_jax.experiment.phases import train_method
@@ -59,10 +58,7 @@ def run(
   configs.validate(config)
   check_workdir(workdir, config)
   data = load(config.data, data_dir, 0, config.validation)
-  has_validation = data.validation is not None
-  if config.validation_scores and not has_validation:
-    raise UserError('config.validation_scores: these data have no validation part: set it to 0')
-  configs.settle(config, data.task, data.train.example.shape[1:], data.train.varies, has_validation)
+  configs.settle(config, data.about)
   configs.validate(config, data.task, data.train.example.ndim)
   first = Replica(
     config=config,
@@ -74,7 +70,7 @@ def run(
   )
   check_teachers(first)
   user_metrics.check(config.evaluation.metrics, data)
-  planned = plan(config, data.task, data.train.example.shape[1:], data.outputs, jax.device_count())
+  planned = plan(config, data.about, jax.device_count())
   agreement.on_data(config, data)
   processes.run_on_main(lambda: (workdir / 'artifacts').mkdir(parents=True, exist_ok=True))
   with processes.main_process_context(lambda: store.locked(workdir)):

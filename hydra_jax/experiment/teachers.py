@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from hydra_jax import store
-from hydra_jax.data import Data, Split
+from hydra_jax.data import Split
 from hydra_jax.devices import collectives
 from hydra_jax.devices.layout import Layout
 from hydra_jax.errors import UserError
@@ -53,15 +53,20 @@ def count_members(config: ConfigDict) -> int:
   return settings.members
 
 
-def augments_inputs(data: Data, training: TrainingSettings) -> bool:
-  """Whether inputs look different each time, so that a teacher must predict in the same step as its student."""
-  return data.train.varies or bool(training.augment)
+def augments_inputs(varies: bool, training: TrainingSettings) -> bool:
+  """Whether inputs look different each time, so that a teacher must predict in the same step as its student.
+
+  Args:
+    varies: Whether the training inputs do by themselves, see `data.About`.
+    training: How the student is trained.
+  """
+  return varies or bool(training.augment)
 
 
 def teacher_of(replica: Replica, ensemble: Trained, students: Sequence[recipes.Recipe]) -> Teacher:
   """An ensemble as a teacher, with its predictions if a student needs them."""
   needed = any(
-    recipe.method.learns_from == 'members' and not augments_inputs(replica.data, recipe.settings.training)
+    recipe.method.learns_from == 'members' and not augments_inputs(replica.data.train.varies, recipe.settings.training)
     for recipe in students
   )
   key = key_of_teacher(replica.config, ensemble.key)

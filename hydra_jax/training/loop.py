@@ -9,7 +9,6 @@ import time
 import jax
 import numpy as np
 
-from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.devices.layout import SINGLE_DEVICE, Layout
 from hydra_jax.devices.preemption import Preempted
 from hydra_jax.errors import UserError
@@ -134,7 +133,7 @@ def prepared(
     `(state, until) -> state`, which trains to the step `until`, at most `job.steps`. Each call continues where the call
     before stopped. Where it is interrupted changes no result. The state is donated.
   """
-  if on_cpu() and job.network.convolves(source.shape):
+  if layout.platform == 'cpu' and job.network.convolves(source.shape):
     steps_per_call = 1
   program = make_program(job, layout, state, source.shape, source.streams, loops=steps_per_call != 1)
   most = max(1, min(MAX_STEPS_PER_CALL, job.steps // hooks.least_calls))

@@ -80,7 +80,7 @@ def make_program(
   if job.is_independent and loops and replicas == 1 and job.teacher is None:
     if job.heads_per_chunk:
       group = chunk_of(group, job.heads_per_chunk, 0)
-    elif cpu.on_cpu():
+    elif layout.platform == 'cpu':
       group = cpu.group_of(group, parameters)
 
   def training(state: State, inputs: Inputs):
@@ -99,7 +99,8 @@ def make_program(
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
   in_specs = head_specs(state), Inputs(data_spec, P(), teacher_specs, P(None, None, 'data'), P(), P(), EVERYWHERE)
-  options = cpu.compiler_options(job.network.convolves(shape), job.batch_size * parameters)
+  with cpu.programs_for(layout.platform):
+    options = cpu.compiler_options(job.network.convolves(shape), job.batch_size * parameters)
   return layout.compile(training, in_specs, (in_specs[0], P()), options)
 
 
