@@ -30,9 +30,10 @@ from hydra_jax.experiment.phases import assemble
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase, plan_of_config
 from hydra_jax.experiment.teachers import augments_inputs, online_teacher
 from hydra_jax.formats import digits
+from hydra_jax.nets.cut import shapes_of
 from hydra_jax.progress import console
 from hydra_jax.training.program import Inputs, head_specs, make_program
-from hydra_jax.training.step import State, init_state
+from hydra_jax.training.step import State, abstract_state
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +164,7 @@ def program_of(
     if teacher and augments_inputs(data.varies, planned.training):
       online = online_teacher([teacher], layout, planned.training)
   job = assemble(config, planned, 1 + len(data.shape), batch_size, members, online)
-  example = np.zeros((1, 2, *data.shape), np.float32)
-  state = jax.eval_shape(lambda: init_state(job.network, job.optimizer, jax.random.key(0)[None], example))
+  state = abstract_state(job.network, job.optimizer, data.shape)
   batch = {
     'x': shaped((1, batch_size, *data.shape), np.uint8 if len(data.shape) == 3 else np.float32),
     'y': shaped((1, batch_size), np.int32),
@@ -202,8 +202,9 @@ def teacher_of(config: ConfigDict, methods: Sequence[PlannedMethod], shape: Sequ
     networks = [method.phases[-1].phase.network for method in methods if method.recipe.role == 'teacher']
   found, unscaled = [], Scaling(*(np.ones(1, np.float32) for _ in Scaling._fields))
   for network in networks:
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), np.float32))
-    trees = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+    trees = jax.tree.map(
+      lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes_of(network, tuple(shape))
+    )
     found.append(Model(network, trees[0], trees[1], unscaled, lambda outputs: outputs))
   return found[0] if len(found) == 1 else concatenate_models(found)
 

@@ -28,7 +28,7 @@ from hydra_jax.nets.cut import Network, belongs_to_heads, shapes_of
 from hydra_jax.progress import console
 from hydra_jax.training import optimizers
 from hydra_jax.training.settings import TrainingSettings
-from hydra_jax.training.step import init_state
+from hydra_jax.training.step import abstract_state
 
 Leaf = tuple[str, tuple[int, ...], P, int]  # name, shape, axes it is spread over, bytes on each device
 
@@ -226,10 +226,8 @@ class Size:
 def size_of(planned: PlannedPhase, shape: Sequence[int]) -> Size:
   """What a phase takes for inputs of a shape."""
   network, mesh = planned.phase.network, planned.mesh
-  x = jax.ShapeDtypeStruct((1, 2, *shape), jnp.float32)
-  optimizer = optimizers.build(planned.training, 2, 1.0, planned.phase.frozen)
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  state = jax.eval_shape(lambda keys, x: init_state(network, optimizer, keys, x), keys, x)
+  x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  state = abstract_state(network, optimizers.build(planned.training, 2, 1.0, planned.phase.frozen), shape)
   forward = lambda params, model_state, x: network.apply(params, model_state, x)[0]
   leaves = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -237,8 +235,7 @@ def size_of(planned: PlannedPhase, shape: Sequence[int]) -> Size:
     size = math.prod(leaf.shape) * leaf.dtype.itemsize // (mesh.head if tiled else 1)
     name = jax.tree_util.keystr(path, simple=True, separator='.')
     leaves.append((name, leaf.shape[1:], P('head') if tiled else P(), size))
-  one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
-  flops = cost.count_flops(forward, one(state.params), one(state.model_state), one(x)) / x.shape[1]
+  flops = cost.count_flops(forward, *shapes_of(network, tuple(shape)), x) / len(x)
   return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)), flops, leaves)
 
 

@@ -1,6 +1,6 @@
 """One training step, for teachers and students alike: a pure function of a state and a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import functools
 from typing import Any, Literal, NamedTuple
@@ -164,6 +164,19 @@ def fresh_state(optimizer: optax.GradientTransformation, params: Tree, model_sta
   count = len(jax.tree.leaves(params)[0])
   opt_state = _compiled(optimizer.init)(params)
   return State(jnp.zeros(count, jnp.int32), params, model_state, opt_state)
+
+
+def abstract_state(network: Network, optimizer: optax.GradientTransformation, shape: Sequence[int]) -> State:
+  """Shapes of the state at step 0 of one new network, with an axis R of length 1.
+
+  Args:
+    network: The network.
+    optimizer: Rule of the update.
+    shape: Of an input.
+  """
+  stacked = lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
+  trees = jax.tree.map(stacked, cut.shapes_of(network, tuple(shape)))
+  return jax.eval_shape(functools.partial(fresh_state, optimizer), *trees)
 
 
 def grown_state(optimizer: optax.GradientTransformation, params: Tree, model_state: Tree, heads: int) -> State:
