@@ -5,6 +5,7 @@
 The ensembles are those of `hydra-jax table mnist`. With fewer heads than members, members are dealt out to heads.
 """
 
+import functools
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     labels=labels,
     against=f'heads_{counts[-1]}',
     kept=('test', outside),
-    drawings={'heads': lambda found: curves(found, counts, outside)},
+    drawings={'heads': functools.partial(curves, counts=counts, outside=outside)},
   )
   return {'': table}
 
