@@ -42,4 +42,6 @@ def pareto(found: Results, outside: str) -> Figure:
     Column(outside, 'auroc_uncertainty_total', f'AUROC by total uncertainty,\n{outside}', 'high'),
   ]
   values = {key[1:]: found.estimate(*key) for key in found.values}
-  return figures.cost_quality(values, qualities, found.definition.labels)
+  figure = figures.cost_quality(values, qualities, found.definition.labels)
+  note = 'MNIST. Mean over replicas; bars: ± standard error. Dotted: no method is better at no higher cost.'
+  return figures.noted(figure, note)

@@ -285,10 +285,6 @@ def report(
   figures.draw_all(workdir / 'figures', drawn)
   found = verdict.results_of([*rows, *timings], test_to_train)
   store.replace_text(workdir / PAGE, page.html(page_of(workdir, config, found, inputs, task, table, notes)))
-  qualities = [
-    tables.Column('test', metric, heading, better) for metric, (heading, better, *_) in task.headline.items()
-  ]
-  qualities += [tables.detection(name, by) for name in outside_of(data) for by in uncertainty.RANKINGS]
   note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   tables.show(replace(table, note=note))
   for note in notes.values():
@@ -319,10 +315,8 @@ def page_of(
     'seed': config.seed,
     'device': device(),
   }
-  qualities = [
-    tables.Column('test', metric, heading, better) for metric, (heading, better, *_) in task.headline.items()
-  ]
-  qualities += [tables.detection(name, by) for name in outside_of(data) for by in uncertainty.RANKINGS]
+  scored = [tables.Column('test', metric, heading, better) for metric, (heading, better, *_) in task.headline.items()]
+  scored += [tables.detection(name, by) for name in outside_of(data) for by in uncertainty.RANKINGS]
   note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   return page.Page(
     title=config.name,
@@ -331,7 +325,7 @@ def page_of(
     verdict=said,
     tables=[replace(table, note=note)],
     notes=[*notes.values()],
-    scores=dots.panels(found.estimates(), qualities, {method: method for method in inputs.scores}),
+    scores=dots.panels(found.estimates(), scored, {method: method for method in inputs.scores}),
     figures=page.figures_in(workdir / 'figures')[0],
     inputs=inputs_shown,
     code=('Load and predict', '\n'.join(lines)),

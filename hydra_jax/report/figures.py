@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 import numpy as np
 
@@ -32,8 +33,9 @@ AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
 EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
-# Dots are for what figures compare with, such as a diagonal. Markers tell methods apart where colours are printed grey.
-DASHES, MARKERS = ('-', '--', '-.'), 'os^DvPX<>*'
+# Dots are for what figures compare with, such as a diagonal. Markers tell methods apart where colours are printed grey:
+# one less than there are colours, so that both together are others for the first 90 methods.
+DASHES, MARKERS = ('-', '--', '-.'), 'os^DvPX<>'
 OUTSIDE = ('#e08214', '#8073ac', '#01665e', '#b2182b')  # of sets that are out of domain
 REFERENCE: dict[str, Any] = {'ls': ':', 'color': '#666666', 'lw': 1}
 SIZE = 3.0  # inches, of one panel
@@ -202,8 +204,8 @@ def panels(
   columns: int, rows: int = 1, size: tuple[float, float] = (SIZE, SIZE), **kwargs
 ) -> tuple[Figure, np.ndarray]:
   """A figure and its axes `[rows, columns]`, each of this width and height in inches; the rest goes to `subplots`."""
-  figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
-  figure.get_layout_engine().set(w_pad=PAD, h_pad=PAD)  # type: ignore[union-attr]
+  layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+  figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout=layout)
   return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
@@ -456,7 +458,7 @@ def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str,
 
 
 def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> list[str]:
-  """Draws one metric of each method, with bands; returns methods that are left out, as they have no model uncertainty."""
+  """Draws one metric of each method, with bands; returns the methods without model uncertainty, which are left out."""
   values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
     if row['metric'] == measure:
@@ -556,7 +558,7 @@ def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping
   """
   methods = dict.fromkeys(method for split, method, metric in values if (split, metric) == ('cost', 'parameters'))
   costs = [cost for cost in COSTS if sum((split, metric) == ('cost', cost) for split, _, metric in values) > 1]
-  figure, axes = panels(len(costs), len(qualities), (1.1 * SIZE, SIZE))
+  figure, axes = panels(len(costs), len(qualities), (1.1 * SIZE, SIZE), sharex='col', sharey='row')
   for line, quality in zip(axes, qualities):
     for ax, cost in zip(line, costs):
       points = []
@@ -569,7 +571,6 @@ def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping
       sign = 1 if quality.better == 'low' else -1
       front = unbeaten(points)
       ax.plot([x for x, _ in front], [sign * y for _, y in front], **REFERENCE, zorder=0)
-      ax.set_xlabel(COSTS[cost])
       prices = [price for price, _ in points]
       if max(prices, default=0) > 10 * min(prices, default=0):  # a shorter axis in logarithms would have no labels
         ax.set(xscale='log')
@@ -579,6 +580,8 @@ def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping
         if cost != 'latency_ms':  # `m` would be read as another unit
           ax.xaxis.set_major_formatter(EngFormatter(sep=''))
     line[0].set_ylabel(quality.heading)
+  for ax, cost in zip(axes[-1], costs):
+    ax.set_xlabel(COSTS[cost])
   legend_beside(figure, axes[0][0])
   return figure
 

@@ -40,8 +40,8 @@ CAPTIONS = {
   ),
   'heads_against_members': (
     'Heads against members',
-    'How far the prediction of each head is from that of each member, and how far members are from one another. A bright '
-    'diagonal: each head follows its member.',
+    'How far the prediction of each head is from that of each member, and how far members are from one another. A '
+    'bright diagonal: each head follows its member.',
   ),
   'rejection': (
     'Rejection curves',
@@ -230,7 +230,8 @@ def _shown(folder: Path, prefix: str, captions: Mapping[str, tuple[str, str]], s
 def _fewer_colours(png: bytes) -> bytes:
   file = io.BytesIO()
   with Image.open(io.BytesIO(png)) as image:
-    image.convert('RGB').quantize(48, dither=Image.Dither.NONE).save(file, 'png')
+    few = image.convert('RGB').quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(file, 'png')
   return file.getvalue()
 
 
