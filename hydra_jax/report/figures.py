@@ -79,8 +79,8 @@ class About:
       >>> About('digits', 0, 3).of_one({'kd': {'test': {'nll': np.zeros(1500)}}}, 'test')
       'digits, seed 0, replica 1 of 3. Inputs: 1,500 of test.'
     """
-    first = next(iter(scores.values()), {})
-    counts = [f'{len(next(iter(first[name].values()))):,} of {name}' for name in sets if name in first]
+    some = {name: next((found[name] for found in scores.values() if name in found), {}) for name in sets}
+    counts = [f'{len(next(iter(found.values()))):,} of {name}' for name, found in some.items() if found]
     return f'{self._run()}, replica 1 of {self.replicas}. Inputs: {", ".join(counts)}.'
 
   def of_all(self, what: str) -> str:
@@ -143,7 +143,7 @@ def draw_all(folder: Path, drawn: Drawn) -> None:
     sets = list(next(iter(matrices.values())))
     of_one('heads_against_members', lambda: divergences(matrices), said, drawn.scores, *sets)
   if outside := outside_of(data):
-    both, unit = _uncertain(_covering(drawn.scores, ['test', *outside])), task.unit
+    both, unit = _uncertain(_covering(drawn.scores, ['test'])), task.unit
     if both:
       said = 'AUROC: of the set against the test set.'
       of_one('model_uncertainty', lambda: histograms(both, outside, unit), said, both, 'test', *outside)
@@ -330,17 +330,23 @@ def _least_shown(values: Sequence[np.ndarray], top: float) -> float:
 
 
 def histograms(scores: AllScores, outside: Sequence[str], unit: str) -> Figure:
-  """Model uncertainty of test inputs, filled, and of inputs of each set that is out of domain, a panel for a method."""
+  """Model uncertainty of test inputs, filled, and of inputs of each set that is out of domain, a panel for a method.
+
+  An ensemble that is given by its predictions may lack sets.
+  """
   names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
+  sets = {name: [where for where in ('test', *outside) if where in scores[name]] for name in names}
   of = lambda name, where: np.asarray(scores[name][where][EPISTEMIC], np.float64)
   finite = lambda values: values[np.isfinite(values)]
-  every = [of(name, where) for name in names for where in ('test', *outside)]
+  every = [of(name, where) for name in names for where in sets[name]]
   top = max(np.max(finite(values), initial=0) for values in every)
   edges = np.geomspace(min(_least_shown(every, top), 0.1 * top), top, 41)
   for ax, name in zip(axes, names):
     test = of(name, 'test')
     for where, style in _styles(outside).items():
+      if where not in sets[name]:
+        continue
       values = of(name, where)
       drawn = np.clip(finite(values), *edges[[0, -1]])
       share, label = np.histogram(drawn, edges)[0] / len(values), f'{where}, mean {digits(values.mean(), 2)}'
@@ -359,11 +365,14 @@ def histograms(scores: AllScores, outside: Sequence[str], unit: str) -> Figure:
 def agreement(scores: AllScores, outside: Sequence[str], unit: str) -> Figure:
   """Model uncertainty against the ensemble's, input by input, one panel for each student."""
   students = [name for name in scores if name != 'ensemble']
+  has = lambda name, where: where in scores[name] and where in scores['ensemble']
   figure, axes, first = _grid(len(students))
   pick = lambda values: values[:: -(-len(values) // SHOWN_AT_MOST)]
   for ax, name in zip(axes, students):
     every = []
     for where, style in _styles(outside).items():
+      if not has(name, where):
+        continue
       ours, theirs = scores[name][where][EPISTEMIC], scores['ensemble'][where][EPISTEMIC]
       label = f'{where}, rank corr. {digits(diversity.rank_correlation(ours, theirs), 2)}'
       look = {'marker': style['marker'], 'color': style['color'], 'label': label}
