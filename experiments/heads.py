@@ -5,6 +5,7 @@
 The ensembles are those of `hydra-jax table mnist`. With fewer heads than members, members are dealt out to heads.
 """
 
+import functools
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def get_tables(quick: bool) -> dict[str, Definition]:
     labels=labels,
     against=f'heads_{counts[-1]}',
     kept=('test', outside),
-    drawings={'heads': lambda found: curves(found, counts, outside)},
+    drawings={'heads': functools.partial(curves, counts=counts, outside=outside)},
   )
   return {'': table}
 
@@ -74,15 +75,15 @@ def curves(found: Results, counts: list[int], outside: str) -> Figure:
   """Scores against the number of heads; dashed, the ensemble."""
   figure, [axes] = figures.panels(len(SHOWN), size=(3.2, 3))
   for ax, (metric, heading) in zip(axes, SHOWN.items()):
-    for split, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+    for split, colour, marker in (('test', '#1f78b4', 'o'), (outside, '#e08214', 's')):
       points = {n: found.estimate('mnist', split, f'heads_{n}', metric) for n in counts}
       points = {n: point for n, point in points.items() if point}
       if points:
         means, errors = zip(*((point.mean, point.error) for point in points.values()), strict=True)
-        ax.errorbar(list(points), means, errors, fmt='o-', ms=3, lw=1.3, color=colour, label=split)
+        ax.errorbar(list(points), means, errors, fmt=f'{marker}-', ms=3, lw=1.3, color=colour, label=split)
       if base := found.estimate('mnist', split, 'ensemble', metric):
         ax.axhline(base.mean, color=colour, lw=1, ls='--')
     ax.set(xlabel='heads', ylabel=heading, xscale='log', xticks=counts, xticklabels=counts)
     ax.minorticks_off()
   figures.legend_beside(figure, axes[1])
-  return figure
+  return figures.noted(figure, 'MNIST. Mean over replicas; bars: ± standard error. Dashed: the ensemble.')

@@ -140,18 +140,19 @@ def gaps(found: Results) -> Figure:
   for i, method in enumerate(methods):
     at = [place - 0.4 + (i + 0.5) * width for place in range(len(runs))]
     over = [found.difference(run, 'test', 'nll', method, 'ensemble') for run in runs]
-    colour = figures.COLOURS[1 + i]
+    colour, marker = figures.COLOURS[1 + i], figures.MARKERS[i]
     ax.errorbar(
-      at, [d.mean for d in over], [d.error for d in over], fmt='o', ms=4, color=colour, label=found.label(method)
+      at, [d.mean for d in over], [d.error for d in over], fmt=marker, ms=4, color=colour, label=found.label(method)
     )
     theirs = [_published_gap(found, run, method) for run in runs]
-    ax.plot(at, theirs, 'o', ms=6, mfc='none', color=colour)
-  ax.axhline(0, color='#888888', lw=1, ls=':')
+    ax.plot(at, theirs, marker, ms=7, mfc='none', color=colour)
+  ax.axhline(0, **figures.REFERENCE)
   ax.set_yscale('symlog', linthresh=0.1)
-  ax.set(ylabel='NLL − that of the teachers', xticks=range(len(runs)), xticklabels=runs)
+  ax.set(ylabel='NLL − that of the teachers (nats)', xticks=range(len(runs)), xticklabels=runs)
   ax.tick_params(axis='x', rotation=20)
   figures.legend_beside(figure)
-  return figure
+  note = 'Mean over splits; bars: ± standard error, corrected for their overlap. Dotted: as the teachers.'
+  return figures.noted(figure, f'{note} Hollow: published.' if found.definition.published else note)
 
 
 def _published_gap(found: Results, run: str, method: str) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from hydra_jax.data import Evaluation
 from hydra_jax.maths.uncertainty import RANKINGS, WORDS
 from hydra_jax.report import figures
 
@@ -116,9 +117,78 @@ def test_what_is_infinite_or_tiny_does_not_stop_the_drawing(tmp_path, value, whe
   both = figures._uncertain(scores)
   assert ('hydra' in both) == (where == 3 or value in (1e38, 1e-40))
   drawn = [figures.histograms] + [figures.agreement] * (len(both) > 1)
-  drawings = {f.__name__: lambda f=f: f(both, 'far') for f in drawn}
+  drawings = {f.__name__: lambda f=f: f(both, ['far'], 'nats') for f in drawn}
   figures.save(tmp_path, {**drawings, 'rejection': lambda: figures.rejection(scores, 'far')})
   assert len(list(tmp_path.glob('*.png'))) == 1 + len(both)
+
+
+def test_every_set_that_is_out_of_domain_is_drawn():
+  scores = {name: {**found, 'noise': scores_of(7, name != 'kd')} for name, found in SCORES.items()}
+  both = figures._uncertain(scores)
+  for draw, panels in ((figures.histograms, 2), (figures.agreement, 1)):
+    axes = draw(both, ['far', 'noise'], 'nats').axes
+    assert len(axes) == panels
+    for ax in axes:
+      said = [text.get_text().partition(',')[0] for text in ax.get_legend().get_texts()]
+      assert said == ['test', 'far', 'noise'] and '(nats)' in ax.get_xlabel()
+  both['ensemble'] = {where: found for where, found in both['ensemble'].items() if where != 'far'}  # as some files lack
+  for draw in (figures.histograms, figures.agreement):
+    (said, *_) = (ax.get_legend().get_texts() for ax in draw(both, ['far', 'noise'], 'nats').axes)
+    assert [text.get_text().partition(',')[0] for text in said] == ['test', 'noise']
+
+
+def test_heads_and_members_have_one_scale():
+  """Whatever the set, a colour is one number; a member beside itself has none."""
+  at = lambda scale: scale * (1.0 - np.eye(3))
+  figure = figures.divergences(
+    {'ensemble': {'test': at(0.1), 'far': at(5.0)}, 'hydra': {'test': at(0.2), 'far': at(4.0)}}
+  )
+  images = [ax.images[0] for ax in figure.axes[:4]]
+  assert {image.norm.vmin for image in images} == {0.1} and {image.norm.vmax for image in images} == {5.0}
+  assert 'members among' in figure.axes[0].get_title() and np.isnan(images[0].get_array().filled(np.nan)[0, 0])
+  assert 'nats' in figure.axes[4].get_ylabel()
+
+
+def test_shifts_have_units_and_bands_and_leave_out_what_is_0():
+  shifts = [Evaluation(f'rotate:{s}', 'shift', None, None, s, unit='degrees') for s in (15, 30)]
+  rows = [
+    {'split': split, 'method': m, 'replica': r, 'metric': metric, 'value': 0.0 if m == 'kd' else value + r, 'n': 4}
+    for split, value in (('test', 1.0), ('rotate:15', 2.0), ('rotate:30', 3.0))
+    for m in ('ensemble', 'kd')
+    for metric in ('nll', 'uncertainty_epistemic')
+    for r in range(2)
+  ]
+  nll, model = figures.shift_curves(rows, shifts, ('nll', 'uncertainty_epistemic'), 0.0, 'nats').axes
+  assert [line.get_label() for line in nll.lines] == ['ensemble', 'kd'] and len(nll.collections) == 2
+  assert [line.get_label() for line in model.lines] == ['ensemble'] and model.texts[0].get_text().endswith(': kd')
+  assert model.get_xlabel() == 'rotate (degrees)' and 'nats' in model.get_ylabel()
+  np.testing.assert_allclose(np.asarray(nll.lines[0].get_ydata(), float), [1.5, 2.5, 3.5])
+  assert len({line.get_marker() for line in nll.lines}) == 2
+
+
+def test_quality_is_drawn_beside_cost():
+  """Of those that have both; dots join what nothing beats."""
+  sizes, nlls = {'a': 10.0, 'b': 20.0, 'c': 500.0}, {'a': 3.0, 'b': 4.0, 'c': 1.0, 'd': 0.0}
+  rows = [{'split': 'cost', 'method': m, 'metric': 'parameters', 'value': v} for m, v in sizes.items()]
+  rows += [{'split': 'test', 'method': m, 'metric': 'nll', 'value': v} for m, v in nlls.items()]
+  values = figures.estimates(rows)
+  (ax,) = figures.cost_quality(values, figures._qualities(values, [])).axes
+  assert [tuple(c.lines[0].get_xydata()[0]) for c in ax.containers] == [(10, 3), (20, 4), (500, 1)]
+  (front,) = (line for line in ax.lines if line.get_linestyle() == ':')
+  assert front.get_xydata().tolist() == [[10, 3], [500, 3], [500, 1]]
+  assert figures._qualities(figures.estimates(rows[:1]), []) == []
+
+
+def test_figures_are_also_vectors_with_text_and_the_same_bytes(tmp_path):
+  about = figures.About('digits', 0, 3)
+  draw = lambda: figures.noted(
+    figures.agreement(figures._uncertain(SCORES), ['far'], 'nats'), about.of_one(SCORES, 'far')
+  )
+  for name in ('one', 'two'):
+    figures.save(tmp_path, {name: draw})
+  one, two = ((tmp_path / f'{name}.svg').read_bytes() for name in ('one', 'two'))
+  assert one == two and len(one) < 60_000
+  assert b'replica 1 of 3. Inputs: 200' in one and b'<image' in one  # points are pixels
 
 
 def test_a_legend_beside_leaves_the_panels_their_width():

@@ -3,15 +3,17 @@
 import base64
 from html.parser import HTMLParser
 import io
+import re
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from hydra_jax.data import Split
+from hydra_jax.maths.statistics import Estimate, estimate
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.report import page, verdict
-from hydra_jax.report.tables import Table
+from hydra_jax.report import dots, page, verdict
+from hydra_jax.report.tables import Column, Table
 
 TASK = TASKS['classification']
 # Three replicas of three methods.
@@ -105,39 +107,104 @@ class Reader(HTMLParser):
 
 def test_the_page_needs_nothing_but_itself_and_shows_text_as_text(random):
   x, y = random.integers(17, size=(30, 8, 8, 1), dtype=np.uint8), random.integers(3, size=30)
-  scores = [{'nll': random.random(30), 'uncertainty_epistemic': random.random(30)} for _ in range(2)]
+  scores = [{name: random.random(30) for name in SHOWN} for _ in range(2)]
   evil = '<script>alert(1)</script>'
   text = page.html(
     page.Page(
       title=evil,
       about=evil,
-      student='hydra',
+      heading='Verdict',
       verdict=[evil],
-      table=Table(['NLL ↓'], [(evil, [('0.1', '1.0×')])]),
+      tables=[Table(['NLL ↓'], [(evil, [('0.1', '1.0×')])], f'`{evil}`')],
       notes=[evil],
-      figures=[],
-      inputs=page.largest_differences(Split(x, y), *scores, ('one', evil, 'three')),
-      load=evil,
-      changes=[(evil, '1', '2')],
+      scores=dots.panels({('test', evil, 'nll'): estimate([0.1, 0.2])}, [Column('test', 'nll', evil)], {evil: evil}),
+      inputs=page.inputs_of(Split(x, y), 'hydra', *scores, ('one', evil, 'three')),
+      parts=[page.Part(title=evil, verdict=[evil], scores=[], figures=[])],
+      code=('Load', evil),
+      configs=[page.Config(title=evil, changes=[(evil, '1', '2')])],
       versions={'jax': evil},
     )
   )
   found = Reader(text)
-  tags = [tag for tag, _ in found.elements]
-  assert 'script' not in tags and 'link' not in tags and tags.count('img') == page.MOST_INPUTS
+  needs_nothing(text)
+  assert [tag for tag, _ in found.elements].count('img') == 3 * page.MOST_INPUTS
+  assert sum(evil in each for each in found.text) >= 12
+
+
+SHOWN = ('nll', 'uncertainty_epistemic', 'uncertainty_total', 'correct')
+
+
+def needs_nothing(text):
+  """A page has no address but its own parts, and says in words what it shows."""
+  found = Reader(text)
+  places = {attributes['id'] for _, attributes in found.elements if 'id' in attributes}
   for tag, attributes in found.elements:
-    for name in ('src', 'href'):
-      assert attributes.get(name, 'data:').startswith('data:')
+    assert tag not in ('script', 'link', 'iframe', 'object')
+    assert attributes.get('src', 'data:').startswith('data:')
+    address = attributes.get('href', '#verdict')
+    assert address[0] == '#' and address[1:] in places
     assert tag != 'img' or attributes['alt']
-  assert 'url(' not in text and '@import' not in text
-  assert sum(evil in each for each in found.text) >= 8
+    assert attributes.get('role') not in ('img', 'region') or attributes['aria-label']
+  assert 'url(' not in text and '@import' not in text and len(text) < 3 * 2**20
+  for each in re.findall('src="data:image/svg[^,]*,([^"]*)"', text):
+    drawn = base64.b64decode(each).decode()
+    assert not re.search('(href|src)="(?!#|data:)|url\\((?!#)|<script', drawn)
+
+
+def test_tables_that_are_too_wide_come_in_parts():
+  headings = [f'{"a" * 30} {i}' for i in range(9)]
+  table = Table(headings, [('kd', [(str(i), '') for i in range(9)])], 'A title', 'A note.')
+  parts = page.in_parts(table)
+  assert len(parts) > 1 and [h for part in parts for h in part.headings] == headings
+  assert [part.title for part in parts] == ['A title'] + [''] * (len(parts) - 1)
+  assert [text for part in parts for text, _ in part.body[0][1]] == [str(i) for i in range(9)]
+
+
+def test_scores_are_drawn_where_they_are():
+  """The ends of the axis are the ends of the bars, and what is published is hollow."""
+  values = {('test', name, 'nll'): Estimate(mean, 0.5, 3) for name, mean in (('a', 1.5), ('b', 3.0))}
+  values['test', 'c', 'nll'] = Estimate(np.inf, np.nan, 1)
+  labels = {name: name.upper() for name in 'abc'}
+  columns = [Column('test', 'nll', 'NLL', 'low'), Column('test', 'none has it', 'ECE')]
+  (panel,) = dots.panels(values, columns, labels, {('test', 'b', 'nll'): (2.0, np.nan)})
+  published, a, b = panel.dots
+  assert published.is_published and published.y == b.y and published.low == published.high == published.x
+  assert a.low < a.x < a.high and b.high > b.x > a.x and panel.reference == a.x
+  assert (published.x - a.x) / (b.x - a.x) == pytest.approx(1 / 3, abs=0.01)
+  assert [name for _, name in panel.names] == ['A', 'B', 'C'] and 'B, published, 2.000' in panel.text
+  assert {text for _, text in panel.ticks} >= {'1', '2', '3'} and panel.title == ['NLL ↓']
+
+
+def test_figures_of_a_page_fit_its_budget(tmp_path, monkeypatch, random):
+  """As they are; then in fewer colours; and then some are left out."""
+  noise = random.integers(256, size=(60, 90, 3), dtype=np.uint8)
+  for name in ('a-reliability', 'b-reliability', 'b-shifts'):
+    Image.fromarray(noise).save(tmp_path / f'{name}.png')
+  of = lambda: page.figures_in(tmp_path, ['a-', 'b-', 'c-'])
+  whole = of()
+  sizes = [sum(len(each.source) for group in found for each in group) for found in (whole,)]
+  assert [len(group) for group in whole] == [1, 2, 0] and whole[0][0].title == 'Reliability'
+  monkeypatch.setattr(page, 'BUDGET', sizes[0] - 1)
+  fewer = of()
+  assert [len(group) for group in fewer] == [1, 2, 0] and len(fewer[0][0].source) < len(whole[0][0].source) / 2
+  monkeypatch.setattr(page, 'BUDGET', len(fewer[0][0].source) + 1)
+  assert [len(group) for group in of()] in ([1, 0, 0], [0, 1, 0])
 
 
 def test_the_inputs_are_those_that_differ_most(random):
   images, y = random.normal(size=(50, 6, 5, 3)), np.arange(50)
-  ours, theirs = ({'nll': random.random(50) * 5, 'uncertainty_epistemic': random.random(50)} for _ in range(2))
+  ours, theirs = ({name: random.random(50) * 5 for name in SHOWN} for _ in range(2))
   ours['nll'][7] = np.inf  # which cannot be shown as the largest: others would be hidden behind it
-  shown = page.largest_differences(Split(images, y), ours, theirs)
+  groups = page.inputs_of(Split(images, y), 'hydra', ours, theirs)
+  order = np.argsort(ours['uncertainty_total'])
+  for group, chosen in zip(groups[1:], (order[::-1], order)):
+    assert [each.number for each in group.shown] == chosen[: page.MOST_INPUTS].tolist()
+  assert [group.heading for group in groups] == [
+    'Where hydra and the ensemble differ most',
+    'Of what hydra is least certain',
+    'Of what hydra is most certain',
+  ]
+  shown = groups[0].shown
   gap = np.abs(ours['nll'] - theirs['nll'])
   gap[7] = 0
   assert [each.number for each in shown] == np.argsort(-gap)[: page.MOST_INPUTS].tolist()
@@ -149,11 +216,14 @@ def test_the_inputs_are_those_that_differ_most(random):
 
 
 def test_rows_of_numbers_are_shown_as_numbers():
-  scores = [{'nll': np.float32([1.0, 3.0]) * k, 'uncertainty_epistemic': np.float32([0.5, 0.25])} for k in (1, 2)]
-  shown = page.largest_differences(Split(np.arange(20.0).reshape(2, 10), np.array([[1.5], [2.5]])), *scores)
+  both = lambda k: {'nll': np.float32([1.0, 3.0]) * k, 'uncertainty_epistemic': np.float32([0.5, 0.25])}
+  scores = [both(k) | {'uncertainty_total': np.float32([1.5, 2.5])} for k in (1, 2)]
+  groups = page.inputs_of(Split(np.arange(20.0).reshape(2, 10), np.array([[1.5], [2.5]])), 'hydra', *scores)
+  shown = groups[0].shown
+  assert groups[1].shown[0].said == ['total 2.5', 'model 0.25']
   assert shown[0].number == 1 and shown[0].values == '10, 11, 12, 13, 14, 15, …'
   assert shown[0].label == '2.500' and shown[0].png == ''
-  assert shown[0].ensemble == '6.00 (0.25)' and shown[0].student == '3.00 (0.25)'
+  assert shown[0].said == ['ensemble 6.00 (0.25)', 'hydra 3.00 (0.25)']
 
 
 @pytest.mark.slow
@@ -170,6 +240,9 @@ def test_the_page_of_a_run(tiny_run):
     'teacher.members',
   ):
     assert heading in said, heading
+  needs_nothing(text)
   pictures = [attributes for tag, attributes in found.elements if tag == 'img']
-  assert len(pictures) == len(list((tiny_run[0] / 'figures').glob('*.png'))) + page.MOST_INPUTS
-  assert len(text) < 3 * 2**20 and '/report.html' not in said
+  drawn = {kind: sorted(file.stem for file in (tiny_run[0] / 'figures').glob(f'*.{kind}')) for kind in ('png', 'svg')}
+  assert drawn['png'] == drawn['svg'] and 'cost' in drawn['svg']
+  assert len(pictures) == len(drawn['png']) + 3 * page.MOST_INPUTS
+  assert sum('svg+xml' in each['src'] for each in pictures) == len(drawn['svg']) and '/report.html' not in said

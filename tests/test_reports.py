@@ -10,9 +10,11 @@ import shutil
 from conftest import ROOT, hydra_jax, needs_uci
 from matplotlib.figure import Figure
 import numpy as np
+from PIL import Image
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker, LatexWalkerParseError
 import pytest
 import scipy.stats
+from test_page import needs_nothing
 
 from experiments import heads
 from hydra_jax import UserError, cli
@@ -176,7 +178,7 @@ def test_every_format_has_every_number(tmp_path):
     found.definition.runs[run] = configs.default_config()
     found.definition.runs[run].name = run
   (tmp_path / 'one' / 'figures').mkdir(parents=True)
-  (tmp_path / 'one' / 'figures' / 'shifts.png').write_bytes(b'png')
+  Image.new('L', (4, 4)).save(tmp_path / 'one' / 'figures' / 'shifts.png')
   for _ in range(2):
     paper_tables.write(found, tmp_path / 'table', tmp_path, 'hydra-jax table one', 61.0)
   out = tmp_path / 'table'
@@ -185,6 +187,9 @@ def test_every_format_has_every_number(tmp_path):
   assert '![empty](figures/empty.png)' in text and '![one-shifts](figures/one-shifts.png)' in text
   about = json.loads((out / 'about.json').read_text())
   assert about['command'] == 'hydra-jax table one' and about['seconds'] == [61.0, 61.0] and about['jax']
+  page = (out / 'report.html').read_text()
+  needs_nothing(page)
+  assert page.count('<img') == 2 and '2 min in 2 sittings' in page and 'Hydra_1 is worse than' in page
   lines = csv_of(out / 'table.csv')
   (hydra,) = [r for r in lines if (r['run'], r['method'], r['metric']) == ('one', 'hydra', 'nll')]
   assert float(hydra['mean']) == np.mean(NLL['one', 'hydra']) and hydra['n'] == '3' and hydra['verdict'] == 'agrees'
@@ -363,6 +368,7 @@ def test_a_table_is_made_and_made_again_from_what_is_there(tmp_path, monkeypatch
   assert all(row['n'] == '2' for row in saved if row['split'] == 'test')
   (kd,) = [r['mean'] for r in saved if (r['split'], r['method'], r['metric']) == ('far', 'kd', 'uncertainty_epistemic')]
   assert float(kd) == 0 and (out / 'figures' / 'plane.png').stat().st_size > 10000
+  needs_nothing((out / 'report.html').read_text())
   tables_of = lambda: (out / 'table.md').read_text().split('\n', 3)[3]
   before = tables_of()
   again = hydra_jax('table', 'spiral', '--quick', f'--workdir={tmp_path}')
@@ -413,7 +419,9 @@ def test_quick_tables(monkeypatch, tmp_path):
       assert {row['method'] for row in of_run} == {'ensemble', *config.students}
       assert {int(row['n']) for row in of_run} == {config.replicas}
       assert all(math.isfinite(float(row['mean'])) for row in of_run)
-    drawn = {file.stem for file in (out / 'figures').glob('*.png')}
+    needs_nothing((out / 'report.html').read_text())
+    drawn = {file.stem for file in (out / 'figures').glob('*.svg')}
+    assert drawn == {file.stem for file in (out / 'figures').glob('*.png')}
     assert drawn >= set(definition.drawings) and len(drawn) > 2
 
 
@@ -441,6 +449,12 @@ def test_a_shipped_table_is_made_again_from_its_values(name, monkeypatch, tmp_pa
   assert compared and set(compared) == {title for title in shipped if ', difference to ' not in title}
   for title in compared:
     assert made[title] == shipped[title], title
+  text = (tmp_path / 'again' / 'report.html').read_text()
+  needs_nothing(text)
+  assert ' kept, what it costs' in text and text.count('class="axis"') > 3
+  assert text.count('<img') >= len(list((place / 'figures').glob('*.png')))
+  assert all(f'<h2 id="part-{i + 1}"' in text for i in range(text.count('<summary>') if ':' in name else 0))
+  assert ('Hollow: published' in text) == ('Beside published numbers' in text)
   latex = (tmp_path / 'again' / 'table.tex').read_text()
   assert latex.count(r'\begin{tabular}') == len(made)
   is_sound(latex)

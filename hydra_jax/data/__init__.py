@@ -87,7 +87,7 @@ class Evaluation:
     key: Returns a hash of all that the set is made from: of its content, or where that takes long to make, of the test
       split, the scaling and the name of the change.
     strength: Of a shift; 0 for all others.
-    family: Of a shift, see `shifts.Shift`.
+    family, unit: Of a shift, see `shifts.Shift`.
   """
 
   name: str
@@ -96,6 +96,7 @@ class Evaluation:
   key: Callable[[], str]
   strength: float = 0.0
   family: str = ''
+  unit: str = ''
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +345,7 @@ def _evaluations(config, example, test, scaling, form: Form, unlabelled, outputs
     shifted = functools.cache(functools.partial(_shifted, name, test, scaling, form.data_dir, outputs))
     made_from = lambda name=name: f'{name}-{test().fingerprint}-{fingerprint(*scaling)}'
     sets[name] = Evaluation(
-      name, 'shift', shifted, content(shifted) if shift.only else made_from, strength, shift.family
+      name, 'shift', shifted, content(shifted) if shift.only else made_from, strength, shift.family, shift.unit
     )
   for name in config.ood:
     look_up({**unlabelled, **SOURCES}, name.partition('[')[0], 'out-of-domain set')

@@ -26,6 +26,7 @@ class Shift:
     images: Whether it is for images only.
     family: Of kinds that are also looked at together, by their mean; may be empty.
     only: The only data set that it belongs to, where it reads files.
+    unit: Of the strength.
   """
 
   load: Callable[..., Arrays]
@@ -33,6 +34,7 @@ class Shift:
   images: bool = True
   family: str = ''
   only: str = ''
+  unit: str = ''
 
 
 def rotate(images_NxHxWxC: np.ndarray, degrees: float, x_scale) -> np.ndarray:
@@ -65,18 +67,18 @@ def _change(change: Callable, **row) -> Shift:
 
 def _corruption(kind: str) -> Shift:
   change = lambda x, severity, x_scale: corruptions.corrupt(kind, x, int(severity))
-  return _change(change, strengths=corruptions.SEVERITIES, family='corruptions')
+  return _change(change, strengths=corruptions.SEVERITIES, family='corruptions', unit='severity')
 
 
 def _published(kind: str) -> Shift:
   load = lambda test, severity, x_scale, data_dir: corruptions.published(kind, int(severity), data_dir)
-  return Shift(load, corruptions.SEVERITIES, family=corruptions.RELEASE, only='cifar10')
+  return Shift(load, corruptions.SEVERITIES, family=corruptions.RELEASE, only='cifar10', unit='severity')
 
 
 SHIFTS: dict[str, Shift] = {
-  'rotate': _change(rotate),
-  'translate': _change(translate),
-  'jitter': _change(jitter, images=False),
+  'rotate': _change(rotate, unit='degrees'),
+  'translate': _change(translate, unit='pixels'),
+  'jitter': _change(jitter, images=False, unit='standard deviations of features'),
   **{kind: _corruption(kind) for kind in corruptions.CORRUPTIONS},
   **{f'{corruptions.RELEASE}/{kind}': _published(kind) for kind in corruptions.RELEASED},
 }

@@ -5,9 +5,9 @@ A table is a `Definition`: configs, and what to show of their results. A file of
 other tables, so what is there already is not trained again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 import functools
 import io
 import itertools
@@ -21,7 +21,6 @@ import time
 from typing import Any
 
 import jax
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -29,110 +28,23 @@ from hydra_jax import store, user_files
 from hydra_jax.devices import processes
 from hydra_jax.errors import UserError, look_up, nearest
 from hydra_jax.evaluation.diversity import KEPT, REJECTION
-from hydra_jax.experiment import agreement, config as configs, run as runs, teachers, workdir as workdirs
-from hydra_jax.experiment.run_report import Outcome
+from hydra_jax.experiment import (
+  agreement,
+  config as configs,
+  run as runs,
+  table_page,
+  teachers,
+  workdir as workdirs,
+)
+from hydra_jax.experiment.run_report import PAGE, Outcome
+from hydra_jax.experiment.table_definition import ENSEMBLE, Definition, Key, Results, Section
 from hydra_jax.formats import digits, number
-from hydra_jax.maths.statistics import Difference, Estimate, Published, estimate, holm, paired, verdict, welch
+from hydra_jax.maths.statistics import Difference, Estimate, Published, holm, paired, verdict, welch
 from hydra_jax.maths.tasks import TASKS
-from hydra_jax.report import figures, tables
+from hydra_jax.report import figures, page, tables
 from hydra_jax.report.tables import ARROWS, MISSING, ROUGH_NOTE, Column, Table, error_note, latency
 
 logger = logging.getLogger(__name__)
-
-ENSEMBLE = 'ensemble'
-
-Key = tuple[str, str, str, str]  # run, split, method, metric
-
-
-@dataclass(frozen=True)
-class Section:
-  """A table of scores: methods are rows, and each column is a metric of one run.
-
-  Attributes:
-    title: Above it.
-    columns: What is shown.
-    methods: Rows, in order; all there are if empty.
-    note: Below it.
-  """
-
-  title: str
-  columns: Sequence[Column]
-  methods: Sequence[str] = ()
-  note: str = ''
-
-
-@dataclass(frozen=True)
-class Definition:
-  """What `hydra-jax table` makes.
-
-  Attributes:
-    title: Of the whole.
-    runs: Configs by name.
-    sections: Tables of scores.
-    labels: How methods are called in tables, where not by the name of the student.
-    published: Numbers of papers by (run, split, method, metric), where `hydra-jax` means the same by a metric.
-    source: Where they come from.
-    rivals: Methods that are also compared with what is published of another one.
-    against: The method that others are tested against.
-    tested: Metrics of the test set for which this is done.
-    kept: Evaluation sets for which there is a table of what students keep of the ensemble's diversity.
-    drawings: Figures of the results, besides those of each run.
-  """
-
-  title: str
-  runs: Mapping[str, ConfigDict]
-  sections: Sequence[Section]
-  _: KW_ONLY
-  labels: Mapping[str, str] = field(default_factory=dict)
-  published: Mapping[Key, Published] = field(default_factory=dict)
-  source: str = ''
-  rivals: Mapping[str, str] = field(default_factory=dict)
-  against: str = 'hydra'
-  tested: Sequence[str] = ('nll',)
-  kept: Sequence[str] = ()
-  drawings: Mapping[str, Callable[['Results'], Figure]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Results:
-  """All that the runs of a table have found.
-
-  Attributes:
-    definition: Of the table.
-    outcomes: Of every run.
-    values: By (run, split, method, metric), the value of each replica.
-  """
-
-  definition: Definition
-  outcomes: Mapping[str, Outcome]
-  values: Mapping[Key, Mapping[int, float]]
-
-  def methods(self, run: str) -> list[str]:
-    """Methods of a run, in order."""
-    return list(dict.fromkeys(method for where, _, method, _ in self.values if where == run))
-
-  def estimate(self, run: str, split: str, method: str, metric: str) -> Estimate | None:
-    """Mean and standard error over replicas, corrected where they overlap, or None where there is no such number."""
-    found = self.values.get((run, split, method, metric))
-    return estimate(list(found.values()), self.test_to_train(run)) if found else None
-
-  def difference(self, run: str, split: str, metric: str, method: str, other: str) -> Difference | None:
-    """Of two methods, paired over the replicas that both have."""
-    ours, theirs = (self.values.get((run, split, name, metric), {}) for name in (method, other))
-    both = [replica for replica in ours if replica in theirs]
-    return paired([ours[r] for r in both], [theirs[r] for r in both], self.test_to_train(run)) if both else None
-
-  def test_to_train(self, run: str) -> float:
-    """Test examples for each training example, where the replicas of a run are splits that overlap; else 0."""
-    return self.outcomes[run].test_to_train if run in self.outcomes else 0.0
-
-  def over_splits(self) -> bool:
-    """Whether the replicas of any run are splits that overlap."""
-    return any(outcome.test_to_train for outcome in self.outcomes.values())
-
-  def label(self, method: str) -> str:
-    """How a method is called."""
-    return self.definition.labels.get(method, method)
 
 
 def load(name: str, quick: bool) -> dict[str, Definition]:
@@ -228,10 +140,10 @@ def made(definition: Definition, workdir: Path, out: Path, data_dir: str, replic
 
 
 def again(name: str, place: Path, out: Path, quick: bool = False) -> None:
-  """Writes a table from the values that another call has left, without training: `table.md` and `table.tex`.
+  """Writes a table from the values that another call has left, without training: `table.md`, `.tex`, `report.html`.
 
-  So a reader can change the columns of a table that is shipped. Tests over test examples and figures need the runs, and
-  are left out.
+  So a reader can change the columns of a table that is shipped. Tests over test examples need the runs, and are left
+  out. The page shows the figures that the other call has left.
 
   Args:
     name: As of `load`, of a single table.
@@ -253,11 +165,14 @@ def again(name: str, place: Path, out: Path, quick: bool = False) -> None:
   out.mkdir(parents=True, exist_ok=True)
   store.replace_text(out / 'table.md', f'# {definition.title}\n\n' + '\n'.join(map(tables.markdown, made)) + '\n')
   store.replace_text(out / 'table.tex', '\n'.join(map(tables.latex, made)))
+  notes = list(unfound(found))
+  about = {'command': f'hydra-jax table {name}' + ' --quick' * quick, **store.read_json(place / 'about.json')}
+  store.replace_text(out / PAGE, page.html(table_page.page_of(found, made, place / 'figures', about, notes)))
   for table in made:
     tables.show(table)
-  for line in unfound(found):
+  for line in notes:
     logger.warning(line)
-  logger.info(f'everything is in {out}: table.md, table.tex')
+  logger.info(f'everything is in {out}: {PAGE}, table.md, table.tex')
 
 
 def read_results(definition: Definition, place: Path) -> Results:
@@ -512,7 +427,7 @@ def _csv(rows: Sequence[Mapping[str, Any]], *fields: str) -> str:
 
 
 def write(found: Results, out: Path, workdir: Path, command: str, seconds: float) -> None:
-  """Writes `table.md`, `.tex`, `.csv`, `replicas.csv`, `about.json` and `figures/`, and prints the tables."""
+  """Writes `report.html`, `table.md`, `.tex`, `.csv`, `replicas.csv`, `about.json`, `figures/`; prints the tables."""
   out.mkdir(parents=True, exist_ok=True)
   made = all_tables(found)
   sittings = _sittings(out / 'about.json') + [round(seconds, 1)]
@@ -520,7 +435,7 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   about = {'command': command, 'seconds': sittings, 'test_to_train': overlaps, **workdirs.versions()}
   drawn = draw(found, out / 'figures', workdir)
   replicas = ', '.join(_replicas(run_name, outcome) for run_name, outcome in found.outcomes.items())
-  header = f'# {found.definition.title}\n\n`{command}`, {_duration(sum(sittings))} in {len(sittings)} sitting'
+  header = f'# {found.definition.title}\n\n`{command}`, {table_page.duration(sum(sittings))} in {len(sittings)} sitting'
   header += f'{"s" * (len(sittings) > 1)} on {about["device"]}, jax {about["jax"]}. '
   header += f'Mean over replicas ({replicas}). {error_note(found.over_splits())}\n\n'
   pictures = ''.join(f'![{p.stem}](figures/{p.name})\n\n' for p in drawn)
@@ -530,11 +445,13 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
   judged = ('published', 'published_error', 'verdict')
   store.replace_text(out / 'table.csv', _csv(records(found), 'mean', 'error', 'n', *judged))
   store.replace_text(out / 'replicas.csv', _csv(shown_values(found), 'replica', 'value'))
+  notes = list(unfound(found))
+  store.replace_text(out / PAGE, page.html(table_page.page_of(found, made, out / 'figures', about, notes)))
   for table in made:
     tables.show(table)
-  for line in unfound(found):
+  for line in notes:
     logger.warning(line)
-  logger.info(f'everything is in {out}: table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
+  logger.info(f'everything is in {out}: {PAGE}, table.md, table.tex, table.csv, replicas.csv, about.json, figures/')
 
 
 def unfound(found: Results) -> Iterator[str]:
@@ -562,10 +479,6 @@ def _sittings(file: Path) -> list[float]:
   return [each for each in found if isinstance(each, int | float)] if isinstance(found, list) else []
 
 
-def _duration(seconds: float) -> str:
-  return f'{seconds / 60:.0f} min' if seconds >= 100 else f'{seconds:.0f} s'
-
-
 def draw(found: Results, folder: Path, workdir: Path) -> list[Path]:
   """Figures of the table, and those of its runs."""
   folder.mkdir(exist_ok=True)
@@ -573,6 +486,6 @@ def draw(found: Results, folder: Path, workdir: Path) -> list[Path]:
     figures.save(folder, {name: functools.partial(draw, found) for name, draw in found.definition.drawings.items()})
   several = len(found.definition.runs) > 1
   for run_name, config in found.definition.runs.items():
-    for file in sorted((workdir / config.name / 'figures').glob('*.png')):
+    for file in sorted((workdir / config.name / 'figures').glob('*.[ps][nv]g')):
       shutil.copyfile(file, folder / (f'{run_name}-{file.name}' if several else file.name))
   return sorted(folder.glob('*.png'))

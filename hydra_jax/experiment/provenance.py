@@ -47,10 +47,11 @@ WITHOUT_NUMBERS = (
   'data/address',
   *('devices/accelerators', 'devices/preemption', 'devices/processes', 'maths/statistics', 'training/checkpoints'),
   *('evaluation/arrays', 'evaluation/calibrated', 'evaluation/traffic', 'maths/conformal'),
-  *('report/figures', 'report/page', 'report/parallel', 'report/tables', 'report/verdict'),
+  *('report/dots', 'report/figures', 'report/page', 'report/parallel', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
   *('experiment/on_paper', 'experiment/paper_tables', 'experiment/sweep'),
+  *('experiment/table_definition', 'experiment/table_page'),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')

@@ -169,7 +169,10 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
 
 
 def compare(replica: Replica, models: dict[str, Trained], scores: run_report.AllScores) -> tuple[list[dict], dict]:
-  """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members."""
+  """Result rows of one replica: scores, and what is kept of the ensemble's diversity; and heads against members.
+
+  Beside the latter is, as `ensemble`, how far members are from one another.
+  """
   config, ensemble, rows, matrices = replica.config, models['ensemble'], [], {}
   for name, found in scores.items():
     rows += evaluate.rows(found, replica.data, replica.task, name, replica.index, config.evaluation.ece_bins)
@@ -178,4 +181,7 @@ def compare(replica: Replica, models: dict[str, Trained], scores: run_report.All
     if method_of(config, name).matched and heads == members:
       matrices[name] = run_report.divergences(replica, name, models[name], ensemble)
   of_members = run_report.averaged_nll(replica, ensemble) if 'test' in scores['ensemble'] else None
-  return rows + diversity.rows(scores, rows, replica.data, replica.index, matrices, of_members), matrices
+  rows += diversity.rows(scores, rows, replica.data, replica.index, matrices, of_members)
+  if matrices and replica.index == 0:  # which figures show
+    matrices = {'ensemble': run_report.divergences(replica, 'ensemble', ensemble, ensemble), **matrices}
+  return rows, matrices

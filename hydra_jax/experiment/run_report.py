@@ -20,9 +20,10 @@ from hydra_jax.evaluation import cost, diversity, evaluate, user_metrics
 from hydra_jax.experiment import explain, metrics_log, provenance
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.formats import digits
+from hydra_jax.maths import uncertainty
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 from hydra_jax.progress import bar
-from hydra_jax.report import figures, page, tables, verdict
+from hydra_jax.report import dots, figures, page, tables, verdict
 from hydra_jax.settings import short
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,10 @@ def weak(data: Data, scores: AllScores) -> dict[str, str]:
 
 
 def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained) -> dict[str, np.ndarray]:
-  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`; both have a model."""
+  """How far each head is from each member, `{set: [H, M]}`, see `diversity.divergences`; both have a model.
+
+  Of the ensemble itself: how far each member is from each.
+  """
   data, size = replica.data, replica.config.evaluation.batch_size
   student, teacher = trained.model, ensemble.model
   assert student is not None and teacher is not None
@@ -156,7 +160,8 @@ def divergences(replica: Replica, name: str, trained: Trained, ensemble: Trained
     found = {}
     for where in diversity.compared_on(data):
       x = np.asarray(data.evaluations[where].load().x)
-      ours, theirs = (evaluate.predict(model, x, size) for model in (student, teacher))
+      theirs = evaluate.predict(teacher, x, size)
+      ours = theirs if trained is ensemble else evaluate.predict(student, x, size)
       found[where] = diversity.divergences(ours, theirs, data.task, size)
     np.savez(new / 'divergences.npz', allow_pickle=False, **found)
 
@@ -266,10 +271,18 @@ def report(
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
   table = tables.comparison(rows + timings, task, outside_of(inputs.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
-  folder, data = workdir / 'figures', inputs.data
-  measured = metrics_log.read(workdir / metrics_log.NAME)
-  bins = config.evaluation.ece_bins
-  figures.draw_all(folder, data, inputs.scores, inputs.matrices, rows, bins, test_to_train, measured)
+  drawn = figures.Drawn(
+    about=figures.About(config.data.name, config.seed, config.replicas),
+    data=inputs.data,
+    scores=inputs.scores,
+    matrices=inputs.matrices,
+    rows=rows,
+    timings=timings,
+    bins=config.evaluation.ece_bins,
+    test_to_train=test_to_train,
+    lines=metrics_log.read(workdir / metrics_log.NAME),
+  )
+  figures.draw_all(workdir / 'figures', drawn)
   found = verdict.results_of([*rows, *timings], test_to_train)
   store.replace_text(workdir / PAGE, page.html(page_of(workdir, config, found, inputs, task, table, notes)))
   note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
@@ -284,12 +297,12 @@ def page_of(
 ) -> page.Page:
   """What stands on the page of a run."""
   data, student = inputs.data, student_shown(inputs.scores)
-  said, differences = ['No student was trained.'], list[page.ShownInput]()
+  said, inputs_shown = ['No student was trained.'], list[page.Inputs]()
   if student:
     said = verdict.sentences(found, task, student, outside_of(data))
     ours, theirs = (inputs.scores[method].get('test') for method in (student, 'ensemble'))
     if ours and theirs:
-      differences = page.largest_differences(data.evaluations['test'].load(), ours, theirs, data.classes)
+      inputs_shown = page.inputs_of(data.evaluations['test'].load(), student, ours, theirs, data.classes)
   method = student or 'ensemble'
   lines = ['import hydra_jax', '', f'model = hydra_jax.load({str(workdir)!r}, {method!r})']
   lines += ['found = model.predict(x)  # x as in the data set, [N, …]']
@@ -302,23 +315,32 @@ def page_of(
     'seed': config.seed,
     'device': device(),
   }
+  scored = [tables.Column('test', metric, heading, better) for metric, (heading, better, *_) in task.headline.items()]
+  scored += [tables.detection(name, by) for name in outside_of(data) for by in uncertainty.RANKINGS]
+  note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   return page.Page(
     title=config.name,
     about=' · '.join(f'{name}: {value}' for name, value in about.items()),
-    student=student,
+    heading=verdict.heading(student),
     verdict=said,
-    table=table,
+    tables=[replace(table, note=note)],
     notes=[*notes.values()],
-    figures=page.figures_in(workdir / 'figures'),
-    inputs=differences,
-    load='\n'.join(lines),
-    changes=[
-      (f'{entry.section}.{entry.key}'.lstrip('.'), short(entry.value), short(entry.default))
-      for entry in explain.entries(config)
-      if entry.is_changed
-    ],
+    scores=dots.panels(found.estimates(), scored, {method: method for method in inputs.scores}),
+    figures=page.figures_in(workdir / 'figures')[0],
+    inputs=inputs_shown,
+    code=('Load and predict', '\n'.join(lines)),
+    configs=[page.Config(title='', changes=changes(config))],
     versions={name: value for name, value in store.read_json(workdir / 'versions.json').items() if name != 'format'},
   )
+
+
+def changes(config) -> list[tuple[str, str, str]]:
+  """Keys whose values are not the default, with value and default as text."""
+  return [
+    (f'{entry.section}.{entry.key}'.lstrip('.'), short(entry.value), short(entry.default))
+    for entry in explain.entries(config)
+    if entry.is_changed
+  ]
 
 
 def student_shown(methods: Iterable[str]) -> str:

@@ -66,6 +66,7 @@ class Task:
     summary: Metrics that are not plain means, `(scores, bins) -> {name: value}`.
     headline: Columns of the table, `{metric: (heading, better, relative)}`, see `tables.Column`.
     under_shift: Metrics drawn against the strength of a shift.
+    unit: Of uncertainties.
   """
 
   predictives: Mapping[str, Predictive]
@@ -93,6 +94,7 @@ class Task:
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
   under_shift: tuple[str, ...]
+  unit: str
 
 
 class Categorical(NamedTuple):
@@ -289,6 +291,7 @@ TASKS = {
       'rank_correlation': ('rank corr.', 'high'),
     },
     under_shift=('accuracy', 'nll', 'ece', *uncertainty.RANKINGS),
+    unit='nats',
   ),
   'regression': Task(
     predictives={
@@ -332,5 +335,6 @@ TASKS = {
       'rank_correlation': ('rank corr.', 'high'),
     },
     under_shift=('rmse', 'crps', 'uncertainty_epistemic'),
+    unit='variance',
   ),
 }

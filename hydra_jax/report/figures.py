@@ -1,17 +1,23 @@
-"""Figures of a run, as PNG, from the scores of every example and the rows.
+"""Figures of a run, as PNG and SVG, from the scores of every example and the rows.
 
 They are made without pyplot, which would choose a backend for the whole process: that of a notebook stays as it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import itertools
 from pathlib import Path
+import textwrap
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 import numpy as np
 
 from hydra_jax import store
@@ -19,85 +25,161 @@ from hydra_jax.data import Data, Evaluation, Split, outside_of
 from hydra_jax.evaluation import diversity
 from hydra_jax.formats import digits
 from hydra_jax.maths import metrics, uncertainty
-from hydra_jax.maths.statistics import estimate
+from hydra_jax.maths.statistics import Estimate, estimate
 from hydra_jax.maths.tasks import TASKS, Scores
+from hydra_jax.report.tables import Column
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
 
 EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
-DASHES = ('-', '--', ':')
+# Dots are for what figures compare with, such as a diagonal. Markers tell methods apart where colours are printed grey:
+# one less than there are colours, so that both together are others for the first 90 methods.
+DASHES, MARKERS = ('-', '--', '-.'), 'os^DvPX<>'
+OUTSIDE = ('#e08214', '#8073ac', '#01665e', '#b2182b')  # of sets that are out of domain
+REFERENCE: dict[str, Any] = {'ls': ':', 'color': '#666666', 'lw': 1}
 SIZE = 3.0  # inches, of one panel
 LEGEND_LINE, LETTER = 0.5, 0.085  # inches, of a line in a legend, and of a letter beside it
+PAD = 0.07  # inches, around panels
 LEGEND = 1.8  # inches, of the names of the methods beside it
+NOTE_SIZE, NOTE_LINE, NOTE_LETTERS = 7, 0.13, 18  # points; inches, of one line; letters an inch, of the note below
 STYLE: dict[Any, Any] = {
+  'font.sans-serif': ['DejaVu Sans', 'Verdana', 'sans-serif'],  # which readers of an SVG may lack, have, and have
+  'svg.fonttype': 'none',  # text stays text: it is a fifth of the size, and can be searched and edited
+  'svg.hashsalt': 'hydra_jax',  # the same figure has the same bytes
   'axes.spines.top': False,
   'axes.spines.right': False,
   'font.size': 9,
   'axes.titlesize': 10,
 }
+NO_METADATA = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))  # which have the time and addresses of the network
 DPI = 130
 SHOWN_AT_MOST = 1000
 PANELS_IN_A_ROW = 5
 
 
-def draw_all(
-  folder: Path,
-  data: Data,
-  scores: AllScores,
-  matrices,
-  rows: Sequence[dict],
-  bins: int,
-  test_to_train: float = 0.0,
-  lines: Sequence[Mapping[str, Any]] = (),
-) -> None:
-  """Draws every figure that these data allow into a folder.
+@dataclass(frozen=True)
+class About:
+  """What the line below each figure says.
 
-  Args:
-    folder: Where they go.
+  Attributes:
+    data: Name of the data set.
+    seed: Of the run.
+    replicas: How many there are.
+  """
+
+  data: str
+  seed: int
+  replicas: int
+
+  def of_one(self, scores: AllScores, *sets: str) -> str:
+    """Of a figure of the first replica: how many inputs of each set it is of.
+
+    Example:
+      >>> About('digits', 0, 3).of_one({'kd': {'test': {'nll': np.zeros(1500)}}}, 'test')
+      'digits, seed 0, replica 1 of 3. Inputs: 1,500 of test.'
+    """
+    some = {name: next((found[name] for found in scores.values() if name in found), {}) for name in sets}
+    counts = [f'{len(next(iter(found.values()))):,} of {name}' for name, found in some.items() if found]
+    return f'{self._run()}, replica 1 of {self.replicas}. Inputs: {", ".join(counts)}.'
+
+  def of_all(self, what: str) -> str:
+    """Of a figure of all replicas; `what` shows the standard error."""
+    if self.replicas == 1:
+      return f'{self._run()}, one replica: there are no error bars.'
+    return f'{self._run()}. Mean of {self.replicas} replicas; {what}: ± standard error.'
+
+  def _run(self) -> str:
+    return f'{self.data}, seed {self.seed}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+  """What the figures of a run are drawn from.
+
+  Attributes:
+    about: Said below each figure.
     data: Of one replica.
     scores: Of every method on these data.
-    matrices: How far heads are from members.
+    matrices: How far heads are from members, `{method: {set: [H, M]}}`; of `ensemble`, members from members.
     rows: Results of all replicas.
+    timings: Rows of latency.
     bins: Of the reliability diagram.
     test_to_train: See `statistics`.
     lines: Of `metrics.jsonl`.
   """
+
+  about: About
+  data: Data
+  scores: AllScores
+  matrices: Mapping[str, Mapping[str, np.ndarray]]
+  rows: Sequence[dict]
+  timings: Sequence[dict] = ()
+  bins: int
+  test_to_train: float = 0.0
+  lines: Sequence[Mapping[str, Any]] = ()
+
+
+def draw_all(folder: Path, drawn: Drawn) -> None:
+  """Draws every figure that a run allows into a folder."""
+  data, about, task = drawn.data, drawn.about, TASKS[drawn.data.task]
   figures: dict[str, Callable[[], Figure]] = {}
+
+  def of_one(name: str, draw: Callable[[], Figure], said: str, scores: AllScores, *sets: str) -> None:
+    figures[name] = lambda: noted(draw(), f'{about.of_one(scores, *sets)} {said}')
+
+  def of_all(name: str, draw: Callable[[], Figure], what: str, said: str) -> None:
+    figures[name] = lambda: noted(draw(), f'{about.of_all(what)} {said}')
+
   kinds = {kind: [e for e in data.evaluations.values() if e.kind == kind] for kind in ('shift', 'plane')}
-  test = _covering(scores, ['test'])
+  test = _covering(drawn.scores, ['test'])
   if data.task == 'classification':
-    figures['reliability'] = lambda: reliability(test, bins)
+    said = 'Dotted: as often right as sure. Bars: share of the inputs.'
+    of_one('reliability', lambda: reliability(test, drawn.bins), said, test, 'test')
   else:
-    figures['calibration'] = lambda: calibration(test)
-  if matrices:
-    figures['heads_against_members'] = lambda: divergences(matrices)
-  if outside := outside_of(data)[:1]:
-    both = _uncertain(_covering(scores, ['test', *outside]))
+    of_one('calibration', lambda: calibration(test), 'Dotted: what was promised.', test, 'test')
+  if matrices := drawn.matrices:
+    said = 'All panels have one logarithmic scale. Grey: a member beside itself, or no number.'
+    sets = list(next(iter(matrices.values())))
+    of_one('heads_against_members', lambda: divergences(matrices), said, drawn.scores, *sets)
+  if outside := outside_of(data):
+    both, unit = _uncertain(_covering(drawn.scores, ['test'])), task.unit
     if both:
-      figures['model_uncertainty'] = lambda: histograms(both, *outside)
+      said = 'AUROC: of the set against the test set.'
+      of_one('model_uncertainty', lambda: histograms(both, outside, unit), said, both, 'test', *outside)
     if 'ensemble' in both and len(both) > 1:
-      figures['agreement'] = lambda: agreement(both, *outside)
+      said = f'Dotted: as uncertain as the ensemble. At most {SHOWN_AT_MOST:,} inputs of a set are drawn.'
+      of_one('agreement', lambda: agreement(both, outside, unit), said, both, 'test', *outside)
     if data.task == 'classification':
-      figures['rejection'] = lambda: rejection(_covering(scores, ['test', *outside]), *outside)
+      covered = _covering(drawn.scores, ['test', outside[0]])
+      of_one('rejection', lambda: rejection(covered, outside[0]), '', covered, 'test', outside[0])
   if kinds['shift']:
-    measures = TASKS[data.task].under_shift
-    methods = _covering(scores, ['test', *(e.name for e in kinds['shift'])])
-    drawn = [row for row in rows if row['method'] in methods]
-    figures['shifts'] = lambda: shift_curves(drawn, kinds['shift'], measures, test_to_train)
+    methods = _covering(drawn.scores, ['test', *(e.name for e in kinds['shift'])])
+    rows = [row for row in drawn.rows if row['method'] in methods]
+    curves = lambda: shift_curves(rows, kinds['shift'], task.under_shift, drawn.test_to_train, task.unit)
+    of_all('shifts', curves, 'bands', 'At 0: the test set.')
     if _families(kinds['shift'])[1]:
-      figures['corruptions'] = lambda: corruption_curves(drawn, kinds['shift'], measures[0], test_to_train)
+      corrupted = lambda: corruption_curves(rows, kinds['shift'], task.under_shift[0], drawn.test_to_train)
+      of_all('corruptions', corrupted, 'bands', 'At 0: the test set.')
+  values = estimates([*drawn.rows, *drawn.timings], drawn.test_to_train)
+  if qualities := _qualities(values, outside[:1]):
+    said = 'Dotted: no method is better at no higher cost.'
+    of_all('cost', lambda: cost_quality(values, qualities), 'bars', said)
   if kinds['plane']:
-    figures['plane'] = lambda: plane_maps(_covering(scores, ['plane']), data)
-  if lines:
-    figures['losses'] = lambda: loss_curves([line for line in lines if 'loss' in line])
-  if scored := [line for line in lines if 'validation' in line]:
-    figures['validation'] = lambda: validation_curves(scored, TASKS[data.task].headline)
+    on_plane = _covering(drawn.scores, ['plane'])
+    said = 'White: training inputs.'
+    of_one('plane', lambda: plane_maps(on_plane, data, task.unit), said, on_plane, 'plane')
+  if lines := drawn.lines:
+    losses = lambda: loss_curves([line for line in lines if 'loss' in line])
+    said = f'{about.data}, seed {about.seed}, {about.replicas} replicas, one over the other. '
+    figures['losses'] = lambda: noted(losses(), said + 'Line: median of the heads; band: range of all heads.')
+    if scored := [line for line in lines if 'validation' in line]:
+      figures['validation'] = lambda: noted(validation_curves(scored, task.headline), said)
   save(folder, figures)
 
 
 def save(folder: Path, drawings: Mapping[str, Callable[[], Figure]]) -> None:
-  """Draws figures into a folder, as PNG by name."""
+  """Draws figures into a folder, each as PNG and as SVG, by name."""
   folder.mkdir(exist_ok=True)
   with matplotlib.rc_context(STYLE):
     for name, draw in drawings.items():
@@ -105,13 +187,25 @@ def save(folder: Path, drawings: Mapping[str, Callable[[], Figure]]) -> None:
       with store.replacing(folder / f'{name}.png') as new:
         figure.set_dpi(DPI)
         FigureCanvasAgg(figure).print_png(new)  # `savefig` would draw each figure twice
+      figure.set_layout_engine('none')  # all is where it was laid out for the other file
+      with store.replacing(folder / f'{name}.svg') as new:
+        FigureCanvasSVG(figure).print_svg(new, metadata=NO_METADATA)
+
+
+def noted(figure: Figure, text: str) -> Figure:
+  """Adds a text below the panels, broken into lines. The figure grows by its height."""
+  lines = textwrap.wrap(text, max(30, int(NOTE_LETTERS * figure.get_figwidth())))
+  figure.set_figheight(figure.get_figheight() + NOTE_LINE * len(lines))
+  figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=NOTE_SIZE, color='#555555', linespacing=1.3)
+  return figure
 
 
 def panels(
   columns: int, rows: int = 1, size: tuple[float, float] = (SIZE, SIZE), **kwargs
 ) -> tuple[Figure, np.ndarray]:
   """A figure and its axes `[rows, columns]`, each of this width and height in inches; the rest goes to `subplots`."""
-  figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
+  layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+  figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout=layout)
   return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
@@ -139,11 +233,22 @@ def _colours(names) -> dict[str, str]:
 
 
 def _lines(names) -> dict[str, dict[str, Any]]:
-  """How lines are drawn: where there are more of them than colours, dashes tell them apart."""
+  """How lines are drawn: by colour and marker, and where there are more of them than colours, by dashes."""
   return {
-    name: {'color': colour, 'ls': DASHES[i // len(COLOURS) % len(DASHES)]}
+    name: {
+      'color': colour,
+      'ls': DASHES[i // len(COLOURS) % len(DASHES)],
+      'marker': MARKERS[i % len(MARKERS)],
+      'ms': 3.5,
+    }
     for i, (name, colour) in enumerate(_colours(names).items())
   }
+
+
+def _marked(names) -> dict[str, dict[str, Any]]:
+  """How lines of many points are drawn: with a few markers, each line's at another place."""
+  lines, every = _lines(names), 0.2
+  return {name: {**line, 'markevery': (every * i / len(lines), every)} for i, (name, line) in enumerate(lines.items())}
 
 
 def reliability(scores: AllScores, bins: int) -> Figure:
@@ -155,15 +260,17 @@ def reliability(scores: AllScores, bins: int) -> Figure:
     confidence, correct, count = sums[sums[:, 2] > 0].T
     edges = np.arange(bins) / bins
     ax.bar(edges, sums[:, 2] / sums[:, 2].sum(), 1 / bins, align='edge', color='#dddddd', label='share of examples')
-    ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
+    ax.plot([0, 1], [0, 1], **REFERENCE)
     ends = np.abs(wilson(correct, count) - correct / count)
     label = 'accuracy, 95% interval'
     ax.errorbar(confidence / count, correct / count, ends, fmt='o', ms=3, lw=1, color=colour, label=label)
     gap = metrics.calibration_error(sums)
-    ax.set(title=f'{name}, ECE {digits(gap, 3)}', xlabel='confidence', xlim=(0, 1), ylim=(0, 1.02))
+    ax.set(title=f'{name}, ECE {digits(gap, 3)}', xlabel='confidence', xlim=(0, 1))
+    ax.set_yticks(np.linspace(0, 1, 6))
   for ax in first:
     ax.set_ylabel('accuracy')
-  axes[0].legend(frameon=False, loc='upper left')
+  axes[0].legend(frameon=False, loc='upper left', fontsize=NOTE_SIZE)
+  axes[0].set_ylim(0, 1.25)  # room for the legend
   return figure
 
 
@@ -183,12 +290,12 @@ def calibration(scores: AllScores) -> Figure:
   """Share of test targets below each quantile of the predictive mixture; of several targets, of all together."""
   figure, [[ax]] = panels(1, size=(SIZE + LEGEND, SIZE))
   levels = np.linspace(0, 1, 101)
-  for name, line in _lines(scores).items():
+  for name, line in _marked(scores).items():
     test = scores[name]['test']
     each = [values for score, values in test.items() if score.startswith('pit_')]
     pit = np.sort(np.concatenate(each or [test['pit']]))
     ax.plot(levels, np.searchsorted(pit, levels, side='right') / len(pit), **line, label=name, lw=1.3)
-  ax.plot([0, 1], [0, 1], ':', color='#888888', lw=1)
+  ax.plot([0, 1], [0, 1], **REFERENCE)
   ax.set(title='calibration', xlabel='quantile of the prediction', ylabel='share of targets below it')
   legend_beside(figure)
   return figure
@@ -205,48 +312,80 @@ def _uncertain(scores: AllScores) -> AllScores:
   return {name: found for name, found in scores.items() if positive(found['test'][EPISTEMIC])}
 
 
-def histograms(scores: AllScores, outside: str) -> Figure:
-  """Model uncertainty of test and out-of-domain inputs, one panel for each method."""
+def _styles(outside: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """Colour, line and marker of each evaluation set, the test set first."""
+  colours, dashes = itertools.cycle(OUTSIDE), itertools.cycle(('-', '--', '-.', ':'))
+  of = {'test': {'color': '#1f78b4', 'ls': '-', 'marker': 'o'}}
+  return of | {
+    where: {'color': next(colours), 'ls': next(dashes), 'marker': MARKERS[1 + i % (len(MARKERS) - 1)]}
+    for i, where in enumerate(outside)
+  }
+
+
+def _least_shown(values: Sequence[np.ndarray], top: float) -> float:
+  """Where a logarithmic axis begins: at the least values but for a few, and at a millionth of the greatest at least."""
+  positive = np.concatenate([each[np.isfinite(each) & (each > 0)] for each in values])
+  low = np.quantile(positive, 0.002) if len(positive) else 0.0
+  return max(0.5 * float(low), 1e-6 * top)
+
+
+def histograms(scores: AllScores, outside: Sequence[str], unit: str) -> Figure:
+  """Model uncertainty of test inputs, filled, and of inputs of each set that is out of domain, a panel for a method.
+
+  An ensemble that is given by its predictions may lack sets.
+  """
   names = list(scores)
   figure, axes, first = _grid(len(names), sharex=True, sharey=True)
+  sets = {name: [where for where in ('test', *outside) if where in scores[name]] for name in names}
   of = lambda name, where: np.asarray(scores[name][where][EPISTEMIC], np.float64)
   finite = lambda values: values[np.isfinite(values)]
-  top = max(np.max(finite(of(name, where)), initial=0) for name in names for where in ('test', outside))
-  edges = np.geomspace(1e-6 * top, top, 41)
+  every = [of(name, where) for name in names for where in sets[name]]
+  top = max(np.max(finite(values), initial=0) for values in every)
+  edges = np.geomspace(min(_least_shown(every, top), 0.1 * top), top, 41)
   for ax, name in zip(axes, names):
-    found = {where: of(name, where) for where in ('test', outside)}
-    for (where, values), colour in zip(found.items(), ('#1f78b4', '#e08214')):
+    test = of(name, 'test')
+    for where, style in _styles(outside).items():
+      if where not in sets[name]:
+        continue
+      values = of(name, where)
       drawn = np.clip(finite(values), *edges[[0, -1]])
-      weights = np.full(len(drawn), 1 / len(values))
-      label = f'{where}, mean {digits(values.mean(), 2)}'
-      ax.hist(drawn, edges, weights=weights, color=colour, alpha=0.6, label=label)
-    area = metrics.detection(found['test'], found[outside])['auroc']
-    ax.set(title=f'{name}, AUROC {digits(area, 3)}', xlabel='model uncertainty', xscale='log')
-    ax.legend(frameon=False, loc='upper left', fontsize=8)
+      share, label = np.histogram(drawn, edges)[0] / len(values), f'{where}, mean {digits(values.mean(), 2)}'
+      if where != 'test':
+        label += f', AUROC {digits(metrics.detection(test, values)["auroc"], 3)}'
+      look = {'alpha': 0.35, 'lw': 0} if where == 'test' else {'fill': False, 'lw': 1.4, 'ls': style['ls']}
+      ax.stairs(share, edges, fill=look.pop('fill', True), color=style['color'], label=label, **look)
+    ax.set(title=name, xlabel=f'model uncertainty ({unit})', xscale='log')
+    ax.legend(frameon=False, loc='upper left', fontsize=NOTE_SIZE)
   for ax in first:
-    ax.set_ylabel('share of examples')
-  axes[0].set_ylim(0, 1.25 * axes[0].get_ylim()[1])  # room for the legends
+    ax.set_ylabel('share of inputs')
+  axes[0].set_ylim(0, (1.2 + 0.08 * len(outside)) * axes[0].get_ylim()[1])  # room for the legends
   return figure
 
 
-def agreement(scores: AllScores, outside: str) -> Figure:
-  """Model uncertainty against the ensemble's, example by example, one panel for each student."""
+def agreement(scores: AllScores, outside: Sequence[str], unit: str) -> Figure:
+  """Model uncertainty against the ensemble's, input by input, one panel for each student."""
   students = [name for name in scores if name != 'ensemble']
-  figure, axes, _ = _grid(len(students))
-  pick = lambda values: values[:: max(1, len(values) // SHOWN_AT_MOST)]
+  has = lambda name, where: where in scores[name] and where in scores['ensemble']
+  figure, axes, first = _grid(len(students))
+  pick = lambda values: values[:: -(-len(values) // SHOWN_AT_MOST)]
   for ax, name in zip(axes, students):
-    title = [name]
-    for where, colour in (('test', '#1f78b4'), (outside, '#e08214')):
+    every = []
+    for where, style in _styles(outside).items():
+      if not has(name, where):
+        continue
       ours, theirs = scores[name][where][EPISTEMIC], scores['ensemble'][where][EPISTEMIC]
-      ax.plot(pick(theirs), pick(ours), '.', ms=2.5, alpha=0.5, color=colour, label=where, rasterized=True)
-      title.append(f'rank correlation, {where}: {digits(diversity.rank_correlation(ours, theirs), 2)}')
+      label = f'{where}, rank corr. {digits(diversity.rank_correlation(ours, theirs), 2)}'
+      look = {'marker': style['marker'], 'color': style['color'], 'label': label}
+      ax.plot(pick(theirs), pick(ours), ls='', ms=2.5, mew=0, alpha=0.5, rasterized=True, **look)
+      every += [ours, theirs]
     top = max(ax.get_xlim()[1], ax.get_ylim()[1])
-    ax.plot([1e-5 * top, top], [1e-5 * top, top], ':', color='#888888', lw=1)
-    ax.set_title('\n'.join(title), fontsize=8)
-    limits = (1e-5 * top, 1.5 * top)
-    ax.set(xlabel='model uncertainty of the ensemble', xscale='log', yscale='log', xlim=limits, ylim=limits)
-    ax.set_ylabel('of the student')
-    ax.legend(frameon=False, markerscale=4, loc='upper left')
+    limits = (min(_least_shown(every, top), 0.1 * top), 1.5 * top)
+    ax.plot(limits, limits, **REFERENCE)
+    ax.set(title=name, xscale='log', yscale='log', xlim=limits, ylim=limits)
+    ax.set_xlabel(f"ensemble's model unc. ({unit})")
+    ax.legend(frameon=False, markerscale=2.5, loc='upper left', fontsize=NOTE_SIZE, handletextpad=0)
+  for ax in first:
+    ax.set_ylabel(f"student's model unc. ({unit})")
   return figure
 
 
@@ -261,7 +400,7 @@ def rejection(scores: AllScores, outside: str) -> Figure:
   kept = np.linspace(0.02, 1, 99)
   for row, by in zip(axes, kinds):
     for ax, (where, labelled) in zip(row, {'test': True, outside: False}.items()):
-      for name, line in _lines(scores).items():
+      for name, line in _marked(scores).items():
         curve = diversity.rejection(scores[name], where, labelled, 'correct', by)
         if curve is not None:
           values = curve[np.maximum(np.ceil(kept * len(curve)).astype(int) - 1, 0)]
@@ -275,18 +414,30 @@ def rejection(scores: AllScores, outside: str) -> Figure:
 
 
 def divergences(matrices: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-  """Every head against every member, one row of panels a student, one column an evaluation set."""
+  """Every head against every member, one row of panels a student, one column an evaluation set.
+
+  The row of the ensemble, members against members, says how far it is from a member to another.
+  """
   sets = list(next(iter(matrices.values())))
-  figure, axes = panels(len(sets), len(matrices))
+  figure, axes = panels(len(sets), len(matrices), (0.85 * SIZE, 0.9 * SIZE))
+  every = np.concatenate([found[where].ravel() for found in matrices.values() for where in sets])
+  shown = every[np.isfinite(every) & (every > 0)]
+  top = float(shown.max()) if len(shown) else 1.0
+  scale = LogNorm(max(float(shown.min()) if len(shown) else 0.1, 1e-4 * top), max(top, 1e-30), clip=True)
+  colours = matplotlib.colormaps['viridis_r'].with_extremes(bad='#d9d9d9')
   for line, (name, found) in zip(axes, matrices.items()):
     for ax, where in zip(line, sets):
-      image = ax.imshow(found[where], cmap='viridis_r')
-      own = diversity.own_head(found[where])
-      ax.set(title=f'{name}, {where}\nown head closest: {own:.0%}', xlabel='member', ylabel='head')
+      values = np.where(np.isfinite(found[where]) & (found[where] > 0), found[where], np.nan)
+      image = ax.imshow(values, cmap=colours, norm=scale)
+      if name == 'ensemble':
+        ax.set(title=f'members among\nthemselves, {where}', xlabel='member', ylabel='member')
+      else:
+        own = diversity.own_head(found[where])
+        ax.set(title=f'{name}, {where}\nown head closest: {own:.0%}', xlabel='member', ylabel='head')
       ax.spines[:].set_visible(False)
       for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-      figure.colorbar(image, ax=ax, shrink=0.8, label='mean KL(member ‖ head)')
+  figure.colorbar(image, ax=axes, shrink=0.8 / len(matrices) ** 0.5, label='mean KL(member ‖ head), nats')
   return figure
 
 
@@ -315,35 +466,56 @@ def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str,
   return means, {kind: curves[kind] for kinds in families.values() if len(kinds) > 1 for kind in kinds}
 
 
-def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> None:
+def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> list[str]:
+  """Draws one metric of each method, with bands; returns the methods without model uncertainty, which are left out."""
   values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
     if row['metric'] == measure:
       values.setdefault((row['method'], row['split']), []).append(row['value'])
+  without = []
   for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
     means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
+    if measure == EPISTEMIC and not np.any(means_of):
+      without.append(method)
+      continue
     points = [estimate(each, test_to_train) for each in means_of]
-    means, errors = ([getattr(point, part) for point in points] for part in ('mean', 'error'))
-    bars = None if np.isnan(errors).any() else errors
-    ax.errorbar(list(curve), means, bars, marker='o', ms=3, lw=1.3, capsize=2, **line, label=method)
+    means, errors = (np.asarray([getattr(point, part) for point in points]) for part in ('mean', 'error'))
+    ax.plot(list(curve), means, lw=1.3, **line, label=method)
+    if not np.isnan(errors).any():
+      ax.fill_between(list(curve), means - errors, means + errors, color=line['color'], alpha=0.2, lw=0)
+  return without
 
 
-def _measure_name(measure: str) -> str:
+def _measure_name(measure: str, unit: str = '') -> str:
   if measure in uncertainty.WORDS:
-    return f'{uncertainty.WORDS[measure]} uncertainty'
-  return measure if measure == 'accuracy' else measure.upper()
+    return f'{uncertainty.WORDS[measure]} uncertainty' + f'\n({unit})' * bool(unit)
+  return {'accuracy': 'accuracy', 'nll': 'NLL (nats)'}.get(measure, measure.upper())
 
 
 def shift_curves(
-  rows: Sequence[dict], shifts: Sequence[Evaluation], measures: Sequence[str], test_to_train: float = 0.0
+  rows: Sequence[dict],
+  shifts: Sequence[Evaluation],
+  measures: Sequence[str],
+  test_to_train: float = 0.0,
+  unit: str = '',
 ) -> Figure:
-  """Metrics against the strength of each kind of shift, mean over corruptions; bars: standard error over replicas."""
+  """Metrics against the strength of each kind of shift, mean over corruptions; bands: standard error over replicas.
+
+  One row of panels a metric, one column a kind.
+  """
   curves, _ = _families(shifts)
-  figure, axes = panels(len(measures), len(curves), sharex='row')
-  for line, (kind, curve) in zip(axes, curves.items()):
-    for ax, measure in zip(line, measures):
-      _draw_curve(ax, rows, curve, measure, test_to_train)
-      ax.set(xlabel=kind, ylabel=_measure_name(measure))
+  figure, axes = panels(len(curves), len(measures), (1.1 * SIZE, 0.7 * SIZE), sharex='col', sharey='row')
+  units = {e.name.partition(':')[0]: e.unit for e in shifts}
+  for line, measure in zip(axes, measures):
+    for ax, curve in zip(line, curves.values()):
+      if without := _draw_curve(ax, rows, curve, measure, test_to_train):
+        text = f'0 everywhere: {", ".join(without)}'
+        ax.annotate(text, (0.02, 1.0), xycoords='axes fraction', fontsize=NOTE_SIZE, color='#555555')
+    line[0].set_ylabel(_measure_name(measure, unit))
+  for ax, kind in zip(axes[-1], curves):
+    ax.set_xlabel(kind + f' ({units[kind]})' * bool(units.get(kind)))
+  for ax, kind in zip(axes[0], curves):
+    ax.set_title(kind)
   legend_beside(figure, axes[0][0])
   return figure
 
@@ -361,6 +533,81 @@ def corruption_curves(
     ax.set_ylabel(_measure_name(measure))
   legend_beside(figure, axes[0])
   return figure
+
+
+Estimates = Mapping[tuple[str, str, str], Estimate]  # (split, method, metric) -> mean and standard error
+COSTS = {'parameters': 'parameters', 'flops': 'FLOPs for an example', 'latency_ms': 'milliseconds for a batch'}
+
+
+def estimates(rows: Sequence[Mapping], test_to_train: float = 0.0) -> Estimates:
+  """Mean and standard error over replicas of all rows."""
+  values: dict[tuple[str, str, str], list[float]] = {}
+  for row in rows:
+    values.setdefault((row['split'], row['method'], row['metric']), []).append(row['value'])
+  return {key: estimate(each, test_to_train) for key, each in values.items()}
+
+
+def _qualities(values: Estimates, outside: Sequence[str]) -> list[Column]:
+  """What is drawn against cost, where more than one method has a cost: the NLL, and detection by total uncertainty."""
+  if sum((split, metric) == ('cost', 'parameters') for split, _, metric in values) < 2:
+    return []
+  found = [Column('test', 'nll', 'NLL (nats)', 'low')]
+  found += [Column(name, 'auroc_uncertainty_total', f'AUROC, total unc.,\n{name}', 'high') for name in outside]
+  there = {(split, metric) for split, _, metric in values}
+  return [each for each in found if (each.split, each.metric) in there]
+
+
+def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping[str, str] | None = None) -> Figure:
+  """Quality against cost, a row of panels for each metric; dotted lines join the methods that none beats in both.
+
+  Args:
+    values: Of all methods; costs have the split `cost`.
+    qualities: What is drawn.
+    labels: How methods are called, where not by their name.
+  """
+  methods = dict.fromkeys(method for split, method, metric in values if (split, metric) == ('cost', 'parameters'))
+  costs = [cost for cost in COSTS if sum((split, metric) == ('cost', cost) for split, _, metric in values) > 1]
+  figure, axes = panels(len(costs), len(qualities), (1.1 * SIZE, SIZE), sharex='col', sharey='row')
+  for line, quality in zip(axes, qualities):
+    for ax, cost in zip(line, costs):
+      points = []
+      for method, style in _lines(methods).items():
+        value, price = values.get((quality.split, method, quality.metric)), values.get(('cost', method, cost))
+        if value and price:
+          look = {'fmt': style['marker'], 'ms': 6, 'color': style['color'], 'label': (labels or {}).get(method, method)}
+          ax.errorbar([price.mean], [value.mean], [value.error], capsize=2, **look)
+          points.append((price.mean, value.mean if quality.better == 'low' else -value.mean))
+      sign = 1 if quality.better == 'low' else -1
+      front = unbeaten(points)
+      ax.plot([x for x, _ in front], [sign * y for _, y in front], **REFERENCE, zorder=0)
+      prices = [price for price, _ in points]
+      if max(prices, default=0) > 10 * min(prices, default=0):  # a shorter axis in logarithms would have no labels
+        ax.set(xscale='log')
+        ax.xaxis.set_minor_formatter(NullFormatter())
+      else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        if cost != 'latency_ms':  # `m` would be read as another unit
+          ax.xaxis.set_major_formatter(EngFormatter(sep=''))
+    line[0].set_ylabel(quality.heading)
+  for ax, cost in zip(axes[-1], costs):
+    ax.set_xlabel(COSTS[cost])
+  legend_beside(figure, axes[0][0])
+  return figure
+
+
+def unbeaten(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Of (cost, loss), those that no other beats in both, as steps to draw.
+
+  Example:
+    >>> unbeaten([(1, 5), (2, 6), (3, 4)])
+    [(1, 5), (3, 5), (3, 4)]
+  """
+  steps: list[tuple[float, float]] = []
+  for cost, loss in sorted(points):
+    if not steps or loss < steps[-1][1]:
+      corner = [(cost, steps[-1][1])] if steps else []
+      steps += [*corner, (cost, loss)]
+  return steps
 
 
 def loss_curves(lines: Sequence[Mapping[str, Any]]) -> Figure:
@@ -401,13 +648,13 @@ def validation_curves(lines: Sequence[Mapping[str, Any]], headings: Mapping[str,
         own = [line for line in of_phase if tuple(line['replicas']) == replicas]
         label = phase if replicas == tuple(of_phase[0]['replicas']) else None
         x, y = [line['step'] / line['steps'] for line in own], [line['validation'][score] for line in own]
-        ax.plot(x, y, marker='.', lw=1, label=label, **style)
+        ax.plot(x, y, lw=1, label=label, **style)
     ax.set(title=headings[score][0], xlabel='share of the training')
   legend_beside(figure, axes[0])
   return figure
 
 
-def plane_maps(scores: AllScores, data: Data) -> Figure:
+def plane_maps(scores: AllScores, data: Data, unit: str) -> Figure:
   """Total, data and model uncertainty over the plane, one column a method, one colour scale a row."""
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
@@ -418,10 +665,10 @@ def plane_maps(scores: AllScores, data: Data) -> Figure:
       values = found['plane'][part].reshape(side, side)
       image = ax.imshow(values, origin='lower', extent=2 * (-reach, reach), vmin=0, vmax=top, cmap='viridis')
       if isinstance(data.train, Split):
-        ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0)
+        ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0, rasterized=True)
       ax.spines[:].set_visible(False)
       if part == 'uncertainty_total':
         ax.set_title(name)
     line[0].set_ylabel(f'{word} uncertainty')
-    figure.colorbar(image, ax=line, shrink=0.9, pad=0.01, label='nats')
+    figure.colorbar(image, ax=line, shrink=0.9, pad=0.01, label=unit)
   return figure
