@@ -17,8 +17,8 @@ def call(step, count=10, losses=(1.0, 2.0, 6.0), seconds=2.0, waited=0.5):
   return Progress(step, count, np.float32([losses]), seconds, waited)
 
 
-def log_of(path, start=0, steps=100, phase='kd', replicas=(0,)):
-  return MetricsLog(path, phase, replicas, start, steps, batch_size=8, rate=lambda step: 0.1 * step)
+def log_of(path, start=0, steps=100, phase='kd', replicas=(0,), part='members-1'):
+  return MetricsLog(path, part, phase, replicas, start, steps, batch_size=8, rate=lambda step: 0.1 * step)
 
 
 def test_a_line_is_the_mean_over_its_steps():

@@ -50,7 +50,7 @@ WITHOUT_NUMBERS = (
   *('report/figures', 'report/page', 'report/parallel', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
-  *('experiment/paper_tables', 'experiment/sweep'),
+  *('experiment/paper_tables', 'experiment/sweep', 'experiment/trackers', 'experiment/tracking'),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
