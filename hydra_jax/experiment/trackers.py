@@ -43,7 +43,7 @@ class Tracker(Protocol):
     """Takes values after a step, such as `training/loss`. A series is a phase, such as `hydra/members`."""
 
   def results(self, scores: Mapping[str, float]) -> None:
-    """Takes the scores of a run that has ended, such as `test/hydra/nll`. It is called once."""
+    """Takes the scores of a run that has ended, such as `results/test/hydra/nll`. It is called once."""
 
   def close(self, finished: bool) -> None:
     """Is called last. A run that is not finished may continue in another process."""
@@ -117,7 +117,7 @@ class _Trackio:
     if own:
       del os.environ['TRACKIO_DIR']
     if str(trackio.utils.TRACKIO_DIR) != folder:
-      raise UserError('one process has one folder for all its runs: set TRACKIO_DIR to a folder for all of them')
+      raise UserError('trackio has one folder for all runs of a process: set TRACKIO_DIR to a folder for all of them')
     name = f'{about.name}-{about.id}'
     self.run = trackio.init(project=about.project, name=name, resume='allow', config=dict(about.config))
 

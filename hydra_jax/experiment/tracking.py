@@ -163,11 +163,11 @@ def scores(rows: Iterable[Mapping[str, Any]], replicas: int) -> dict[str, float]
 
   Example:
     >>> scores([{'split': 'rotate:30', 'method': 'kd', 'metric': 'nll', 'replica': 0, 'value': 0.5}], replicas=1)
-    {'rotate_30/kd/nll': 0.5}
+    {'results/rotate_30/kd/nll': 0.5}
   """
   found: dict[str, list[float]] = {}
   for row in rows:
-    name = clean(f'{row["split"]}/{row["method"]}/{row["metric"]}')
+    name = clean(f'results/{row["split"]}/{row["method"]}/{row["metric"]}')
     found.setdefault(name, []).append(row['value'])
     if replicas > 1:
       found[f'{name}/replica_{row["replica"] + 1}'] = [row['value']]
