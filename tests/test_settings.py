@@ -151,6 +151,7 @@ RUNS = {
       '--config=configs/spiral.py:members=2,epochs=30,replicas=2',
       "--config.students=('hydra',)",
       *('--config.execution.replicas_together=1', '--config.data.task=classification'),
+      "--config.trackers=('tensorboard',)",
       *SMALL,
       *student('hydra', epochs=20.0, learning_rate=0.02),
     ],
