@@ -1,4 +1,4 @@
-"""The page on extending: a network, data, a metric, a tracker and a method in files of the user's own, as it shows them."""
+"""The page on extending: a network, data, a metric, a tracker and a method in files of the user's, as it shows them."""
 
 import json
 import re

@@ -299,6 +299,11 @@ def test_others_have_all(finished, name, source, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(library)
   monkeypatch.chdir(tmp_path)
   trackers.check((name,))
+  if name == 'mlflow':
+    monkeypatch.setattr(trackers, '_is_installed', lambda module: False)
+    with pytest.raises(UserError, match='set MLFLOW_TRACKING_URI'), tracking.following(first_of(name), finished.work):
+      pass
+    monkeypatch.setattr(trackers, '_is_installed', lambda module: True)
   for _ in range(2):
     with tracking.following(first_of(name, parts=finished.parts), finished.work):
       pass

@@ -140,6 +140,8 @@ class _MLflow:
     self.mlflow, folder = mlflow, about.folder.absolute()
     place, files = None, None
     if not mlflow.is_tracking_uri_set():
+      if not _is_installed('sqlalchemy'):
+        raise UserError("mlflow has no database here: set MLFLOW_TRACKING_URI, or pip install 'hydra_jax[mlflow]'")
       folder.mkdir(exist_ok=True)
       place, files = f'sqlite:///{folder}/mlflow.db', (folder / 'artifacts').as_uri()
     self.client = mlflow.MlflowClient(tracking_uri=place)
@@ -187,9 +189,13 @@ def check(names: Sequence[str]) -> None:
       _, module = look_up(TRACKERS, name, 'tracker')
     except UserError as e:
       raise UserError(f'config.trackers: {e}') from None
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:  # a folder of files, such as `wandb`, is no library
+    if not _is_installed(module):
       raise UserError(f"config.trackers: {name} is not installed: pip install 'hydra_jax[{name}]'")
+
+
+def _is_installed(module: str) -> bool:
+  spec = importlib.util.find_spec(module)
+  return spec is not None and spec.origin is not None  # a folder of files, such as `wandb`, is no library
 
 
 def begin(name: str, about: About) -> Tracker:
