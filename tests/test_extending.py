@@ -1,4 +1,4 @@
-"""The page on extending: a network, a data set, a metric and a method in files of the user's own, as it shows them."""
+"""The page on extending: a network, data, a metric, a tracker and a method in files of the user's, as it shows them."""
 
 import json
 import re
@@ -34,8 +34,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_each_section_is_short():
   sections = re.split(r'^## ', PAGE, flags=re.M)[1:]
-  assert [len(section.strip().splitlines()) <= 42 for section in sections] == [True] * 4
-  assert all(len(text.splitlines()) <= 30 for text in FILES.values()) and len(FILES) == len(COMMANDS) == 4
+  assert [len(section.strip().splitlines()) <= 42 for section in sections] == [True] * 5
+  assert all(len(text.splitlines()) <= 30 for text in FILES.values()) and len(FILES) == len(COMMANDS) == 5
 
 
 @pytest.mark.parametrize('command', COMMANDS, ids=lambda command: command[2])
@@ -46,7 +46,7 @@ def test_each_command_is_legal(command, folder):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """All four at once, in one run; its folder and its rows."""
+  """All at once, in one run; its folder and its rows."""
   folder = tmp_path_factory.mktemp('own')
   for name, text in FILES.items():
     (folder / name).write_text(text)
@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_with_all_four(finished, monkeypatch):
+def test_a_run_with_all_of_them(finished, monkeypatch):
   folder, rows = finished
   monkeypatch.chdir(folder)
   user_files.find.cache_clear()
@@ -73,6 +73,10 @@ def test_a_run_with_all_four(finished, monkeypatch):
     np.testing.assert_allclose(found[method, 'accuracy'], np.mean(rank == 0), rtol=1e-6)
     assert found[method, 'accuracy'] > 0.7  # of chance 0.4
   assert 'top2' in (folder / 'run' / 'table.md').read_text()
+  (told,) = (folder / 'run' / 'my_tracker.py_Lines').iterdir()
+  *lines, last = told.read_text().splitlines()
+  assert len(lines) == len((folder / 'run' / 'metrics.jsonl').read_text().splitlines())
+  assert lines[0].startswith('ensemble_of_3 ') and "'training/loss': " in lines[0] and '/test/hydra/top2' in last
   with pytest.raises(UserError, match="its method is 'my_methods.py:geometric_kd'.*config.student.NAME.method"):
     hydra_jax.load('run', 'geometric', functions=functions[:1])
   (folder / 'my_methods.py').write_text(FILES['my_methods.py'] + '# edited\n')

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 MEMBERS, PREDICTIONS = 'ensemble', 'predictions'
 # Of these nothing that is saved depends: they show, name, place or check.
 WITHOUT_EFFECT = (
-  'validation_scores',
+  *('validation_scores', 'trackers'),
   *('name', 'students', 'checkpoint_seconds', 'checkpoints_kept', 'evaluation.ece_bins', 'data.image_size'),
   *('execution.', 'parallel.'),
 )
@@ -29,6 +29,7 @@ WITHOUT_EFFECT = (
 OTHERS = {
   'name': 'other',
   'students': ('kd',),
+  'trackers': ('tensorboard',),
   'data.train': 'test',
   'data.test': 'train',
   'data.task': 'classification',

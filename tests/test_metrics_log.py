@@ -6,9 +6,10 @@ from conftest import TINY, hydra_jax
 import numpy as np
 from PIL import Image
 import pytest
+from tracked import in_tensorboard
 
 from hydra_jax import UserError
-from hydra_jax.experiment import metrics_log, scores_in_training
+from hydra_jax.experiment import metrics_log, scores_in_training, tracking
 from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.training.loop import Progress
 
@@ -17,8 +18,8 @@ def call(step, count=10, losses=(1.0, 2.0, 6.0), seconds=2.0, waited=0.5):
   return Progress(step, count, np.float32([losses]), seconds, waited)
 
 
-def log_of(path, start=0, steps=100, phase='kd', replicas=(0,)):
-  return MetricsLog(path, phase, replicas, start, steps, batch_size=8, rate=lambda step: 0.1 * step)
+def log_of(path, start=0, steps=100, phase='kd', replicas=(0,), part='members-1'):
+  return MetricsLog(path, part, phase, replicas, start, steps, batch_size=8, rate=lambda step: 0.1 * step)
 
 
 def test_a_line_is_the_mean_over_its_steps():
@@ -91,6 +92,17 @@ def test_scores_of_a_step_are_written_once(tmp_path):
   assert [row['step'] for row in metrics_log.read(path) if 'loss' in row] == [10, 20]
 
 
+def test_lines_of_older_settings_are_removed(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  for start, part in ((0, 'members-1'), (20, 'members-2')):  # another run has left checkpoints of the second
+    log = log_of(path, start=start, part=part)
+    for step in range(start + 10, 51, 10):
+      log.add(call(step))
+  assert [(row['part'], row['step']) for row in metrics_log.read(path)] == [
+    ('members-2', step) for step in (30, 40, 50)
+  ]
+
+
 @pytest.mark.parametrize('steps, times', [(1, 1), (1, 9), (3, 10), (10, 10), (10, 3), (997, 20)])
 def test_scores_are_taken_at_different_steps_the_last_one_among_them(steps, times):
   found = scores_in_training.steps_to_score(steps, times)
@@ -125,8 +137,8 @@ def test_a_run_writes_all_steps_of_all_phases(tiny_run):
 
 
 @pytest.mark.slow
-def test_scores_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tmp_path):
-  more = ('--config.validation_scores=4', "--config.students=('hydra',)")
+def test_scores_and_trackers_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tmp_path):
+  more = ('--config.validation_scores=4', "--config.students=('hydra',)", '--config.trackers=tensorboard')
   done = hydra_jax('run', *TINY, *more, f'--workdir={tmp_path}', figures=True)
   assert done.returncode == 0, done.stderr
   lines = lambda folder: [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
@@ -144,3 +156,8 @@ def test_scores_in_training_change_nothing_and_are_those_of_the_end(tiny_run, tm
   assert not any(row['phase'] == 'hydra: mean prediction' for row in scored)
   assert np.ptp(np.asarray(Image.open(tmp_path / 'figures' / 'validation.png'))) > 0
   assert 'Scores in training' in (tmp_path / 'report.html').read_text()
+  curves = in_tensorboard(tmp_path / 'tensorboard')
+  for series in ('ensemble_of_3', 'hydra/mean_prediction', 'hydra/members'):
+    rows = [row for row in metrics_log.read(tmp_path / 'metrics.jsonl') if tracking.point(row, 1)[0] == series]
+    losses = [(step, value) for name, step, value in curves[series] if name == 'training/loss']
+    assert losses == [(row['step'], pytest.approx(row['loss'])) for row in rows if 'loss' in row] and losses

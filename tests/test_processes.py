@@ -13,6 +13,7 @@ import time
 from conftest import ROOT, TINY, command, hydra_jax, start as start_one
 import numpy as np
 import pytest
+from tracked import in_tensorboard
 
 from hydra_jax import UserError, cli, store
 from hydra_jax.devices import processes
@@ -94,7 +95,8 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   done = hydra_jax('run', *CONFIG, SELDOM, f'--workdir={alone}')
   assert done.returncode == 0, done.stderr
 
-  first = start(2, 2, moved, '--config.parallel.mesh.head=2')
+  tracked = '--config.trackers=tensorboard'
+  first = start(2, 2, moved, '--config.parallel.mesh.head=2', tracked)
   until_saved(first, moved)
   first[1][0].send_signal(signal.SIGTERM)
   codes, said = finish(first)
@@ -102,7 +104,7 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert 'the same command continues' in said[0]
   saved = checkpoints(moved)
 
-  two = start(2, 2, moved, '--config.parallel.mesh.head=4', '--lost_after=10')
+  two = start(2, 2, moved, '--config.parallel.mesh.head=4', '--lost_after=10', tracked)
   until_saved(two, moved, saved)
   two[1][0].kill()
   killed = time.monotonic()
@@ -112,7 +114,7 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
   assert codes[0] == -signal.SIGABRT or (codes[0] == 76 and 'the same command' in said[0]), said
   assert time.monotonic() - killed < 60
 
-  last = start(1, 2, moved, '--config.parallel.mesh.head=1', SELDOM)
+  last = start(1, 2, moved, '--config.parallel.mesh.head=1', SELDOM, tracked)
   codes, said = finish(last)
   assert codes == [0], said
   assert 'continues at step' in said[0] and 'everything is in' in said[0]
@@ -124,6 +126,13 @@ def test_stopped_killed_and_moved_it_ends_with_the_same_numbers(tmp_path):
     assert scored == [round(of_phase[-1]['steps'] * i / 3) for i in (1, 2, 3)]
     assert np.diff([0, *(line['step'] for line in of_phase)]).tolist() == [line['count'] for line in of_phase]
     assert of_phase[-1]['step'] == of_phase[-1]['steps']
+  curves = in_tensorboard(moved / 'tensorboard')
+  assert {'ensemble_of_4', 'hydra/members'} < curves.keys()
+  for points in curves.values():
+    for name in {name for name, _, _ in points}:
+      steps = [step for tag, step, _ in points if tag == name]
+      assert steps == sorted(set(steps)), name  # no step twice; after a kill the last seconds may lack
+  assert curves['hydra/members'][-1][1] == max(line['step'] for line in lines if line['phase'] == 'hydra: members')
   expected, found = results(alone), results(moved)
   assert set(expected) == set(found)
   for key, value in expected.items():

@@ -150,6 +150,7 @@ RUNS = {
       '--profile',
       "--config.students=('hydra',)",
       *('--config.execution.replicas_together=1', '--config.data.task=classification'),
+      "--config.trackers=('tensorboard',)",
       *SMALL,
       *student('hydra', epochs=20.0, learning_rate=0.02),
     ],
@@ -296,7 +297,7 @@ ROWS |= {'plan': PLAN, **{name: row.flags for name, row in RUNS.items()}}
 # Settings that other tests set.
 ELSEWHERE = {
   'data.image_size': 'test_pipeline.test_imagenet_runs_on_a_miniature',
-  'evaluation.metrics': 'test_extending.test_a_run_with_all_four',
+  'evaluation.metrics': 'test_extending.test_a_run_with_all_of_them',
   'name': 'configs set it',
   'teacher.checkpoints': 'test_pipeline.test_members_of_other_runs_and_architectures',
   'teacher.predictions': 'test_pipeline.test_predictions_of_another_framework',

@@ -11,6 +11,7 @@ import numpy as np
 from hydra_jax import store
 from hydra_jax.errors import UserError
 from hydra_jax.experiment import workdir as workdirs
+from hydra_jax.experiment.schema import OF_THE_WORK
 from hydra_jax.formats import number, signed
 from hydra_jax.maths.statistics import estimate
 from hydra_jax.maths.tasks import TASKS
@@ -18,9 +19,6 @@ from hydra_jax.progress import console
 from hydra_jax.report import tables, verdict
 from hydra_jax.report.tables import ARROWS, MISSING, Table
 from hydra_jax.settings import short
-
-# Keys that say how and where a run works, and not what comes out.
-OF_THE_WORK = ('checkpoint_seconds', 'checkpoints_kept', 'execution', 'name', 'parallel')
 
 
 @dataclass(frozen=True)

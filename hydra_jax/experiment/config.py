@@ -15,7 +15,7 @@ from hydra_jax import text, user_files
 from hydra_jax.data import About, shifts
 from hydra_jax.errors import UserError, closest, look_up, nearest, without_place
 from hydra_jax.evaluation import user_metrics
-from hydra_jax.experiment import schema
+from hydra_jax.experiment import schema, trackers
 from hydra_jax.experiment.schema import AUTO, IMAGES, check_student_name, default_config, method_of, resolve
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
@@ -463,6 +463,7 @@ def validate(config: ConfigDict, task: str = 'classification', ndim: int = 4) ->
   Once before the data are there, and once more when their task and the axes of a batch are known.
   """
   check_values(config)
+  trackers.check(config.trackers)
   if config.patience and not config.validation_scores:
     raise UserError(
       f'config.patience={config.patience} needs scores: set config.validation_scores to 20, or patience to 0'

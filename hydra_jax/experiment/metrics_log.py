@@ -2,7 +2,7 @@
 
 Each line is about the steps since the line before of the same phase. With `config.validation_scores` there are also
 lines with `validation`, the scores on the validation part after a step. A run that was killed continues the file: lines
-beyond the checkpoint that it continues from are cut off first.
+beyond the checkpoint that it continues from are cut off first, and so are those of the phase with older settings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ class MetricsLog:
 
   Args:
     path: The file.
+    part: Name of the artifact that is trained. Lines of the same phase and replicas in another part are removed.
     phase: What is trained, as it is shown. Older lines of this phase that are beyond `start` are removed.
     replicas: Numbers of the replicas that are trained together.
     start: Step that training starts from.
@@ -41,6 +42,7 @@ class MetricsLog:
   def __init__(
     self,
     path: Path,
+    part: str,
     phase: str,
     replicas: Sequence[int],
     start: int,
@@ -50,7 +52,7 @@ class MetricsLog:
   ):
     """Cuts off what is beyond `start`."""
     self.path, self.steps, self.batch_size, self.rate = path, steps, batch_size, rate
-    self.about: dict[str, Any] = {'phase': phase, 'replicas': list(replicas)}
+    self.about: dict[str, Any] = {'phase': phase, 'part': part, 'replicas': list(replicas)}
     self._calls: list[Progress] = []
     self._last_step, self._last_time = start, time.monotonic()
     self._scored = {row['step'] for row in _cut(path, self.about, start) if 'validation' in row}
@@ -140,15 +142,16 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _cut(path: Path, about: dict[str, Any], step: int) -> list[dict[str, Any]]:
-  """Removes lines of a phase that are beyond a step, and a last line that was not written to its end.
+  """Removes lines of a phase beyond a step, or with other settings, and a last line that was not written to its end.
 
   Returns:
     The lines of the phase that are left.
   """
   rows = read(path)
-  is_own = lambda row: all(row.get(key) == value for key, value in about.items())
-  kept = [row for row in rows if row['step'] <= step or not is_own(row)]
+  is_same = lambda row, *keys: all(row.get(key) == about[key] for key in keys)
+  is_valid = lambda row: row['step'] <= step and is_same(row, 'part')
+  kept = [row for row in rows if is_valid(row) or not is_same(row, 'phase', 'replicas')]
   text = ''.join(json.dumps(row) + '\n' for row in kept)
   if path.exists() and path.read_text() != text:
     store.replace_text(path, text)
-  return list(filter(is_own, kept))
+  return [row for row in kept if is_same(row, *about)]

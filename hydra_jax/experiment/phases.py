@@ -162,7 +162,7 @@ def train_phase(
     state = saved
     logger.info(f'{label}: continues at step {int(state.step[0])} of {job.steps}')
   losses: list[float] = []
-  log = log_of(group, planned, job, int(state.step[0]))
+  log = log_of(group, planned, job, int(state.step[0]), folder.name)
 
   def report(call: loop.Progress) -> None:
     losses.append(call.loss)
@@ -242,8 +242,8 @@ def train_with_scores(
   return state._replace(params=params, model_state=model_state)
 
 
-def log_of(group: Group, planned: PlannedPhase, job: Job, start: int) -> MetricsLog | None:
-  """Where the main process writes how a phase goes, from the step that it starts at."""
+def log_of(group: Group, planned: PlannedPhase, job: Job, start: int, part: str) -> MetricsLog | None:
+  """Where the main process writes how a phase goes, from the step that it starts at; `part` is what it makes."""
   if not processes.is_main():
     return None
   schedule = optimizers.schedule_of(planned.training, job.steps, group[0].data.train.examples / job.batch_size)
@@ -253,9 +253,8 @@ def log_of(group: Group, planned: PlannedPhase, job: Job, start: int) -> Metrics
       return float(schedule(step))
 
   replicas = [replica.index for replica in group]
-  return MetricsLog(
-    group[0].artifacts.parent / metrics_log.NAME, planned.label, replicas, start, job.steps, job.batch_size, rate
-  )
+  file = group[0].artifacts.parent / metrics_log.NAME
+  return MetricsLog(file, part, planned.label, replicas, start, job.steps, job.batch_size, rate)
 
 
 def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):

@@ -51,7 +51,7 @@ WITHOUT_NUMBERS = (
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
   *('experiment/on_paper', 'experiment/paper_tables', 'experiment/sweep'),
-  *('experiment/table_definition', 'experiment/table_page'),
+  *('experiment/table_definition', 'experiment/table_page', 'experiment/trackers', 'experiment/tracking'),
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')

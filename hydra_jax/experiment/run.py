@@ -16,7 +16,15 @@ from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
-from hydra_jax.experiment import agreement, artifacts, config as configs, external_predictions, recipes, run_report
+from hydra_jax.experiment import (
+  agreement,
+  artifacts,
+  config as configs,
+  external_predictions,
+  recipes,
+  run_report,
+  tracking,
+)
 from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Place, Replica, Trained, grouped
@@ -79,7 +87,8 @@ def run(
       processes.run_on_main(lambda: shared.mkdir(parents=True, exist_ok=True))
       processes.check_shared(shared)
     processes.run_on_main(lambda: record(workdir, config, data))
-    return carry_out(planned, first, workdir, data_dir, measure)
+    with processes.main_process_context(lambda: tracking.following(first, workdir)):
+      return carry_out(planned, first, workdir, data_dir, measure)
 
 
 def check_teachers(replica: Replica) -> None:

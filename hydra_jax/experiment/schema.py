@@ -37,6 +37,8 @@ from hydra_jax.settings import (
 )
 from hydra_jax.training.settings import TrainingSettings
 
+# Keys that say how and where a run works, and not what comes out.
+OF_THE_WORK = ('checkpoint_seconds', 'checkpoints_kept', 'execution', 'name', 'parallel', 'trackers')
 LONGEST_NAME = 100  # names become parts of file names, which have at most 255 bytes
 
 
@@ -83,6 +85,9 @@ class ExperimentSettings:
   )
   checkpoint_seconds: float = setting(30.0, NOT_NEGATIVE, 'Training that lasts longer is saved this often.')
   checkpoints_kept: int = setting(2, COUNT, 'Of a phase in progress, the newest.')
+  trackers: tuple[str, ...] = setting(
+    (), DISTINCT_NAMES, 'Who gets metrics.jsonl too: tensorboard, wandb, trackio, mlflow, or my_tracker.py:make.'
+  )
 
 
 @dataclass(frozen=True)
