@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import re
 
-from conftest import hydra_jax
 from helpers import expand, no_scaling, start
 import jax
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
-from hydra_jax import UserError
+from hydra_jax import UserError, cli
 from hydra_jax.cli import read_config
 from hydra_jax.devices import accelerators
 from hydra_jax.devices.accelerators import ACCELERATORS, Accelerator
@@ -228,15 +228,17 @@ def test_accelerators_are_those_of_their_makers():
     accelerators.find('tpu-v5e', 257)
 
 
-def test_the_command_estimates_a_step_without_the_devices():
+def test_the_command_estimates_a_step_without_the_devices(monkeypatch, capsys):
+  monkeypatch.setattr(cli, 'set_up', lambda: None)
+  monkeypatch.setattr(on_paper, 'console', Console(width=160))  # whatever width the terminal has
   config = ('--config=digits:members=4', '--config.parallel.mesh.head=4', "--config.students=('hydra',)")
   more = ('--config.training.batch_size=256', "--config.student.hydra.augment=('mixup',)")
-  done = hydra_jax('check', *config, *more, '--devices=256', '--platform=tpu-v5e')
-  assert done.returncode == 0, done.stderr
-  assert re.search(r'hydra: members +64 × 4( +[\d.]+){6} +2 all-gather, 15 all-reduce', done.stdout)
-  assert re.search(r'hydra: members( +\S+){5} +network', done.stdout)
+  assert cli.main(['check', *config, *more, '--devices=256', '--platform=tpu-v5e']) == 0
+  said = capsys.readouterr().out
+  assert re.search(r'hydra: members +64 × 4( +[\d.]+){6} +2 all-gather, 15 all-reduce', said)
+  assert re.search(r'hydra: members( +\S+){5} +network', said)
   for words in ('An estimate, not a measurement', '40% of the published peak', 'none was run'):
-    assert words in done.stdout
+    assert words in said
 
 
 @pytest.mark.parametrize(
@@ -249,8 +251,6 @@ def test_the_command_estimates_a_step_without_the_devices():
   ],
 )
 def test_what_cannot_be_estimated_is_refused_in_a_line(flags, said, capsys, monkeypatch):
-  from hydra_jax import cli
-
   monkeypatch.setattr('sys.unraisablehook', None)
   assert cli.main(['check', '--config=configs/digits.py:members=4', *flags]) == 2
   (line,) = capsys.readouterr().err.splitlines()
