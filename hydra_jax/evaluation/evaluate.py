@@ -43,38 +43,22 @@ def apply_spread(model: Model, spread: float, task: str) -> Model:
   return replace(model, network=network, params={**model.params, 'spread': jnp.float32(spread)})
 
 
-# Padding costs less than another compiled program, unless most of a batch is padding.
-MOST_PADDING = 8
-
-
-def size_of_batches(examples: int, batch_size: int) -> int:
-  """Size of the batches of some examples: `batch_size`, divided by 8 as often as they fit.
-
-  So sets of many sizes share a few compiled programs.
-
-  Example:
-    >>> [size_of_batches(examples, 500) for examples in (7, 50, 120, 599)]
-    [8, 63, 500, 500]
-  """
-  while examples <= (smaller := -(-batch_size // MOST_PADDING)) < batch_size:
-    batch_size = smaller
-  return batch_size
-
-
-def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0):
-  """Applies a compiled `f` to batches of one size, see `size_of_batches`; the last one is padded.
+def in_batches(f: Callable, batch_size: int, *arrays: np.ndarray, axis: int = 0, fill: bool = False):
+  """Applies a compiled `f` to batches of one size, the last one padded, and drops the padding.
 
   Args:
     f: Takes batches of `arrays` and returns a tree of arrays with the examples along `axis`.
-    batch_size: Examples at once, at most.
+    batch_size: Examples at once.
     *arrays: Examples along their first axis.
     axis: Axis of the examples in what `f` returns.
+    fill: Whether fewer examples are padded to `batch_size`. If not, they are padded to a power of two. So numbers of
+      examples that are close to each other share a compiled program.
 
   Returns:
     The tree as NumPy arrays with all examples along `axis`.
   """
   examples = len(arrays[0])
-  size = size_of_batches(examples, batch_size)
+  size = batch_size if fill else min(batch_size, 1 << (examples - 1).bit_length())
   results: list[tuple[int, Any]] = []
   whole: Any = None
   for start in range(0, examples, size):
@@ -252,6 +236,20 @@ def label_nll(outputs_MxNxC, split: Split, task: Task, scaling: Scaling, batch_s
   return task.in_units({'nll': found}, scaling.y_scale)['nll']
 
 
+def score_split(score: Callable, data: Data, split: Split, size: int) -> Scores:
+  """Scores of every example of one set, `{score: [N]}`, in the units of the targets.
+
+  Args:
+    score: Result of `scorer`.
+    data: To which the set belongs.
+    split: The set.
+    size: Of a batch. Fewer examples are padded.
+  """
+  arrays = split.arrays(data.scaling)
+  found = in_batches(score, size, np.asarray(arrays['x']), arrays['y'], fill=True)
+  return TASKS[data.task].in_units(found, data.scaling.y_scale)
+
+
 def score_all(
   model: Model,
   data: Data,
@@ -259,13 +257,16 @@ def score_all(
   advance: Callable[[int], None] = lambda done: None,
   label_scale: float | None = None,
 ) -> dict[str, Scores]:
-  """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets."""
+  """Scores of every example of every evaluation set, `{set: {score: [N]}}`, in the units of the targets.
+
+  All sets are scored by one program. Batches are as large as the test set at most, and smaller sets are padded.
+  """
   score = scorer(model, data.task, data.train.example.shape[1:], label_scale=label_scale)
-  found = {}
+  found, size = {}, 0
   for i, (name, evaluation) in enumerate(data.evaluations.items()):
-    arrays = evaluation.load().arrays(data.scaling)
-    scores = in_batches(score, batch_size, np.asarray(arrays['x']), arrays['y'])
-    found[name] = TASKS[data.task].in_units(scores, data.scaling.y_scale)
+    split = evaluation.load()
+    size = size or min(batch_size, split.examples)
+    found[name] = score_split(score, data, split, size)
     advance(i + 1)
   return found
 

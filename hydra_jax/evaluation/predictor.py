@@ -107,7 +107,7 @@ class Predictor:
     x, members = self._checked(encoded(x, self.columns)), members and self.has_members
     size = min(batch_size, 1 << (len(x) - 1).bit_length())
     program = self._program(size <= FEW, members)
-    found = in_batches(lambda rows: program(standardised(self.model.scaling, rows)), size, x)
+    found = in_batches(lambda rows: program(standardised(self.model.scaling, rows)), size, x, fill=True)
     prediction = Prediction(**self._in_units(found))
     if self.calibration is None:
       return prediction

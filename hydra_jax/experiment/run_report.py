@@ -81,7 +81,8 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
       scores = trained.scores(advance, scale)
     flat = {f'{where}|{score}': v for where, found in scores.items() for score, v in found.items()}
     np.savez(new / 'scores.npz', allow_pickle=False, **flat)
-    np.savez(new / 'validation.npz', allow_pickle=False, **validation_scores(replica, trained, scale))
+    size = min(replica.config.evaluation.batch_size, len(next(iter(scores['test'].values()))))
+    np.savez(new / 'validation.npz', allow_pickle=False, **validation_scores(replica, trained, scale, size))
     (new / LABEL_SCALE).write_text(json.dumps(scale))
 
   folder = reuse_or_make(replica, 'scores', key, f'{name}: evaluation', make)
@@ -94,9 +95,16 @@ def evaluated(replica: Replica, name: str, trained: Trained) -> Evaluated:
   return Evaluated(scores, store.read_json(folder / LABEL_SCALE), store.read_arrays(folder / 'validation.npz'))
 
 
-def validation_scores(replica: Replica, trained: Trained, label_scale: float | None) -> Scores:
-  """Scores of every example of the validation part, `{score: [N]}`; empty where there are no predictions for one."""
-  split, data, size = replica.data.validation, replica.data, replica.config.evaluation.batch_size
+def validation_scores(replica: Replica, trained: Trained, label_scale: float | None, size: int) -> Scores:
+  """Scores of every example of the validation part, `{score: [N]}`; empty where there are no predictions for one.
+
+  Args:
+    replica: Has the data.
+    trained: What is evaluated.
+    label_scale: What label calibration has found.
+    size: Of the batches in which the other sets were scored.
+  """
+  split, data = replica.data.validation, replica.data
   if split is None or label_scale is None:
     return {}
   if trained.model is None:
@@ -104,9 +112,7 @@ def validation_scores(replica: Replica, trained: Trained, label_scale: float | N
     return evaluate.score_outputs(outputs, split, read, data.task, data.scaling, size, label_scale)
   # The program that scores the other sets.
   score = evaluate.scorer(trained.model, data.task, data.train.example.shape[1:], label_scale=label_scale)
-  arrays = split.arrays(data.scaling)
-  found = evaluate.in_batches(score, size, np.asarray(arrays['x']), arrays['y'])
-  return replica.task.in_units(found, data.scaling.y_scale)
+  return evaluate.score_split(score, data, split, size)
 
 
 def label_scale(replica: Replica, trained: Trained) -> float | None:
