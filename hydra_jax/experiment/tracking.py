@@ -55,7 +55,7 @@ def following(first: Replica, workdir: Path) -> Iterator[None]:
     for follower in followers:
       follower.join(max(0.1, until - time.monotonic()))
       if follower.is_alive():
-        logger.warning(f"tracker '{follower.name}' is slow and did not get all: the same command sends the rest")
+        logger.warning(f"tracker '{follower.name}' did not take all in time: the same command sends the rest")
 
 
 def identity(first: Replica) -> str:
