@@ -45,7 +45,8 @@ def following(first: Replica, workdir: Path) -> Iterator[None]:
   followers: list[_Follower] = []
   finished = False
   try:
-    followers += (_Follower(name, first, workdir) for name in first.config.trackers)
+    for name in first.config.trackers:
+      followers.append(_Follower(name, first, workdir))
     yield
     finished = True
   finally:
@@ -102,9 +103,10 @@ class _Follower(threading.Thread):
       while not self.ended.wait(SECONDS):
         self._send_lines()
       self._send_lines()
-      if self.finished and self._is_new('results', 1):
+      if self.finished and 'results' not in self.last:
         rows = map(json.loads, (self.workdir / 'results.jsonl').read_text().splitlines())
         self.tracker.results(scores(rows, self.replicas))
+        self._note('results', 1)
       self.tracker.close(self.finished)
     except Exception as e:
       what = f'{type(e).__name__}: {store.one_line(e)}'
@@ -119,18 +121,16 @@ class _Follower(threading.Thread):
     for row in metrics_log.read(file):
       if row.get('part') in self.parts:  # others are of older settings
         series, values = point(row, self.replicas)
-        if self._is_new(f'{row["part"]} {row["replicas"]} {"validation" in row}', row['step']):
+        kind = f'{row["part"]} {row["replicas"]} {"validation" in row}'
+        if row['step'] > self.last.get(kind, 0):
+          self._note(kind, row['step'])  # before it is sent: after a kill, a gap in a curve is better than a step twice
           self.tracker.log(series, row['step'], values)
     self.seen = now
 
-  def _is_new(self, what: str, step: int) -> bool:
-    """Whether a step was not sent. It is noted first: after a kill, a gap in a curve is better than a second value."""
-    if step <= self.last.get(what, 0):
-      return False
+  def _note(self, what: str, step: int) -> None:
     self.last[what] = step
     with self.sent.open('a') as file:
       file.write(json.dumps({'sent': what, 'step': step}) + '\n')
-    return True
 
 
 def _state(file: Path) -> tuple[int, int]:
