@@ -84,7 +84,7 @@ def test_memory_of_a_process_is_measured(code, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_it_runs(tmp_path):
   """Rows of each kind that need no other library, with small work; the others say in one line what they need."""
-  rows = ['hydra20', 'inference', 'scaling', 'rows']
+  rows = ['hydra20', 'distil', 'inference', 'chunks', 'scaling', 'serving', 'rows']
   file = tmp_path / 'speed.json'
   run = lambda code, *more: subprocess.run(
     [sys.executable, *code, '--quick', *more], cwd=ROOT, capture_output=True, text=True, timeout=600

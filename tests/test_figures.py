@@ -12,7 +12,7 @@ import pytest
 
 from hydra_jax.data import Evaluation
 from hydra_jax.maths.uncertainty import RANKINGS, WORDS
-from hydra_jax.report import figures
+from hydra_jax.report import figures, verdict
 
 
 def scores_of(seed, members):
@@ -169,14 +169,14 @@ def test_shifts_have_units_and_bands_and_leave_out_what_is_0():
 def test_quality_is_drawn_beside_cost():
   """Of those that have both; dots join what nothing beats."""
   sizes, nlls = {'a': 10.0, 'b': 20.0, 'c': 500.0}, {'a': 3.0, 'b': 4.0, 'c': 1.0, 'd': 0.0}
-  rows = [{'split': 'cost', 'method': m, 'metric': 'parameters', 'value': v} for m, v in sizes.items()]
-  rows += [{'split': 'test', 'method': m, 'metric': 'nll', 'value': v} for m, v in nlls.items()]
-  values = figures.estimates(rows)
+  rows = [{'split': 'cost', 'method': m, 'metric': 'parameters', 'replica': 0, 'value': v} for m, v in sizes.items()]
+  rows += [{'split': 'test', 'method': m, 'metric': 'nll', 'replica': 0, 'value': v} for m, v in nlls.items()]
+  values = verdict.results_of(rows).estimates()
   (ax,) = figures.cost_quality(values, figures._qualities(values, [])).axes
   assert [tuple(c.lines[0].get_xydata()[0]) for c in ax.containers] == [(10, 3), (20, 4), (500, 1)]
   (front,) = (line for line in ax.lines if line.get_linestyle() == ':')
   assert front.get_xydata().tolist() == [[10, 3], [500, 3], [500, 1]]
-  assert figures._qualities(figures.estimates(rows[:1]), []) == []
+  assert figures._qualities(verdict.results_of(rows[:1]).estimates(), []) == []
 
 
 def test_figures_are_also_vectors_with_text_and_the_same_bytes(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 import time
 
 import pytest
@@ -52,6 +53,12 @@ def test_a_run_that_is_running_is_left_alone(tmp_path, capsys):
   said = capsys.readouterr().out
   assert 'running' in said and 'kd hydra' in said and '3.0' in said
   assert next(list_runs.runs_in(tmp_path)).state == 'finished'
+
+
+def test_a_file_that_is_removed_meanwhile_is_not_counted(tmp_path, monkeypatch):
+  place, whole = a_run(tmp_path, 'run'), Path.rglob
+  monkeypatch.setattr(Path, 'rglob', lambda folder, pattern: [*whole(folder, pattern), folder / 'gone'])
+  assert [run.folder for run in list_runs.runs_in(tmp_path)] == [place]
 
 
 def test_damaged_and_missing(tmp_path, capsys):

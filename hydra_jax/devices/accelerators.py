@@ -67,7 +67,7 @@ def find(name: str, devices: int) -> Accelerator:
   """An accelerator by name, for a program on some devices.
 
   Raises:
-    UserError: There is none of this name, or it does not connect so many.
+    UserError: There is none of this name, or it does not connect this number of devices.
 
   Example:
     >>> find('h100', devices=64).rate_among(64)

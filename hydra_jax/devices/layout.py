@@ -254,7 +254,7 @@ class AbsentLayout(MeshLayout):
     >>> layout = AbsentLayout(jax.sharding.AbstractMesh((64, 4, 1), MeshShape._fields), 'tpu')
     >>> double = layout.compile(lambda x, y: (2 * x, y), (P('data'), P()), (P('data'), P()), {})
     >>> x, y = layout.spread((np.ones(128), np.ones(3)), (P('data'), P()))
-    >>> 'tensor<2xf32>' in layout.lower(double, x, y).as_text()
+    >>> 'tensor<2xf32>' in double.trace(x, y).lower(lowering_platforms=('tpu',)).as_text()
     True
   """
 
@@ -271,15 +271,6 @@ class AbsentLayout(MeshLayout):
 
   def vote(self, vote: np.ndarray) -> Any:
     return self._place(np.tile(vote, self.mesh.size), EVERYWHERE)
-
-  def lower(self, program: Any, *arguments: Any) -> jax.stages.Lowered:
-    """What XLA would compile for the devices.
-
-    Args:
-      program: Result of `compile`.
-      *arguments: Shapes, as `put`, `spread`, `replicate` and `vote` give them.
-    """
-    return program.trace(*arguments).lower(lowering_platforms=(self.kind,))
 
 
 def _axis_of_devices(spec: P) -> int | None:

@@ -1,8 +1,11 @@
 """The runs in a folder: how far each is, how old and how large."""
 
 from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
+import os
 from pathlib import Path
+import stat
 import time
 
 from rich import box
@@ -49,7 +52,7 @@ def runs_in(folder: Path) -> Iterator[FoundRun]:
 
 
 def _found(place: Path) -> FoundRun:
-  files = [file.stat() for file in place.rglob('*') if file.is_file()]
+  files = list(_files_in(place))
   age, size = time.time() - max(file.st_mtime for file in files), sum(file.st_size for file in files)
   try:
     config = store.read_json(place / workdirs.CONFIG)
@@ -57,6 +60,14 @@ def _found(place: Path) -> FoundRun:
   except (store.Damaged, KeyError, TypeError):
     return FoundRun(place, f'{workdirs.CONFIG} is damaged', '', (), age, size)
   return FoundRun(place, workdirs.state_of(place), str(data), students, age, size)
+
+
+def _files_in(place: Path) -> Iterator[os.stat_result]:
+  for file in place.rglob('*'):
+    with contextlib.suppress(FileNotFoundError):  # a run that is at work replaces and removes files
+      found = file.stat()
+      if stat.S_ISREG(found.st_mode):
+        yield found
 
 
 def show(folder: Path) -> None:

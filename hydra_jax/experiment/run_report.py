@@ -277,22 +277,22 @@ def report(
   store.replace_text(workdir / 'timings.jsonl', lines(timings))
   table = tables.comparison(rows + timings, task, outside_of(inputs.data), test_to_train)
   store.replace_text(workdir / 'table.md', tables.markdown(table) + ''.join(f'\n{note}\n' for note in notes.values()))
+  found = verdict.results_of([*rows, *timings], test_to_train)
   drawn = figures.Drawn(
     about=figures.About(config.data.name, config.seed, config.replicas),
     data=inputs.data,
     scores=inputs.scores,
     matrices=inputs.matrices,
     rows=rows,
-    timings=timings,
+    values=found.estimates(),
     bins=config.evaluation.ece_bins,
     test_to_train=test_to_train,
     lines=metrics_log.read(workdir / metrics_log.NAME),
   )
   figures.draw_all(workdir / 'figures', drawn)
-  found = verdict.results_of([*rows, *timings], test_to_train)
+  table = replace(table, note=f'Second line of a cell: relative to the ensemble. {table.note}'.strip())
   store.replace_text(workdir / PAGE, page.html(page_of(workdir, config, found, inputs, task, table, notes)))
-  note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
-  tables.show(replace(table, note=note))
+  tables.show(table)
   for note in notes.values():
     logger.warning(note)
   logger.info(f'everything is in {workdir}: {PAGE}, table.md, results.jsonl, figures/, artifacts/')
@@ -323,13 +323,12 @@ def page_of(
   }
   scored = [tables.Column('test', metric, heading, better) for metric, (heading, better, *_) in task.headline.items()]
   scored += [tables.detection(name, by) for name in outside_of(data) for by in uncertainty.RANKINGS]
-  note = f'Second line of a cell: relative to the ensemble. {table.note}'.strip()
   return page.Page(
     title=config.name,
     about=' · '.join(f'{name}: {value}' for name, value in about.items()),
     heading=verdict.heading(student),
     verdict=said,
-    tables=[replace(table, note=note)],
+    tables=[table],
     notes=[*notes.values()],
     scores=dots.panels(found.estimates(), scored, {method: method for method in inputs.scores}),
     figures=page.figures_in(workdir / 'figures')[0],

@@ -30,6 +30,7 @@ from hydra_jax.maths.tasks import TASKS, Scores
 from hydra_jax.report.tables import Column
 
 AllScores = dict[str, dict[str, Scores]]  # method, evaluation set, score -> [N]
+Estimates = Mapping[tuple[str, str, str], Estimate]  # (split, method, metric) -> mean and standard error
 
 EPISTEMIC = 'uncertainty_epistemic'
 COLOURS = ('#222222', '#999999', '#e08214', '#1f78b4', '#33a02c', '#b2182b', '#8073ac', '#c51b7d', '#01665e', '#bf812d')
@@ -103,7 +104,7 @@ class Drawn:
     scores: Of every method on these data.
     matrices: How far heads are from members, `{method: {set: [H, M]}}`; of `ensemble`, members from members.
     rows: Results of all replicas.
-    timings: Rows of latency.
+    values: Mean and standard error of all metrics and latencies over replicas.
     bins: Of the reliability diagram.
     test_to_train: See `statistics`.
     lines: Of `metrics.jsonl`.
@@ -114,7 +115,7 @@ class Drawn:
   scores: AllScores
   matrices: Mapping[str, Mapping[str, np.ndarray]]
   rows: Sequence[dict]
-  timings: Sequence[dict] = ()
+  values: Estimates
   bins: int
   test_to_train: float = 0.0
   lines: Sequence[Mapping[str, Any]] = ()
@@ -161,10 +162,9 @@ def draw_all(folder: Path, drawn: Drawn) -> None:
     if _families(kinds['shift'])[1]:
       corrupted = lambda: corruption_curves(rows, kinds['shift'], task.under_shift[0], drawn.test_to_train)
       of_all('corruptions', corrupted, 'bands', 'At 0: the test set.')
-  values = estimates([*drawn.rows, *drawn.timings], drawn.test_to_train)
-  if qualities := _qualities(values, outside[:1]):
+  if qualities := _qualities(drawn.values, outside[:1]):
     said = 'Dotted: no method is better at no higher cost.'
-    of_all('cost', lambda: cost_quality(values, qualities), 'bars', said)
+    of_all('cost', lambda: cost_quality(drawn.values, qualities), 'bars', said)
   if kinds['plane']:
     on_plane = _covering(drawn.scores, ['plane'])
     said = 'White: training inputs.'
@@ -535,16 +535,7 @@ def corruption_curves(
   return figure
 
 
-Estimates = Mapping[tuple[str, str, str], Estimate]  # (split, method, metric) -> mean and standard error
 COSTS = {'parameters': 'parameters', 'flops': 'FLOPs for an example', 'latency_ms': 'milliseconds for a batch'}
-
-
-def estimates(rows: Sequence[Mapping], test_to_train: float = 0.0) -> Estimates:
-  """Mean and standard error over replicas of all rows."""
-  values: dict[tuple[str, str, str], list[float]] = {}
-  for row in rows:
-    values.setdefault((row['split'], row['method'], row['metric']), []).append(row['value'])
-  return {key: estimate(each, test_to_train) for key, each in values.items()}
 
 
 def _qualities(values: Estimates, outside: Sequence[str]) -> list[Column]:
