@@ -14,9 +14,11 @@ from hydra_jax.experiment.paper_tables import Definition, Results, Section
 from hydra_jax.report import figures
 from hydra_jax.report.tables import Column
 
-STUDENTS = ('single', 'mc_dropout', 'kd', 'hydra_train', 'hydra_light', 'hydra', 'hydra_deep')
-STUDENTS += ('small_ensemble', 'batch_ensemble')
-STUDENTS += ('endd', 'proxy_endd', 'dlf')
+STUDENTS = (
+  *('single', 'shallow_ensemble', 'mc_dropout', 'kd', 'hydra_train', 'hydra_light', 'hydra', 'hydra_deep'),
+  *('small_ensemble', 'batch_ensemble', 'latent_batch_ensemble'),
+  *('endd', 'proxy_endd', 'ced', 'moments', 'dlf', 'edfm'),
+)
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:

@@ -33,7 +33,10 @@ ROWS = {
   'protein-tertiary-structure': 41157,
   'wine-quality-red': 1439,
 }
-STUDENTS = ('single', 'kd', 'kd_equal', 'small_ensemble', 'hydra_train', 'hydra', 'batch_ensemble', 'dlf')
+STUDENTS = (
+  *('single', 'shallow_ensemble', 'kd', 'kd_equal', 'small_ensemble', 'hydra_train', 'hydra'),
+  *('batch_ensemble', 'latent_batch_ensemble', 'endd', 'moments', 'dlf', 'edfm'),
+)
 QUICK = ('kd', 'hydra', 'dlf')
 METRICS = {
   'rmse': ('RMSE', 'low'),
@@ -57,7 +60,8 @@ def trained(config: ConfigDict, teacher: float, student: float) -> ConfigDict:
   """Sets for how many passes all are trained."""
   config.training.epochs, config.distillation.epochs = teacher, student
   config.student.hydra.epochs = 2 * student
-  config.student.dlf.mean_epochs = student / 3
+  for name in ('dlf', 'edfm'):
+    config.student[name].mean_epochs = student / 3
   config.student.small_ensemble.network = ConfigDict(dict(name='mlp', widths=(10,)))
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
@@ -137,15 +141,13 @@ def gaps(found: Results) -> Figure:
   methods = [method for method in found.methods(runs[0]) if method != 'ensemble']
   figure, [[ax]] = figures.panels(1, size=(1.5 * len(runs) + 2, 3.2))
   width = 0.8 / len(methods)
-  for i, method in enumerate(methods):
+  for i, (method, style) in enumerate(figures.lines(methods).items()):
+    style = style | dict(ls='')
     at = [place - 0.4 + (i + 0.5) * width for place in range(len(runs))]
     over = [found.difference(run, 'test', 'nll', method, 'ensemble') for run in runs]
-    colour, marker = figures.COLOURS[1 + i], figures.MARKERS[i]
-    ax.errorbar(
-      at, [d.mean for d in over], [d.error for d in over], fmt=marker, ms=4, color=colour, label=found.label(method)
-    )
+    ax.errorbar(at, [d.mean for d in over], [d.error for d in over], label=found.label(method), **style)
     theirs = [_published_gap(found, run, method) for run in runs]
-    ax.plot(at, theirs, marker, ms=7, mfc='none', color=colour)
+    ax.plot(at, theirs, mfc='none', **style | dict(ms=7))
   ax.axhline(0, **figures.REFERENCE)
   ax.set_yscale('symlog', linthresh=0.1)
   ax.set(ylabel='NLL − that of the teachers (nats)', xticks=range(len(runs)), xticklabels=runs)

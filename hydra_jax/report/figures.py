@@ -232,7 +232,7 @@ def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def _lines(names) -> dict[str, dict[str, Any]]:
+def lines(names) -> dict[str, dict[str, Any]]:
   """How lines are drawn: by colour and marker, and where there are more of them than colours, by dashes."""
   return {
     name: {
@@ -247,8 +247,10 @@ def _lines(names) -> dict[str, dict[str, Any]]:
 
 def _marked(names) -> dict[str, dict[str, Any]]:
   """How lines of many points are drawn: with a few markers, each line's at another place."""
-  lines, every = _lines(names), 0.2
-  return {name: {**line, 'markevery': (every * i / len(lines), every)} for i, (name, line) in enumerate(lines.items())}
+  styles, every = lines(names), 0.2
+  return {
+    name: {**line, 'markevery': (every * i / len(styles), every)} for i, (name, line) in enumerate(styles.items())
+  }
 
 
 def reliability(scores: AllScores, bins: int) -> Figure:
@@ -473,7 +475,7 @@ def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test
     if row['metric'] == measure:
       values.setdefault((row['method'], row['split']), []).append(row['value'])
   without = []
-  for method, line in _lines(dict.fromkeys(row['method'] for row in rows)).items():
+  for method, line in lines(dict.fromkeys(row['method'] for row in rows)).items():
     means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
     if measure == EPISTEMIC and not np.any(means_of):
       without.append(method)
@@ -562,7 +564,7 @@ def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping
   for line, quality in zip(axes, qualities):
     for ax, cost in zip(line, costs):
       points = []
-      for method, style in _lines(methods).items():
+      for method, style in lines(methods).items():
         value, price = values.get((quality.split, method, quality.metric)), values.get(('cost', method, cost))
         if value and price:
           look = {'fmt': style['marker'], 'ms': 6, 'color': style['color'], 'label': (labels or {}).get(method, method)}
@@ -630,7 +632,7 @@ def validation_curves(lines: Sequence[Mapping[str, Any]], headings: Mapping[str,
     headings: How scores are called, see `Task.headline`.
   """
   scores = list(dict.fromkeys(name for line in lines for name in line['validation']))
-  styles = _lines(dict.fromkeys(line['phase'] for line in lines))
+  styles = lines(dict.fromkeys(line['phase'] for line in lines))
   figure, axes, _ = _grid(len(scores))
   for ax, score in zip(axes, scores):
     for phase, style in styles.items():
