@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from hydra_jax.data import Evaluation
+from hydra_jax.data import Evaluation, shifts
 from hydra_jax.maths.uncertainty import RANKINGS, WORDS
 from hydra_jax.report import figures, verdict
 
@@ -149,21 +149,50 @@ def test_heads_and_members_have_one_scale():
   assert 'nats' in figure.axes[4].get_ylabel()
 
 
-def test_shifts_have_units_and_bands_and_leave_out_what_is_0():
-  shifts = [Evaluation(f'rotate:{s}', 'shift', None, None, s, unit='degrees') for s in (15, 30)]
-  rows = [
+def of_shifts(values: dict[str, float]) -> list[dict]:
+  """Rows of two methods and two replicas, by split; the model uncertainty of `kd` is 0."""
+  return [
     {'split': split, 'method': m, 'replica': r, 'metric': metric, 'value': 0.0 if m == 'kd' else value + r, 'n': 4}
-    for split, value in (('test', 1.0), ('rotate:15', 2.0), ('rotate:30', 3.0))
+    for split, value in values.items()
     for m in ('ensemble', 'kd')
     for metric in ('nll', 'uncertainty_epistemic')
     for r in range(2)
   ]
-  nll, model = figures.shift_curves(rows, shifts, ('nll', 'uncertainty_epistemic'), 0.0, 'nats').axes
+
+
+def test_shifts_have_units_and_bands_and_leave_out_what_is_0():
+  sets = [Evaluation(f'rotate:{s}', 'shift', None, None, s, unit='degrees') for s in (15, 30)]
+  rows = of_shifts({'test': 1.0, 'rotate:15': 2.0, 'rotate:30': 3.0})
+  nll, model = figures.shift_curves(rows, sets, ('nll', 'uncertainty_epistemic'), 0.0, 'nats').axes
   assert [line.get_label() for line in nll.lines] == ['ensemble', 'kd'] and len(nll.collections) == 2
   assert [line.get_label() for line in model.lines] == ['ensemble'] and model.texts[0].get_text().endswith(': kd')
   assert model.get_xlabel() == 'rotate (degrees)' and 'nats' in model.get_ylabel()
   np.testing.assert_allclose(np.asarray(nll.lines[0].get_ydata(), float), [1.5, 2.5, 3.5])
   assert len({line.get_marker() for line in nll.lines}) == 2
+
+
+@pytest.mark.parametrize(
+  ('kinds', 'label'),
+  [
+    (('rotate',), 'rotate (degrees)'),
+    (('jitter',), 'jitter (standard deviations of features)'),
+    (('fog',), 'fog (severity)'),
+    (('fog', 'contrast'), 'corruptions, mean of 2 (severity)'),
+    (('CIFAR-10-C/fog',), 'CIFAR-10-C/fog (severity)'),
+    (('CIFAR-10-C/fog', 'CIFAR-10-C/contrast'), 'CIFAR-10-C, mean of 2 (severity)'),
+    (('rotate', 'fog', 'contrast'), 'rotate (degrees)'),
+  ],
+)
+def test_each_kind_of_shift_has_its_unit(kinds, label):
+  """Also means over several kinds, which have the unit of each."""
+  sets = [
+    Evaluation(f'{kind}:{s}', 'shift', None, None, s, shift.family, shift.unit)
+    for kind in kinds
+    for s in (1, 2)
+    for shift, _ in [shifts.parse(f'{kind}:{s}')]
+  ]
+  rows = of_shifts({'test': 1.0} | {each.name: 2.0 for each in sets})
+  assert figures.shift_curves(rows, sets, ('nll',)).axes[0].get_xlabel() == label
 
 
 def test_quality_is_drawn_beside_cost():

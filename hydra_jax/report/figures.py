@@ -507,15 +507,16 @@ def shift_curves(
   """
   curves, _ = _families(shifts)
   figure, axes = panels(len(curves), len(measures), (1.1 * SIZE, 0.7 * SIZE), sharex='col', sharey='row')
-  units = {e.name.partition(':')[0]: e.unit for e in shifts}
+  units = {e.name: e.unit for e in shifts}
   for line, measure in zip(axes, measures):
     for ax, curve in zip(line, curves.values()):
       if without := _draw_curve(ax, rows, curve, measure, test_to_train):
         text = f'0 everywhere: {", ".join(without)}'
         ax.annotate(text, (0.02, 1.0), xycoords='axes fraction', fontsize=NOTE_SIZE, color='#555555')
     line[0].set_ylabel(_measure_name(measure, unit))
-  for ax, kind in zip(axes[-1], curves):
-    ax.set_xlabel(kind + f' ({units[kind]})' * bool(units.get(kind)))
+  for ax, (kind, curve) in zip(axes[-1], curves.items()):
+    strength_unit = next((units[name] for names in curve.values() for name in names if name in units), '')
+    ax.set_xlabel(kind + f' ({strength_unit})' * bool(strength_unit))
   for ax, kind in zip(axes[0], curves):
     ax.set_title(kind)
   legend_beside(figure, axes[0][0])
