@@ -23,7 +23,7 @@ class Predictive:
   """How outputs become a predictive distribution.
 
   Attributes:
-    outputs: Number of network outputs for a number of classes or targets.
+    outputs: Number of network outputs, in training, for a number of classes or targets.
     read: `outputs [H, B, …] -> distribution`, in units of the network: what `Task.scores` takes.
   """
 
@@ -37,7 +37,7 @@ class Task:
 
   Attributes:
     predictives: By name; `members` (one for each head), `prior` (a distribution over predictions), `credal` (class
-      intervals).
+      intervals), `density` (of features).
     label: Loss against labels, `(outputs [H, B, C], y) -> [H, B]`.
     mixture: Loss of the mixture of all heads, in two parts: `outputs [H, B, C] -> [H, B, K]`, whose means over heads it
       depends on, and its negative log-likelihood, `(means [B, K], y) -> [B]`.
@@ -125,6 +125,13 @@ def credal_set(outputs_1xBxK) -> Categorical:
   logits, lengths, share = credal.read(outputs_1xBxK[0])
   bounds = credal.around(jax.nn.softmax(logits), lengths, share)
   return Categorical(jax.nn.log_softmax(logits), credal.uncertainty(*bounds))
+
+
+def with_density(outputs_1xBxK) -> Categorical:
+  """Logits of C classes, and then −log of a density, which is the model uncertainty: it is no part of the total."""
+  log_p = jax.nn.log_softmax(outputs_1xBxK[0, :, :-1])
+  entropy = uncertainty.entropy(log_p)
+  return Categorical(log_p, Uncertainty(entropy, entropy, outputs_1xBxK[0, :, -1]))
 
 
 def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Array]:
@@ -254,6 +261,7 @@ TASKS = {
       'members': Predictive(lambda classes: classes, categorical_members),
       'prior': Predictive(lambda classes: classes, dirichlet),
       'credal': Predictive(lambda classes: 2 * classes + 1, credal_set),
+      'density': Predictive(lambda classes: classes, with_density),
     },
     label=losses.cross_entropy,
     mixture=(jax.nn.softmax, losses.mean_nll),

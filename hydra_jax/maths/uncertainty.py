@@ -5,6 +5,7 @@ the data, on which all members agree. Epistemic uncertainty is the disagreement 
 them total, data and model uncertainty.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,10 @@ RANKINGS = ('uncertainty_total', 'uncertainty_epistemic')
 
 
 class Uncertainty(NamedTuple):
-  """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`."""
+  """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`.
+
+  Epistemic is a part of the total, but where a method has a score instead, such as −log of a density, see `adds_up`.
+  """
 
   total: jax.Array
   aleatoric: jax.Array
@@ -29,6 +33,22 @@ class Uncertainty(NamedTuple):
   def named(self) -> dict[str, jax.Array]:
     """By their names in scores, the keys of `WORDS`."""
     return dict(zip(WORDS, self, strict=True))
+
+
+def adds_up(scores: Mapping[str, np.ndarray]) -> bool:
+  """Whether the model uncertainty is a part of the total, so that its size says something, by scores `[N]`.
+
+  Where it is not, it is a number that orders inputs and can be negative: its mean, and its ratio to that of an
+  ensemble, mean nothing.
+
+  Example:
+    >>> adds_up(dict(zip(WORDS, np.array([[0.7], [0.5], [0.2]]))))
+    True
+  """
+  total, aleatoric, epistemic = (np.asarray(scores[name], np.float64) for name in WORDS)
+  return np.allclose(
+    aleatoric + epistemic, total, rtol=1e-3, atol=1e-6 * max(1, np.max(np.abs(total), initial=0)), equal_nan=True
+  )
 
 
 def entropy(log_p: jax.Array) -> jax.Array:
