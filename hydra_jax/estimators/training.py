@@ -176,7 +176,8 @@ def train(
       else:
         state = loop.fit(job, state, source, [seed], key[None], hooks=hooks)
         trees = optimizers.averaged_params(state.opt_state, state.params), state.model_state
-    trees = trees[0], _with_fits(phase, *trees, examples)
+    if phase.fits:
+      trees = trees[0], _with_fits(phase, trees[0], trees[1], examples)
   return jax.tree.map(lambda leaf: leaf[0], trees)
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-# Multiples of the identity, of which the least is added to all covariances with which each has a Cholesky factor. The
-# list of the paper's code is of float64 and ends at 1. Predictions are float32, and features may be of any size.
-JITTERS = (0.0, *(10.0**power for power in range(-37, 38)))
+# Multiples of the largest variance, of which the least that works is added to the diagonals of all covariances. The list
+# of the paper's code begins at 1e-308 for float64, whatever the size of the features; predictions are float32 here.
+JITTERS = (0.0, *(10.0**power for power in range(-7, 1)))
 # Log of the share of a class without examples.
 LEAST_LOG_SHARE = -80.0
 
@@ -94,22 +94,27 @@ def fitted(count_C: np.ndarray, mean_CxD: np.ndarray, products_CxDxD: np.ndarray
 
 
 def jitter_for(covariance_CxDxD: np.ndarray) -> float:
-  """The least of `JITTERS` with which every covariance has a Cholesky factor in float32.
+  """The least of `JITTERS`, times the largest variance, with which every covariance has a Cholesky factor.
+
+  Each of its pivots must be more than a rounding error of float32: a unit that is always 0 has no variance, and
+  features that depend on each other, or more features than examples, leave pivots that are nothing but noise.
 
   Example:
     >>> jitter_for(np.eye(2)[None]), jitter_for(np.ones((1, 2, 2)))  # the second one is singular
     (0.0, 1e-07)
   """
+  largest = float(np.max(covariance_CxDxD)) or 1.0
   identity = np.eye(covariance_CxDxD.shape[-1])
   for jitter in JITTERS:
-    if _is_factored(np.float32(covariance_CxDxD + jitter * identity)):
-      return jitter
+    if all(_is_factored(each + largest * jitter * identity) for each in covariance_CxDxD):
+      return largest * jitter
   raise ValueError('features are not finite, or too large for their covariances')
 
 
-def _is_factored(covariance_CxDxD: np.ndarray) -> bool:
-  """Whether each has a Cholesky factor; checked one by one, as the first one without ends it."""
+def _is_factored(covariance_DxD: np.ndarray) -> bool:
+  """Whether there is a Cholesky factor, with pivots of more than rounding errors."""
   try:
-    return all(np.isfinite(np.linalg.cholesky(each)).all() for each in covariance_CxDxD)
+    pivots = np.square(np.diagonal(np.linalg.cholesky(covariance_DxD)))
   except np.linalg.LinAlgError:
     return False
+  return bool(np.min(pivots) > np.finfo(np.float32).eps * np.max(np.diagonal(covariance_DxD)))

@@ -25,10 +25,12 @@ class Predictive:
   Attributes:
     outputs: Number of network outputs, in training, for a number of classes or targets.
     read: `outputs [H, B, …] -> distribution`, in units of the network: what `Task.scores` takes.
+    epistemic: What its model uncertainty is, and its unit, where that is no part of the total.
   """
 
   outputs: Callable[[int], int]
   read: Callable
+  epistemic: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +263,7 @@ TASKS = {
       'members': Predictive(lambda classes: classes, categorical_members),
       'prior': Predictive(lambda classes: classes, dirichlet),
       'credal': Predictive(lambda classes: 2 * classes + 1, credal_set),
-      'density': Predictive(lambda classes: classes, with_density),
+      'density': Predictive(lambda classes: classes, with_density, ('−log of the density of the features', 'nats')),
     },
     label=losses.cross_entropy,
     mixture=(jax.nn.softmax, losses.mean_nll),

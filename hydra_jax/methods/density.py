@@ -48,9 +48,12 @@ def with_density(one: cut.Network) -> tuple[cut.Network, tuple[Fit, ...]]:
   assert one.body_and_heads is not None
   body, head = one.body_and_heads
 
+  def flat(x: jax.Array) -> jax.Array:
+    return jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))).astype(jnp.float32)
+
   def features_of(params: Any, state: Any, x: jax.Array) -> jax.Array:
     found, _ = body.apply(params['body'], state['body'], x, None, False)
-    return jnp.reshape(found, (len(found), -1)).astype(jnp.float32)
+    return flat(found)
 
   def init(key, x):
     params, state = one.init(key, x)
@@ -69,8 +72,7 @@ def with_density(one: cut.Network) -> tuple[cut.Network, tuple[Fit, ...]]:
       return outputs, {**new, 'density': state['density']}
     below, _ = body.apply(params['body'], state['body'], x, key, train)
     outputs, _ = head.apply(params['heads'], state['heads'], below, key, train, jnp.asarray(one.heads, jnp.uint32))
-    features = jnp.reshape(below, (len(below), -1)).astype(jnp.float32)
-    surprise = -density.log_density(density.Gaussians(**state['density']), features)
+    surprise = -density.log_density(density.Gaussians(**state['density']), flat(below))
     return jnp.concatenate([outputs, surprise[None, :, None]], axis=-1), state
 
   def sums(params, state, batch):

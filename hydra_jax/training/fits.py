@@ -100,7 +100,7 @@ def batches_of_arrays(replicas: Sequence[dict[str, np.ndarray]], batch_size: int
 
 
 def filled(replicas: Sequence[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
-  """A batch of `size` rows for each replica, `[R, size, …]`, with the `weight` of each row: 0 for those that fill it up.
+  """A batch `[R, size, …]` of fewer rows for each replica, with the `weight` of each row: 0 for those that fill it.
 
   Example:
     >>> filled([{'x': np.array([5.0, 6.0])}], size=3)['weight']
