@@ -18,6 +18,7 @@ from hydra_jax.maths import density, uncertainty
 from hydra_jax.maths.tasks import TASKS
 from hydra_jax.methods.base import MethodContext
 from hydra_jax.methods.registry import METHODS
+from hydra_jax.report import figures
 from hydra_jax.training import fits
 
 N, D, C = 60, 4, 3
@@ -115,7 +116,7 @@ def test_a_score_is_no_part_of_the_total(random):
   scores = task.scores(task.predictives['density'].read(outputs), jnp.zeros(5, jnp.int32))
   scores = jax.tree.map(np.asarray, scores)
   np.testing.assert_allclose(scores['uncertainty_total'], scores['uncertainty_aleatoric'])
-  assert not uncertainty.adds_up(scores)
+  assert not uncertainty.has_size(scores)
   assert 'uncertainty_epistemic' not in evaluate.averages(scores, task, 5)
 
 
@@ -124,6 +125,7 @@ def test_a_run_on_eight_devices(tmp_path, monkeypatch):
   """Out-of-domain inputs have the least density; what was saved predicts, is calibrated, and is exported."""
   monkeypatch.setattr(cli, 'set_up', lambda: None)
   monkeypatch.setattr(cli.preemption, 'listen', lambda: None)
+  monkeypatch.setattr(figures, 'draw_all', lambda *args, **kwargs: None)
   monkeypatch.chdir(ROOT)
   flags = ['--config=configs/digits.py:members=1,epochs=3,replicas=2', "--config.students=('ddu','single')"]
   flags += ["--config.data.ood=('letters',)", "--config.data.shifts=('rotate:30',)"]

@@ -278,9 +278,9 @@ LABEL_FREE = (*uncertainty.WORDS, 'disagreement')
 def averages(scores: Scores, task: Task, bins: int, labelled: bool = True) -> dict[str, float]:
   """Metrics of one set, from the scores of its examples; of a set without labels, those that need none.
 
-  Where the model uncertainty is no part of the total, there is no mean of it, see `uncertainty.adds_up`.
+  Where the model uncertainty is no part of the total, there is no mean of it, see `uncertainty.has_size`.
   """
-  left_out = () if uncertainty.adds_up(scores) else ('uncertainty_epistemic',)
+  left_out = () if uncertainty.has_size(scores) else ('uncertainty_epistemic',)
   found = {
     metric: float(np.mean(scores[score], dtype=np.float64))
     for metric, score in task.averages.items()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-# Multiples of the largest variance, of which the least that works is added to the diagonals of all covariances. The list
+# Multiples of the largest variance, of which the least that works is added to the diagonal of each covariance. The list
 # of the paper's code begins at 1e-308 for float64, whatever the size of the features; predictions are float32 here.
 JITTERS = (0.0, *(10.0**power for power in range(-7, 1)))
 # Log of the share of a class without examples.

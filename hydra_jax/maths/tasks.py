@@ -102,12 +102,14 @@ class Task:
 class Categorical(NamedTuple):
   """A predictive distribution over classes: log mean probabilities `[B, C]`, and its uncertainty.
 
-  Where it is made of members, also how many pairs of them disagree, see `uncertainty.disagreement`.
+  Where it is made of members, also how many pairs of them disagree, see `uncertainty.disagreement`. Where the model
+  uncertainty is no part of the total, also `orders_only`, which is 1, see `uncertainty.has_size`.
   """
 
   log_mean: jax.Array
   uncertainty: Uncertainty
   disagreement: jax.Array | None = None
+  orders_only: jax.Array | None = None
 
 
 def categorical_members(logits_MxBxC) -> Categorical:
@@ -133,7 +135,7 @@ def with_density(outputs_1xBxK) -> Categorical:
   """Logits of C classes, and then −log of a density, which is the model uncertainty: it is no part of the total."""
   log_p = jax.nn.log_softmax(outputs_1xBxK[0, :, :-1])
   entropy = uncertainty.entropy(log_p)
-  return Categorical(log_p, Uncertainty(entropy, entropy, outputs_1xBxK[0, :, -1]))
+  return Categorical(log_p, Uncertainty(entropy, entropy, outputs_1xBxK[0, :, -1]), orders_only=jnp.ones_like(entropy))
 
 
 def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Array]:
@@ -146,6 +148,7 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
     'confidence': jnp.exp(jnp.max(log_mean, axis=-1)),
     **prediction.uncertainty.named(),
     **({} if prediction.disagreement is None else {'disagreement': prediction.disagreement}),
+    **({} if prediction.orders_only is None else {uncertainty.ORDERS_ONLY: prediction.orders_only}),
   }
 
 

@@ -6,7 +6,7 @@ them total, data and model uncertainty.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ RANKINGS = ('uncertainty_total', 'uncertainty_epistemic')
 class Uncertainty(NamedTuple):
   """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`.
 
-  Epistemic is a part of the total, but where a method has a score instead, such as −log of a density, see `adds_up`.
+  Epistemic is a part of the total, but where a method has a score instead, such as −log of a density, see `has_size`.
   """
 
   total: jax.Array
@@ -35,20 +35,21 @@ class Uncertainty(NamedTuple):
     return dict(zip(WORDS, self, strict=True))
 
 
-def adds_up(scores: Mapping[str, np.ndarray]) -> bool:
-  """Whether the model uncertainty is a part of the total, so that its size says something, by scores `[N]`.
+# The name in scores that says, where it is there, that the model uncertainty is no part of the total.
+ORDERS_ONLY = 'orders_only'
 
-  Where it is not, it is a number that orders inputs and can be negative: its mean, and its ratio to that of an
-  ensemble, mean nothing.
+
+def has_size(scores: Mapping[str, Any]) -> bool:
+  """Whether the model uncertainty in scores is a part of the total, so that its size says something.
+
+  Where it is not, such as −log of a density, it is a number that orders inputs and can be negative: its mean, and its
+  ratio to that of an ensemble, mean nothing.
 
   Example:
-    >>> adds_up(dict(zip(WORDS, np.array([[0.7], [0.5], [0.2]]))))
+    >>> has_size({'uncertainty_epistemic': np.array([0.2])})
     True
   """
-  total, aleatoric, epistemic = (np.asarray(scores[name], np.float64) for name in WORDS)
-  return np.allclose(
-    aleatoric + epistemic, total, rtol=1e-3, atol=1e-6 * max(1, np.max(np.abs(total), initial=0)), equal_nan=True
-  )
+  return ORDERS_ONLY not in scores
 
 
 def entropy(log_p: jax.Array) -> jax.Array:

@@ -309,7 +309,7 @@ def _covering(scores: AllScores, sets: Sequence[str]) -> AllScores:
 def _uncertain(scores: AllScores) -> AllScores:
   """Methods that have model uncertainty at all, in the unit of the others, which can be drawn."""
   positive = lambda values: bool(np.any(np.isfinite(values) & (values > 0)))
-  drawn = lambda found: positive(found[EPISTEMIC]) and uncertainty.adds_up(found)
+  drawn = lambda found: positive(found[EPISTEMIC]) and uncertainty.has_size(found)
   return {name: found for name, found in scores.items() if drawn(found['test'])}
 
 
@@ -660,7 +660,7 @@ def plane_maps(scores: AllScores, data: Data, unit: str) -> Figure:
   side, reach = round(len(grid) ** 0.5), float(grid.max())
   figure, axes = panels(len(scores), 3, (2.4, 2.4), sharex=True, sharey=True)
   for line, (part, word) in zip(axes, uncertainty.WORDS.items()):
-    ranked = {name for name, found in scores.items() if part == EPISTEMIC and not uncertainty.adds_up(found['plane'])}
+    ranked = {name for name, found in scores.items() if part == EPISTEMIC and not uncertainty.has_size(found['plane'])}
     top = max((found['plane'][part].max() for name, found in scores.items() if name not in ranked), default=0) or 1
     for ax, (name, found) in zip(line, scores.items()):
       values = found['plane'][part]
