@@ -12,6 +12,7 @@ LABELS = {
   'single': 'single network',
   'shallow_ensemble': 'shallow ensemble',
   'mc_dropout': 'MC dropout',
+  'ddu': 'DDU',
   'kd': 'KD',
   'kd_equal': "KD, Hydra's terms",
   'small_ensemble': 'small networks',

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
   from hydra_jax.evaluation.calibrated import Calibration, calibrate
   from hydra_jax.evaluation.predictor import Prediction, Predictor
   from hydra_jax.maths import conformal, losses, metrics, prior_networks, uncertainty
-  from hydra_jax.methods.base import Method, MethodContext, Phase
+  from hydra_jax.methods.base import Fit, Method, MethodContext, Phase
   from hydra_jax.nets.adapters import from_equinox, from_nnx
   from hydra_jax.nets.batch_ensemble import batch_ensemble
   from hydra_jax.nets.cut import Network, grow, multi_head, sampled
@@ -68,7 +68,7 @@ _MODULES = {
   'load': 'serving.loading',
   'save': 'serving.model_folder',
   'predict_file': 'serving.predict_files',
-  **dict.fromkeys(('Method', 'MethodContext', 'Phase'), 'methods.base'),
+  **dict.fromkeys(('Fit', 'Method', 'MethodContext', 'Phase'), 'methods.base'),
   **dict.fromkeys(('from_equinox', 'from_nnx'), 'nets.adapters'),
   'batch_ensemble': 'nets.batch_ensemble',
   **dict.fromkeys(('Network', 'grow', 'multi_head', 'sampled'), 'nets.cut'),
@@ -80,6 +80,7 @@ _MODULES = {
 __all__ = [
   'Calibration',
   'Columns',
+  'Fit',
   'HydraClassifier',
   'HydraRegressor',
   'Method',

@@ -64,7 +64,7 @@ def test_every_method_has_settings_and_a_source():
     assert all(meaning.endswith('.') for *_, meaning in table(row.settings)), name
 
 
-@pytest.mark.parametrize('name', ['proxy_endd', 'ced'])
+@pytest.mark.parametrize('name', ['proxy_endd', 'ced', 'ddu'])
 def test_some_methods_are_for_classification(name):
   with pytest.raises(UserError, match=f'{name} is for classification'):
     phases(name, 'regression')
@@ -72,7 +72,7 @@ def test_some_methods_are_for_classification(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'name', [name for name in STUDENTS if name not in ('proxy_endd', 'ced', 'kd', 'hydra', 'endd', 'dlf')]
+  'name', [name for name in STUDENTS if name not in ('proxy_endd', 'ced', 'ddu', 'kd', 'hydra', 'endd', 'dlf')]
 )
 def test_every_method_learns_a_regression(name, random):
   """The loss of its last phase goes down, and its outputs are read and scored."""

@@ -20,7 +20,7 @@ from hydra_jax.nets import cut
 from hydra_jax.nets.stages import Stage
 from hydra_jax.progress import bar
 from hydra_jax.settings import defaults, make
-from hydra_jax.training import early_stopping, folds, loop, optimizers
+from hydra_jax.training import early_stopping, fits, folds, loop, optimizers
 from hydra_jax.training.batches import resident, stack
 from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import Job, draw_of, grown_state, init_state, steps_for
@@ -176,7 +176,17 @@ def train(
       else:
         state = loop.fit(job, state, source, [seed], key[None], hooks=hooks)
         trees = optimizers.averaged_params(state.opt_state, state.params), state.model_state
+    if phase.fits:
+      trees = trees[0], _with_fits(phase, trees[0], trees[1], examples)
   return jax.tree.map(lambda leaf: leaf[0], trees)
+
+
+def _with_fits(phase: Phase, params: Any, model_state: Any, examples: Examples) -> Any:
+  """The state of a network with what the phase finds in closed form, see `Phase.fits`."""
+  arrays = {name: examples.arrays[name] for name in ('x', 'y', 'weight') if name in examples.arrays}
+  batches = fits.batches_of_arrays([arrays], early_stopping.ROWS_AT_ONCE)
+  pairs = [(fit.measure, fit.solve) for fit in phase.fits]
+  return fits.fitted(pairs, params, model_state, batches, stack([examples.scaling]))
 
 
 def coarse(score: early_stopping.Score) -> early_stopping.Score:

@@ -99,7 +99,8 @@ class Calibration:
     _expect(set(found['scores']) == set(names), 'scores has other names')
     most = 1 + ROUNDING if found['task'] == 'classification' else LARGEST_SCORE
     scores = {name: _ascending(found['scores'][name], f'scores.{name}', scored, most) for name in names}
-    uncertainties = _ascending(found['uncertainties'], 'uncertainties', examples, LARGEST_SCORE)
+    # Where the epistemic uncertainty is −log of a density, it can be negative.
+    uncertainties = _ascending(found['uncertainties'], 'uncertainties', examples, LARGEST_SCORE, -LARGEST_SCORE)
     return cls(found['task'], scale, scores, scored, found['ranking'], uncertainties, examples)
 
 
@@ -118,12 +119,12 @@ def _count(value: Any, what: str, most: int) -> int:
   return value
 
 
-def _ascending(values: Any, what: str, examples: int, most: float) -> tuple[float, ...]:
-  """Saved scores, checked: at least 0, ascending, and as many as `thinned` keeps of this number of examples."""
+def _ascending(values: Any, what: str, examples: int, most: float, least: float = 0) -> tuple[float, ...]:
+  """Saved scores, checked: in range, ascending, and as many as `thinned` keeps of this number of examples."""
   right = isinstance(values, list) and len(values) == min(examples, MOST_SCORES)
   _expect(right, f'{what} is no list of {min(examples, MOST_SCORES)} numbers')
   numbers = tuple(_number(value, what) for value in values)
-  _expect(0 <= numbers[0] and numbers[-1] <= most, f'{what} has a number that is not from 0 to {most:g}')
+  _expect(least <= numbers[0] and numbers[-1] <= most, f'{what} has a number that is not from {least:g} to {most:g}')
   _expect(all(a <= b for a, b in zip(numbers, numbers[1:])), f'{what} is not ascending')
   return numbers
 
@@ -194,7 +195,7 @@ def calibrate_by(predictor: 'Predictor', prediction: 'Prediction', y: Any) -> 'P
   scale = _label_scale(prediction, labelled, np.sort(rows[:for_scale]))
   prediction = scaled(prediction, scale, predictor.has_members)
   columns = _scores(prediction, labelled, np.sort(rows[for_scale:]))
-  ranking = RANKINGS[0] if np.any(prediction.epistemic > 0) else RANKINGS[1]
+  ranking = RANKINGS[0] if np.any(prediction.epistemic) else RANKINGS[1]
   found = Calibration(
     predictor.task,
     scale,

@@ -216,7 +216,8 @@ def rows(
     epistemic, of_ensemble = here['uncertainty_epistemic'], theirs['uncertainty_epistemic']
     add(where, method, 'rank_correlation', rank_correlation(epistemic, of_ensemble))
     for score in ('uncertainty_epistemic', 'disagreement'):
-      if score in here and score in theirs and theirs[score].any():
+      means_something = score == 'disagreement' or uncertainty.has_size(here)
+      if means_something and score in here and score in theirs and theirs[score].any():
         ratio = float(here[score].mean(dtype=np.float64) / theirs[score].mean(dtype=np.float64))
         add(where, method, f'{score}_ratio', ratio)
     if auroc.get((where, 'ensemble')) and not is_constant(epistemic):

@@ -276,11 +276,15 @@ LABEL_FREE = (*uncertainty.WORDS, 'disagreement')
 
 
 def averages(scores: Scores, task: Task, bins: int, labelled: bool = True) -> dict[str, float]:
-  """Metrics of one set, from the scores of its examples; of a set without labels, those that need none."""
+  """Metrics of one set, from the scores of its examples; of a set without labels, those that need none.
+
+  Where the model uncertainty is no part of the total, there is no mean of it, see `uncertainty.has_size`.
+  """
+  left_out = () if uncertainty.has_size(scores) else ('uncertainty_epistemic',)
   found = {
     metric: float(np.mean(scores[score], dtype=np.float64))
     for metric, score in task.averages.items()
-    if score in scores and (labelled or metric in LABEL_FREE)
+    if score in scores and metric not in left_out and (labelled or metric in LABEL_FREE)
   }
   return found | task.summary(scores, bins) if labelled else found
 

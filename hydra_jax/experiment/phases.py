@@ -26,7 +26,7 @@ from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, o
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
 from hydra_jax.progress import bar
-from hydra_jax.training import augment, checkpoints, loop, optimizers
+from hydra_jax.training import augment, checkpoints, fits, loop, optimizers
 from hydra_jax.training.batches import source_of, stack
 from hydra_jax.training.step import Job, OnlineTeacher, State, draw_of, grown_state, init_state, steps_for
 
@@ -198,7 +198,17 @@ def train_phase(
     logger.warning(
       f'{label}: the loss has not gone down ({losses[0]:.4g} at first, {losses[-1]:.4g} in the end): {WORSE}'
     )
-  return state
+  return place(with_fits(group, phase, state)) if phase.fits else state
+
+
+def with_fits(group: Group, phase: Phase, state: State) -> State:
+  """A trained state with what the phase finds in closed form, see `Phase.fits`. All processes must call it."""
+  data, (params, model_state) = [replica.data for replica in group], scores_in_training.on_host(state)
+  batches = fits.batches_of(data, group[0].config.evaluation.batch_size)
+  pairs = [(fit.measure, fit.solve) for fit in phase.fits]
+  return state._replace(
+    model_state=fits.fitted(pairs, params, model_state, batches, stack([each.scaling for each in data]))
+  )
 
 
 def train_with_scores(

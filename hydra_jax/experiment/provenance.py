@@ -29,11 +29,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     *(f'data/{name}' for name in ('splits', 'table_sets', 'tables', 'toy', 'uci', 'values')),
     *(f'devices/{name}' for name in ('collectives', 'cpu', 'layout')),
     *(f'experiment/{name}' for name in ('external_predictions', 'replicas')),
-    *(f'maths/{name}' for name in ('calibration', 'credal', 'losses', 'prior_networks', 'tasks')),
+    *(f'maths/{name}' for name in ('calibration', 'credal', 'density', 'losses', 'prior_networks', 'tasks')),
     'methods/latent_factor',
     *(f'nets/{name}' for name in ('adapters', 'batch_ensemble', 'cut', 'flow', 'mapping', 'stages', 'tabular')),
     *('nets/user_networks', 'nets/zoo'),
-    *(f'training/{name}' for name in ('augment', 'batches', 'gradients', 'loop', 'optimizers', 'program', 'step')),
+    *(
+      f'training/{name}'
+      for name in ('augment', 'batches', 'fits', 'gradients', 'loop', 'optimizers', 'program', 'step')
+    ),
   ),
   'evaluation': (
     *('evaluation/diversity', 'evaluation/evaluate', 'evaluation/predictor', 'evaluation/user_metrics'),
@@ -56,7 +59,9 @@ WITHOUT_NUMBERS = (
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
   ),
-  *(f'methods/{name}' for name in ('base', 'credal', 'distillation', 'flow_matching', 'gaussian', 'moments')),
+  *(
+    f'methods/{name}' for name in ('base', 'credal', 'density', 'distillation', 'flow_matching', 'gaussian', 'moments')
+  ),
   *(f'methods/{name}' for name in ('prior_networks', 'registry', 'supervised')),
   *(f'{folder}/__init__' for folder in ('devices', 'evaluation', 'experiment', 'maths', 'methods', 'nets', 'report')),
   *(f'training/{name}' for name in ('__init__', 'early_stopping', 'folds', 'settings')),

@@ -23,12 +23,14 @@ class Predictive:
   """How outputs become a predictive distribution.
 
   Attributes:
-    outputs: Number of network outputs for a number of classes or targets.
+    outputs: Number of network outputs, in training, for a number of classes or targets.
     read: `outputs [H, B, …] -> distribution`, in units of the network: what `Task.scores` takes.
+    epistemic: What its model uncertainty is, and its unit, where that is no part of the total.
   """
 
   outputs: Callable[[int], int]
   read: Callable
+  epistemic: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Task:
 
   Attributes:
     predictives: By name; `members` (one for each head), `prior` (a distribution over predictions), `credal` (class
-      intervals).
+      intervals), `density` (of features).
     label: Loss against labels, `(outputs [H, B, C], y) -> [H, B]`.
     mixture: Loss of the mixture of all heads, in two parts: `outputs [H, B, C] -> [H, B, K]`, whose means over heads it
       depends on, and its negative log-likelihood, `(means [B, K], y) -> [B]`.
@@ -100,12 +102,14 @@ class Task:
 class Categorical(NamedTuple):
   """A predictive distribution over classes: log mean probabilities `[B, C]`, and its uncertainty.
 
-  Where it is made of members, also how many pairs of them disagree, see `uncertainty.disagreement`.
+  Where it is made of members, also how many pairs of them disagree, see `uncertainty.disagreement`. Where the model
+  uncertainty is no part of the total, also `orders_only`, which is 1, see `uncertainty.has_size`.
   """
 
   log_mean: jax.Array
   uncertainty: Uncertainty
   disagreement: jax.Array | None = None
+  orders_only: jax.Array | None = None
 
 
 def categorical_members(logits_MxBxC) -> Categorical:
@@ -127,6 +131,13 @@ def credal_set(outputs_1xBxK) -> Categorical:
   return Categorical(jax.nn.log_softmax(logits), credal.uncertainty(*bounds))
 
 
+def with_density(outputs_1xBxK) -> Categorical:
+  """Logits of C classes, and then −log of a density, which is the model uncertainty: it is no part of the total."""
+  log_p = jax.nn.log_softmax(outputs_1xBxK[0, :, :-1])
+  entropy = uncertainty.entropy(log_p)
+  return Categorical(log_p, Uncertainty(entropy, entropy, outputs_1xBxK[0, :, -1]), orders_only=jnp.ones_like(entropy))
+
+
 def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Array]:
   """Scores of each example; those against the label are meaningless where it is −1 (none)."""
   log_mean, labels = prediction.log_mean, jnp.maximum(labels_B, 0)
@@ -137,6 +148,7 @@ def classification_scores(prediction: Categorical, labels_B) -> dict[str, jax.Ar
     'confidence': jnp.exp(jnp.max(log_mean, axis=-1)),
     **prediction.uncertainty.named(),
     **({} if prediction.disagreement is None else {'disagreement': prediction.disagreement}),
+    **({} if prediction.orders_only is None else {uncertainty.ORDERS_ONLY: prediction.orders_only}),
   }
 
 
@@ -254,6 +266,7 @@ TASKS = {
       'members': Predictive(lambda classes: classes, categorical_members),
       'prior': Predictive(lambda classes: classes, dirichlet),
       'credal': Predictive(lambda classes: 2 * classes + 1, credal_set),
+      'density': Predictive(lambda classes: classes, with_density, ('−log of the density of the features', 'nats')),
     },
     label=losses.cross_entropy,
     mixture=(jax.nn.softmax, losses.mean_nll),

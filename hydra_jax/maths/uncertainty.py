@@ -5,7 +5,8 @@ the data, on which all members agree. Epistemic uncertainty is the disagreement 
 them total, data and model uncertainty.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,10 @@ RANKINGS = ('uncertainty_total', 'uncertainty_epistemic')
 
 
 class Uncertainty(NamedTuple):
-  """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`."""
+  """Three numbers for each example: nats in classification, `[B]`, and variance of each target, `[B, D]`.
+
+  Epistemic is a part of the total, but where a method has a score instead, such as −log of a density, see `has_size`.
+  """
 
   total: jax.Array
   aleatoric: jax.Array
@@ -29,6 +33,23 @@ class Uncertainty(NamedTuple):
   def named(self) -> dict[str, jax.Array]:
     """By their names in scores, the keys of `WORDS`."""
     return dict(zip(WORDS, self, strict=True))
+
+
+# The name in scores that says, where it is there, that the model uncertainty is no part of the total.
+ORDERS_ONLY = 'orders_only'
+
+
+def has_size(scores: Mapping[str, Any]) -> bool:
+  """Whether the model uncertainty in scores is a part of the total, so that its size says something.
+
+  Where it is not, such as −log of a density, it is a number that orders inputs and can be negative: its mean, and its
+  ratio to that of an ensemble, mean nothing.
+
+  Example:
+    >>> has_size({'uncertainty_epistemic': np.array([0.2])})
+    True
+  """
+  return ORDERS_ONLY not in scores
 
 
 def entropy(log_p: jax.Array) -> jax.Array:

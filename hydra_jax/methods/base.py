@@ -40,6 +40,30 @@ class MethodContext:
     return cut.multi_head(self.stages(predictive), at, heads, train_body, self.mapping)
 
 
+@dataclass(frozen=True)
+class Fit:
+  """What a phase finds in closed form when its training is over: one pass over the training examples.
+
+  Examples come in batches, as they are stored, not augmented. Their sums are added up in float64. Several fits are made
+  one after another, so that a second one can measure around what the first one has found.
+
+  Attributes:
+    measure: `(params, state, batch) -> tree of sums over the examples of the batch`. The batch has scaled inputs `x`,
+      labels `y`, and `weight` `[B]`, by which each example counts: 0 for rows that fill up the last batch. Labels of −1
+      are none.
+    solve: `(state, sums) -> state`, of the network. It is called on the host, with NumPy arrays, the sums in float64.
+
+  Example:
+    >>> mean = Fit(
+    ...   lambda params, state, batch: (batch['weight'] @ batch['x'], batch['weight'].sum()),
+    ...   lambda state, sums: {**state, 'mean': sums[0] / sums[1]},
+    ... )
+  """
+
+  measure: Callable[[Any, Any, dict[str, jax.Array]], Any]
+  solve: Callable[[Any, Any], Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
   """One stretch of training against one loss.
@@ -73,6 +97,7 @@ class Phase:
   common: Callable[[jax.Array], jax.Array] | None = None
   penalty: Callable[[Any], jax.Array] | None = None
   draws: Literal['members', 'heads', 'nothing'] = 'nothing'
+  fits: tuple[Fit, ...] = ()
 
 
 @dataclass(frozen=True)

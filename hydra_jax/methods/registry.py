@@ -4,6 +4,7 @@ from hydra_jax import user_files
 from hydra_jax.errors import UserError, look_up
 from hydra_jax.methods.base import Method, NoSettings
 from hydra_jax.methods.credal import ced
+from hydra_jax.methods.density import ddu
 from hydra_jax.methods.distillation import (
   KD,
   BatchEnsemble,
@@ -27,6 +28,7 @@ METHODS: dict[str, Method] = {
   'single': Method(single, learns_from='labels'),
   'shallow_ensemble': Method(shallow_ensemble, ShallowEnsemble, learns_from='labels'),
   'mc_dropout': Method(mc_dropout, MCDropout, learns_from='labels'),
+  'ddu': Method(ddu, learns_from='labels', predictive='density'),
   'kd': Method(kd, KD),
   'hydra': Method(hydra, Hydra, matched=True),
   'small_ensemble': Method(small_ensemble, Temperature, matched=True),

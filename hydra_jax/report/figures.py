@@ -309,9 +309,10 @@ def _covering(scores: AllScores, sets: Sequence[str]) -> AllScores:
 
 
 def _uncertain(scores: AllScores) -> AllScores:
-  """Methods that have model uncertainty at all, which can be drawn."""
+  """Methods that have model uncertainty at all, in the unit of the others, which can be drawn."""
   positive = lambda values: bool(np.any(np.isfinite(values) & (values > 0)))
-  return {name: found for name, found in scores.items() if positive(found['test'][EPISTEMIC])}
+  drawn = lambda found: positive(found[EPISTEMIC]) and uncertainty.has_size(found)
+  return {name: found for name, found in scores.items() if drawn(found['test'])}
 
 
 def _styles(outside: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -469,13 +470,18 @@ def _families(shifts: Sequence[Evaluation]) -> tuple[dict[str, Curve], dict[str,
 
 
 def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test_to_train: float) -> list[str]:
-  """Draws one metric of each method, with bands; returns the methods without model uncertainty, which are left out."""
+  """Draws one metric of each method, with bands; returns the methods without model uncertainty, which are left out.
+
+  Methods that do not have the metric are left out too.
+  """
   values: dict[tuple[str, str], list[float]] = {}
   for row in rows:
     if row['metric'] == measure:
       values.setdefault((row['method'], row['split']), []).append(row['value'])
   without = []
   for method, line in lines(dict.fromkeys(row['method'] for row in rows)).items():
+    if any((method, name) not in values for names in curve.values() for name in names):
+      continue
     means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
     if measure == EPISTEMIC and not np.any(means_of):
       without.append(method)
@@ -649,14 +655,22 @@ def validation_curves(lines: Sequence[Mapping[str, Any]], headings: Mapping[str,
 
 
 def plane_maps(scores: AllScores, data: Data, unit: str) -> Figure:
-  """Total, data and model uncertainty over the plane, one column a method, one colour scale a row."""
+  """Total, data and model uncertainty over the plane, one column a method, one colour scale a row.
+
+  Where model uncertainty is no part of the total, its ranks are drawn, which have a scale of their own.
+  """
   grid = data.evaluations['plane'].load().x
   side, reach = round(len(grid) ** 0.5), float(grid.max())
   figure, axes = panels(len(scores), 3, (2.4, 2.4), sharex=True, sharey=True)
   for line, (part, word) in zip(axes, uncertainty.WORDS.items()):
-    top = max(found['plane'][part].max() for found in scores.values()) or 1
+    ranked = {name for name, found in scores.items() if part == EPISTEMIC and not uncertainty.has_size(found['plane'])}
+    top = max((found['plane'][part].max() for name, found in scores.items() if name not in ranked), default=0) or 1
     for ax, (name, found) in zip(line, scores.items()):
-      values = found['plane'][part].reshape(side, side)
+      values = found['plane'][part]
+      if name in ranked:
+        values = diversity.ranks(values) * (top / len(values))
+        ax.set_title('ranks', fontsize=NOTE_SIZE)
+      values = values.reshape(side, side)
       image = ax.imshow(values, origin='lower', extent=2 * (-reach, reach), vmin=0, vmax=top, cmap='viridis')
       if isinstance(data.train, Split):
         ax.scatter(*data.train.x.T, s=0.6, color='white', alpha=0.5, linewidths=0, rasterized=True)

@@ -135,7 +135,7 @@ def _kept(found: Results, student: str) -> str:
 
 
 def _detection(found: Results, student: str, name: str) -> str:
-  by = 'epistemic' if found.mean('test', student, 'uncertainty_epistemic') else 'total'
+  by = 'total' if found.mean('test', student, 'uncertainty_epistemic') == 0 else 'epistemic'
   ours, theirs = (found.mean(name, method, f'auroc_uncertainty_{by}') for method in (student, ENSEMBLE))
   if ours is None or theirs is None:
     return ''

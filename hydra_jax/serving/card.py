@@ -18,6 +18,7 @@ import yaml
 from hydra_jax import store
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation.predictor import Prediction, Predictor
+from hydra_jax.experiment import recipes
 from hydra_jax.formats import digits, number
 
 # Of facts: characters of a text, and rows.
@@ -338,8 +339,14 @@ def _what(predictor: Predictor) -> str:
   return (
     f'A network `{_text(recipe.network.name)}` with {heads_shown} and {digits(float(size), 3)} parameters, {made}, for '
     f'{predictor.task} with {outputs}. It predicts, and says how uncertain it is: in total, by the noise of the data '
-    '(aleatoric), and by the disagreement of its members (epistemic).'
+    f'(aleatoric), and by {_epistemic(predictor)} (epistemic).'
   )
+
+
+def _epistemic(predictor: Predictor) -> str:
+  """What the model uncertainty is."""
+  own = recipes.predictive_of(predictor.recipe.recipe).epistemic
+  return f'{own[0]}, which orders inputs' if own else 'the disagreement of its members'
 
 
 def _folder(name: str) -> str:

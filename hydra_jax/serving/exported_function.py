@@ -16,6 +16,7 @@ import hydra_jax
 from hydra_jax.data import LARGEST, scale_inputs
 from hydra_jax.evaluation.predictor import Predictor
 from hydra_jax.maths import calibration, uncertainty
+from hydra_jax.maths.tasks import TASKS
 from hydra_jax.serving import exported_columns
 
 INPUT = 'x'
@@ -158,7 +159,7 @@ def describe(predictor: Predictor, members: bool) -> dict[str, Any]:
     found = jax.eval_shape(function_of(predictor, members), jax.ShapeDtypeStruct((1, *shape), dtype))
   outputs = {}
   for name in output_names(predictor, members):
-    meaning, unit = MEANINGS[predictor.task][name]
+    meaning, unit = _meaning(predictor, name)
     sizes = ['batch', *found[name].shape[1:]]
     outputs[name] = {'dtype': found[name].dtype.name, 'shape': sizes, 'meaning': meaning, 'unit': unit}
   columns, fitted = predictor.columns, predictor.calibration
@@ -172,6 +173,13 @@ def describe(predictor: Predictor, members: bool) -> dict[str, Any]:
     'calibration': None if fitted is None else {'label_scale': fitted.label_scale, 'examples': fitted.examples},
     'versions': {'hydra_jax': hydra_jax.__version__, **{name: metadata.version(name) for name in ('jax', 'flax')}},
   }
+
+
+def _meaning(predictor: Predictor, name: str) -> tuple[str, str]:
+  """What an output is, and its unit."""
+  of_read = (each for each in TASKS[predictor.task].predictives.values() if each.read is predictor.model.read)
+  own = next(of_read, None)
+  return own.epistemic if name == 'epistemic' and own and own.epistemic else MEANINGS[predictor.task][name]
 
 
 class Examples(NamedTuple):
@@ -214,7 +222,10 @@ def largest_error(predictor: Predictor, call: Callable[[np.ndarray], dict[str, n
     for name, values in wanted.items():
       if found[name].shape != values[rows].shape or found[name].dtype != values.dtype:
         return np.inf
-      errors.append(np.max(np.abs(found[name] - values[rows]) / sizes.get(name, sizes['total'])))
+      size = sizes.get(name, sizes['total'])
+      if name == 'epistemic':  # −log of a density is no part of the total
+        size = np.maximum(size, np.max(np.abs(values), axis=0))
+      errors.append(np.max(np.abs(found[name] - values[rows]) / size))
   return float(np.max(errors))
 
 
