@@ -77,14 +77,30 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
     metavar='RESULTS',
     help='a folder that this command wrote: the table is made of its values, and nothing is trained',
   )
-  sweep = commands.add_parser('sweep', help='a run for each combination of some values', allow_abbrev=False)
+  sweep = commands.add_parser(
+    'sweep', help='a run for each combination of some values, or for values that Optuna chooses', allow_abbrev=False
+  )
   sweep.add_argument('--config', **CONFIG)
   sweep.add_argument(
     '--grid',
     action='append',
-    required=True,
     metavar='KEY=VALUES',
     help='a config key and its values, such as student.hydra.temperature=1,3,5 or seed=0..4; once for each key',
+  )
+  sweep.add_argument(
+    '--search',
+    action='append',
+    metavar='KEY=RANGE',
+    help='instead of --grid: a config key and the values to choose from, such as student.hydra.temperature=1..10, '
+    'distillation.learning_rate=1e-4..1e-2:log or distillation.optimizer=adam,sgd; once for each key',
+  )
+  sweep.add_argument(
+    '--trials', type=int, help='with --search: number of runs, of all processes together (default: 20)'
+  )
+  sweep.add_argument(
+    '--target',
+    metavar='METHOD:METRIC',
+    help='with --search: the score on the validation part by which values are chosen (default: hydra:nll)',
   )
   sweep.add_argument('--workdir', help='where everything is written (default: runs/sweep-<config name>)')
   sweep.epilog = 'Start it several times, on machines that share the folder, and each process takes runs that are left'
@@ -367,12 +383,27 @@ def _store(options) -> Path | None:
 
 def sweep(options, overrides: list[str]) -> None:
   from hydra_jax import progress
-  from hydra_jax.experiment import sweep as sweeps
+  from hydra_jax.experiment import search as searches, sweep as sweeps
 
-  grid = sweeps.grid_of(options.grid)
-  with progress.held_back() as records:  # what is said of every point is said once
+  if bool(options.grid) == bool(options.search):
+    raise UserError('give --grid KEY=VALUES, or --search KEY=RANGE: one of the two, once for each key')
+  if options.grid and not (options.trials is None and options.target is None):
+    raise UserError('--trials and --target are for --search: leave them out, or write --search')
+  if options.trials is not None and options.trials < 1:
+    raise UserError(f'--trials={options.trials} must be at least 1')
+  grid, spaces = sweeps.grid_of(options.grid or ()), searches.spaces_of(options.search or ())
+
+  def read(more):
+    with progress.held_back():  # what is said of every point is said once
+      return read_config(options.config, [*overrides, *more])
+
+  with progress.held_back() as records:
     config = read_config(options.config, overrides)
-    points = sweeps.points_of(grid, lambda more: read_config(options.config, [*overrides, *more]))
+  if spaces:
+    searches.check_installed()
+    searches.check(spaces, config, read)
+    target = searches.target_of(options.target or 'hydra:nll', config, _data_dir(options))
+  points = sweeps.points_of(grid, read) if grid else []
   place = Path('runs') / f'sweep-{default_workdir(config).name}'
   workdir = writable(place if options.workdir is None else local_folder(options.workdir, '--workdir'), '--workdir')
   data_dir, shared = _data_dir(options), _store(options) or workdir / sweeps.STORE
@@ -380,7 +411,11 @@ def sweep(options, overrides: list[str]) -> None:
   preemption.begin()
   for record in {record.getMessage(): record for record in records}.values():
     progress.handler.emit(record)
-  sweeps.run(points, workdir, shared, data_dir)
+  if not spaces:
+    sweeps.run(points, workdir, shared, data_dir)
+    return
+  command = ['hydra-jax', 'run', f'--config={options.config}', *overrides]
+  searches.run(spaces, options.trials or 20, *target, config, read, workdir, shared, data_dir, command)
 
 
 def table(options, overrides: list[str]) -> None:

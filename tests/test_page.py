@@ -246,3 +246,19 @@ def test_the_page_of_a_run(tiny_run):
   assert drawn['png'] == drawn['svg'] and 'cost' in drawn['svg']
   assert len(pictures) == len(drawn['png']) + 3 * page.MOST_INPUTS
   assert sum('svg+xml' in each['src'] for each in pictures) == len(drawn['svg']) and '/report.html' not in said
+
+
+def test_dark_pages_invert_figures_but_those_with_a_scale(tmp_path):
+  """White becomes the colour of the page. What captions call bright stays bright; print stays as drawn."""
+  for name in ('reliability', 'heads_against_members', 'plane'):
+    Image.new('RGB', (9, 9)).save(tmp_path / f'{name}.png')
+  (found,) = page.figures_in(tmp_path, [''])
+  assert {each.title for each in found if each.is_scale} == {page.CAPTIONS[name][0] for name in page.SCALES}
+  nothing: dict = dict(about='', heading='', verdict=[], tables=[], code=('', ''), configs=[], versions={})
+  text = page.html(page.Page(title='a', figures=found, **nothing))
+  boxes = re.findall('<div class="(wide[^"]*)".*?aria-label="([^"]*)"', text)
+  assert {title for box, title in boxes if box == 'wide scale'} == {each.title for each in found if each.is_scale}
+  rules = re.search(r'@media screen and \(prefers-color-scheme: dark\) \{(.*?)\n\}', text, re.DOTALL)[1]
+  share = float(re.search(r'figure img \{ filter: invert\(([\d.]+)\) hue-rotate\(180deg\)', rules)[1])
+  dark = re.search(r'prefers-color-scheme: dark\) \{\s*:root \{ --back: #(\w\w)\1\1', text)[1]
+  assert round(255 * (1 - share)) == int(dark, 16) and 'figure .scale img { filter: brightness' in rules

@@ -53,7 +53,7 @@ WITHOUT_NUMBERS = (
   *('report/dots', 'report/figures', 'report/page', 'report/parallel', 'report/tables', 'report/verdict'),
   *(f'experiment/{name}' for name in ('agreement', 'artifacts', 'config', 'explain', 'list_runs', 'recipes')),
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
-  *('experiment/on_paper', 'experiment/paper_tables', 'experiment/sweep'),
+  *('experiment/on_paper', 'experiment/paper_tables', 'experiment/search', 'experiment/sweep'),
   *('experiment/table_definition', 'experiment/table_page', 'experiment/trackers', 'experiment/tracking'),
   *(
     f'experiment/{name}'

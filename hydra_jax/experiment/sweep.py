@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 import re
 import time
+from types import MappingProxyType
 
 import jax
 from ml_collections import ConfigDict
@@ -192,10 +193,16 @@ def run(points: Sequence[Point], folder: Path, shared: Path, data_dir: str) -> N
     raise UserError(f'{len(failed)} of {len(points)} runs failed, the others are in {folder}. {name}: {why}')
 
 
-def report(points: Sequence[Point], folder: Path) -> None:
-  """Writes `table.md`, `results.csv` and `parallel.png`, and prints the table."""
+def report(points: Sequence[Point], folder: Path, ranges: Mapping[str, bool] = MappingProxyType({})) -> None:
+  """Writes `table.md`, `results.csv` and `parallel.png`, and prints the table.
+
+  Args:
+    points: All are finished.
+    folder: Of the sweep.
+    ranges: Keys whose values are numbers of a range, and whether their logarithms are drawn.
+  """
   found = [(point, compare_runs.read(folder / point.name, point.name)) for point in points]
-  table, scales = score_table(found), scales_of(found)
+  table, scales = score_table(found), scales_of(found, ranges)
   with store.part_locked(folder / 'table', lambda: time.sleep(0.1)):  # two processes may end at once
     store.replace_text(folder / 'results.csv', _csv(found))
     store.replace_text(folder / 'table.md', tables.markdown(table))
@@ -282,7 +289,7 @@ def _cell(values: list[float] | None, overlap: float) -> str:
   return number(found.mean, found.error)
 
 
-def scales_of(found: Found) -> dict[str, list[parallel.Scale]]:
+def scales_of(found: Found, ranges: Mapping[str, bool] = MappingProxyType({})) -> dict[str, list[parallel.Scale]]:
   """For each method whose scores change, the values of the grid and its mean scores, where there are two to compare."""
   columns = columns_of(found)
   keys, groups = by_values(found)
@@ -292,12 +299,18 @@ def scales_of(found: Found) -> dict[str, list[parallel.Scale]]:
     have = {values: group for values, group in groups.items() if ('test', method, 'nll') in group}
     if len(have) < 2:
       continue
-    drawn = [parallel.Scale(shown(key), [values[i] for values in have]) for i, key in enumerate(keys)]
+    drawn = [_scale(key, [values[i] for values in have], ranges) for i, key in enumerate(keys)]
     for (split, metric), (heading, _) in columns.items():
       means = [float(np.mean(group.get((split, method, metric), math.nan))) for group in have.values()]
       drawn += [parallel.Scale(heading, means)] * bool(np.all(np.isfinite(means)))
     scales[method] = drawn
   return scales
+
+
+def _scale(key: str, values: Sequence[str], ranges: Mapping[str, bool]) -> parallel.Scale:
+  if key not in ranges:
+    return parallel.Scale(shown(key), values)
+  return parallel.Scale(shown(key), [float(value) for value in values], ranges[key])
 
 
 def shown(key: str) -> str:

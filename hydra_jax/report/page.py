@@ -63,6 +63,7 @@ CAPTIONS = {
   ),
   'losses': ('Losses in training', 'The median of the heads, and the range of all heads, step by step.'),
 }
+SCALES = ('heads_against_members', 'plane')  # figures whose colours are those of a scale
 MOST_INPUTS, MOST_VALUES = 8, 6
 # Bytes of all figures of a page, as they stand in it. The rest takes less than a megabyte.
 BUDGET = 5 * 2**19
@@ -71,13 +72,23 @@ LETTERS_ACROSS = 150  # of a table, at most
 
 @dataclass(frozen=True)
 class ShownFigure:
-  """A figure on the page: its size is in pixels of the page, and `source` is a `data:` address."""
+  """A figure on the page.
+
+  Attributes:
+    title: Above it.
+    caption: Below it.
+    width: In pixels of the page.
+    height: Likewise.
+    source: A `data:` address.
+    is_scale: Whether its colours are those of a scale, which must not be inverted on a dark page.
+  """
 
   title: str
   caption: str
   width: int
   height: int
   source: str
+  is_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +235,7 @@ def _shown(folder: Path, prefix: str, captions: Mapping[str, tuple[str, str]], s
     if pixels.is_file() and (small or not made):
       made.append(_pixels(*said, _fewer_colours(pixels.read_bytes()) if small else pixels.read_bytes()))
     if made:
-      yield min(made, key=lambda figure: len(figure.source))
+      yield replace(min(made, key=lambda figure: len(figure.source)), is_scale=name in SCALES)
 
 
 def _fewer_colours(png: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import math
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -23,18 +24,21 @@ class Scale:
   Attributes:
     name: Shown below it.
     values: Of each line: texts, which are placed at equal distances in the order in which they come, or numbers.
+    log: Whether numbers are placed by their logarithms.
   """
 
   name: str
   values: Sequence[str] | Sequence[float]
+  log: bool = False
 
   def heights(self) -> list[float]:
     """Where each line meets the axis, from 0 to 1."""
     order: list = list(dict.fromkeys(self.values))
     if isinstance(self.values[0], str):
       return [order.index(value) / (len(order) - 1) if len(order) > 1 else 0.5 for value in self.values]
-    low, high = min(order), max(order)
-    return [(float(value) - low) / (high - low) if high > low else 0.5 for value in self.values]
+    at = [math.log(float(value)) if self.log else float(value) for value in self.values]
+    low, high = min(at), max(at)
+    return [(value - low) / (high - low) if high > low else 0.5 for value in at]
 
   def marks(self) -> dict[float, str]:
     """The texts that stand at the axis, by height: all values, or the least and the greatest number."""

@@ -136,6 +136,12 @@ class Job:
   teacher: OnlineTeacher | None = None
 
   @property
+  def networks(self) -> int:
+    """How many networks it trains: heads that share no parameters are networks of their own."""
+    shares = self.network.cut > 0 or self.network.body_and_heads is None
+    return 1 if shares else len(self.network.heads)
+
+  @property
   def is_independent(self) -> bool:
     """Whether heads share nothing, so that they can be trained group by group."""
     shares = self.network.cut > 0 or self.network.body_and_heads is None or self.draw or self.penalty
@@ -214,8 +220,16 @@ def over_replicas(f: Callable, *stacked: Tree) -> Tree:
 
 
 def train_step(
-  job: Job, state: State, data: dict[str, jax.Array], scaling: Scaling, teacher: Tree, index_B: jax.Array, key, heads_K
-) -> tuple[State, jax.Array]:
+  job: Job,
+  state: State,
+  data: dict[str, jax.Array],
+  scaling: Scaling,
+  teacher: Tree,
+  index_B: jax.Array,
+  key: jax.Array,
+  heads_K: jax.Array | None,
+  measures: jax.Array | bool,
+) -> tuple[State, jax.Array, jax.Array]:
   """One step of one replica.
 
   Step s uses `fold_in(key, s)`. So the state has no random key.
@@ -229,9 +243,11 @@ def train_step(
     index_B: Rows of this batch, int32.
     key: Of the phase.
     heads_K: See `state`; None for all heads.
+    measures: Whether the gradient is measured in this step.
 
   Returns:
-    The new state, and the loss of each head `[H]`.
+    The new state, the loss of each head `[H]`, and what each head adds to the square of the norm of the gradient `[H]`,
+    see `gradients.squares_of`; 0 where it is not measured.
   """
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
@@ -254,7 +270,9 @@ def train_step(
   with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
     updates, opt_state = job.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  return State(state.step + 1, params, model_state, opt_state), losses_H
+  measure = functools.partial(gradients.squares_of, grads, job.network)
+  squares_H = jax.lax.cond(measures, measure, lambda: jnp.zeros_like(losses_H))
+  return State(state.step + 1, params, model_state, opt_state), losses_H, squares_H
 
 
 def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:
