@@ -137,7 +137,7 @@ class Job:
 
   @property
   def networks(self) -> int:
-    """How many networks it trains: heads that share no parameters are networks of their own."""
+    """How many networks it trains: each head is a network where heads share no parameters."""
     shares = self.network.cut > 0 or self.network.body_and_heads is None
     return 1 if shares else len(self.network.heads)
 
