@@ -34,6 +34,8 @@ def test_a_bar_is_one_output_that_grows(monkeypatch):
     assert 'value="0" max="200"' in outputs[0]
     advance(50, 0.5)
     assert 'value="50" max="200"' in outputs[0] and '25%' in outputs[0] and 'loss 0.5' in outputs[0]
+    assert ' left' not in outputs[0]  # it may have begun at any step
+    advance(60, 0.5)
     assert re.search(r'\d+ s left', outputs[0])
     advance(200, 0.25)
   assert len(outputs) == 1 and '100%' in outputs[0] and 'student &lt;1&gt;' in outputs[0] and ' left' not in outputs[0]
