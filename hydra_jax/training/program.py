@@ -15,7 +15,7 @@ from hydra_jax.nets.mapping import chunk_of
 from hydra_jax.nets.stages import Tree
 from hydra_jax.training.step import Job, State, over_replicas, train_step
 
-# Of so many steps of a call, the gradient of one is measured. All of them would take some percent of the time on CPUs.
+# Of so many steps of a call, the gradient of one is measured.
 MEASURED = 8
 
 
