@@ -141,7 +141,7 @@ def gaps(found: Results) -> Figure:
   methods = [method for method in found.methods(runs[0]) if method != 'ensemble']
   figure, [[ax]] = figures.panels(1, size=(1.5 * len(runs) + 2, 3.2))
   width = 0.8 / len(methods)
-  for i, (method, style) in enumerate(figures.lines(methods).items()):
+  for i, (method, style) in enumerate(figures.line_styles(methods).items()):
     style = style | dict(ls='')
     at = [place - 0.4 + (i + 0.5) * width for place in range(len(runs))]
     over = [found.difference(run, 'test', 'nll', method, 'ensemble') for run in runs]

@@ -93,7 +93,7 @@ class Pace:
     self.rate = 0.0  # steps a second; 0 is unknown
 
   def report(self, done: int) -> None:
-    """This number of steps is done."""
+    """Takes note of the number of steps that are done."""
     now = self.clock()
     first, since = self._first = self._first or (done, now)
     self.rate = (done - first) / max(now - since, 1e-9)

@@ -14,7 +14,7 @@ from pathlib import Path
 import re
 import shlex
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from ml_collections import ConfigDict
@@ -60,6 +60,7 @@ class Target:
 
 
 Read = Callable[[Sequence[str]], ConfigDict]
+Direction = Literal['minimize', 'maximize']
 
 
 def spaces_of(arguments: Sequence[str]) -> dict[str, Space]:
@@ -104,7 +105,7 @@ def _space(key: str, values: str) -> Space:
   return Space((), low, high, bool(match[3]))
 
 
-def target_of(argument: str, config: ConfigDict, data_dir: str) -> tuple[Target, str]:
+def target_of(argument: str, config: ConfigDict, data_dir: str) -> tuple[Target, Direction]:
   """The score that is searched for, and whether `minimize` or `maximize`, from a text such as `hydra:nll`.
 
   Raises:
@@ -198,7 +199,7 @@ class Study:
     direction: `minimize` or `maximize`.
   """
 
-  def __init__(self, folder: Path, key: str, seed: int, direction: str):
+  def __init__(self, folder: Path, key: str, seed: int, direction: Direction):
     """Makes the journal if it is not there."""
     import optuna
     from optuna.storages import journal
@@ -208,7 +209,8 @@ class Study:
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / JOURNAL)
     with self._alone():
-      backend = journal.JournalFileBackend(file, lock_obj=_NoLock())
+      no_lock: Any = _NoLock()
+      backend = journal.JournalFileBackend(file, lock_obj=no_lock)
       storage = optuna.storages.JournalStorage(backend)
       self.study = optuna.create_study(storage=storage, study_name=key, direction=direction, load_if_exists=True)
 
@@ -260,7 +262,7 @@ def run(
   spaces: Mapping[str, Space],
   count: int,
   target: Target,
-  direction: str,
+  direction: Direction,
   config: ConfigDict,
   read: Read,
   folder: Path,

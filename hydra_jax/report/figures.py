@@ -232,7 +232,7 @@ def _colours(names) -> dict[str, str]:
   return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def lines(names) -> dict[str, dict[str, Any]]:
+def line_styles(names) -> dict[str, dict[str, Any]]:
   """How lines are drawn: by colour and marker, and where there are more of them than colours, by dashes."""
   return {
     name: {
@@ -247,7 +247,7 @@ def lines(names) -> dict[str, dict[str, Any]]:
 
 def _marked(names) -> dict[str, dict[str, Any]]:
   """How lines of many points are drawn: with a few markers, each line's at another place."""
-  styles, every = lines(names), 0.2
+  styles, every = line_styles(names), 0.2
   return {
     name: {**line, 'markevery': (every * i / len(styles), every)} for i, (name, line) in enumerate(styles.items())
   }
@@ -479,7 +479,7 @@ def _draw_curve(ax: Axes, rows: Sequence[dict], curve: Curve, measure: str, test
     if row['metric'] == measure:
       values.setdefault((row['method'], row['split']), []).append(row['value'])
   without = []
-  for method, line in lines(dict.fromkeys(row['method'] for row in rows)).items():
+  for method, line in line_styles(dict.fromkeys(row['method'] for row in rows)).items():
     if any((method, name) not in values for names in curve.values() for name in names):
       continue
     means_of = [np.mean([values[method, name] for name in names], axis=0) for names in curve.values()]
@@ -571,7 +571,7 @@ def cost_quality(values: Estimates, qualities: Sequence[Column], labels: Mapping
   for line, quality in zip(axes, qualities):
     for ax, cost in zip(line, costs):
       points = []
-      for method, style in lines(methods).items():
+      for method, style in line_styles(methods).items():
         value, price = values.get((quality.split, method, quality.metric)), values.get(('cost', method, cost))
         if value and price:
           look = {'fmt': style['marker'], 'ms': 6, 'color': style['color'], 'label': (labels or {}).get(method, method)}
@@ -639,7 +639,7 @@ def validation_curves(lines: Sequence[Mapping[str, Any]], headings: Mapping[str,
     headings: How scores are called, see `Task.headline`.
   """
   scores = list(dict.fromkeys(name for line in lines for name in line['validation']))
-  styles = lines(dict.fromkeys(line['phase'] for line in lines))
+  styles = line_styles(dict.fromkeys(line['phase'] for line in lines))
   figure, axes, _ = _grid(len(scores))
   for ax, score in zip(axes, scores):
     for phase, style in styles.items():

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 import contextlib
 from dataclasses import dataclass
-import math
 from pathlib import Path
 import time
 
@@ -14,7 +13,7 @@ from hydra_jax.devices.layout import SINGLE_DEVICE, Layout
 from hydra_jax.devices.preemption import Preempted
 from hydra_jax.errors import UserError
 from hydra_jax.training.batches import BatchSource
-from hydra_jax.training.program import MEASURED, CallSummary, Inputs, head_specs, make_program
+from hydra_jax.training.program import CallSummary, Inputs, head_specs, make_program
 from hydra_jax.training.step import Job, State
 
 MAX_STEPS_PER_CALL = 1000
@@ -29,8 +28,8 @@ class Progress:
     step: Number of steps that are over.
     count: Steps of this call.
     losses: Of each head, mean over these steps, `[R, H]` float32.
-    square: The square of the L2 norm of the gradient of a network, before clipping. It is the mean over the measured
-      steps of these, over replicas, and over networks where heads share no parameters.
+    square: The square of the L2 norm of the gradient of a network, before clipping. It is the mean over these steps,
+      over replicas, and over networks where heads share no parameters.
     seconds: Since the call before was over.
     waited: Seconds of these in which this process waited for batches.
   """
@@ -159,7 +158,7 @@ def prepared(
       nonlocal wanted, agreed, read, waited
       check_finite(np.asarray(summary.bad))
       seconds, read = time.monotonic() - read, time.monotonic()
-      square = np.asarray(summary.squares).sum(axis=1).mean() / math.ceil(count / MEASURED) / job.networks
+      square = np.asarray(summary.squares).sum(axis=1).mean() / count / job.networks
       hooks.progress(Progress(step, count, np.asarray(summary.total) / count, float(square), seconds, waited))
       wanted, waited = min(max(1, min(int(count * SECONDS_PER_CALL / seconds), 4 * count)), at_once), 0.0
       stop, due, least = np.asarray(summary.vote)

@@ -15,9 +15,6 @@ from hydra_jax.nets.mapping import chunk_of
 from hydra_jax.nets.stages import Tree
 from hydra_jax.training.step import Job, State, over_replicas, train_step
 
-# Of this number of steps of a call, the gradient of one is measured. All would take some percent of the time on CPUs.
-MEASURED = 8
-
 
 class Inputs(NamedTuple):
   """What a call reads besides the state. R is the axis of replicas.
@@ -46,8 +43,7 @@ class CallSummary(NamedTuple):
 
   Attributes:
     total: Sum over steps of the loss of each head, `[R, H]` float32.
-    squares: Sum over the measured steps of what each head adds to the square of the norm of the gradient, `[R, H]`
-      float32. The first step of a call is measured, and every `MEASURED`-th after it.
+    squares: Sum over steps of what each head adds to the square of the norm of the gradient, `[R, H]` float32.
     bad: The first step at which the loss of a head was not finite, or −1, `[R, H]` int32.
     vote: The maximum of the votes of all processes, `[V]` int32.
   """
@@ -91,9 +87,7 @@ def make_program(
 
   def training(state: State, inputs: Inputs):
     def of_replica(state, data, scaling, teacher, index_KxB, key):
-      def step(i, state, heads_K):
-        return train_step(job, state, data, scaling, teacher, index_KxB[i], key, heads_K, i % MEASURED == 0)
-
+      step = lambda i, state, heads: train_step(job, state, data, scaling, teacher, index_KxB[i], key, heads)
       return many_steps(step, state, inputs.steps if loops else None, heads, group)
 
     key = jax.random.wrap_key_data(inputs.key)

@@ -228,7 +228,6 @@ def train_step(
   index_B: jax.Array,
   key: jax.Array,
   heads_K: jax.Array | None,
-  measures: jax.Array | bool,
 ) -> tuple[State, jax.Array, jax.Array]:
   """One step of one replica.
 
@@ -243,11 +242,10 @@ def train_step(
     index_B: Rows of this batch, int32.
     key: Of the phase.
     heads_K: See `state`; None for all heads.
-    measures: Whether the gradient is measured in this step.
 
   Returns:
     The new state, the loss of each head `[H]`, and what each head adds to the square of the norm of the gradient `[H]`,
-    see `gradients.squares_of`; 0 where it is not measured.
+    see `gradients.squares_of`.
   """
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
@@ -270,9 +268,7 @@ def train_step(
   with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
     updates, opt_state = job.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  measure = functools.partial(gradients.squares_of, grads, job.network)
-  squares_H = jax.lax.cond(measures, measure, lambda: jnp.zeros_like(losses_H))
-  return State(state.step + 1, params, model_state, opt_state), losses_H, squares_H
+  return State(state.step + 1, params, model_state, opt_state), losses_H, gradients.squares_of(grads, job.network)
 
 
 def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:
