@@ -105,7 +105,7 @@ def fit(name, layout_name, source=None, job=(), **kwargs):
     batch_size=B,
     layout=layout(layout_name, network, 'draw' in options),
     job={'augment': augment.build(views, x.ndim), **options, **dict(job)},
-    progress=lambda call: shown.append((call.step, call.loss, call.square)),
+    progress=lambda call: shown.append((call.step, call.loss)),
     **kwargs,
   )
   return jax.tree.map(np.asarray, state), shown
@@ -137,40 +137,12 @@ def test_any_layout_trains_the_same(name, where, alone):
   found, shown = fit(name, where)
   chex.assert_trees_all_close(found, expected, rtol=2e-3, atol=2e-4)
   np.testing.assert_allclose(mean_loss(shown), mean_loss(told), rtol=1e-3)
-  assert shown[0][2] == pytest.approx(told[0][2], rel=1e-4) and told[0][2] > 0  # of the first step
 
 
 def mean_loss(shown):
   """Over all steps, from the means over those of each call."""
-  steps, losses, _ = zip(*shown)
+  steps, losses = zip(*shown)
   return np.sum(np.diff((0, *steps)) * losses) / steps[-1]
-
-
-@pytest.mark.parametrize('where, at', [('alone', 0), ('2x4', 0), ('2x4', 1), ('pmap', 1)])
-def test_the_norm_of_a_gradient_is_as_by_hand(where, at):
-  """Of a network without a body, mean over its heads, which are networks of their own; else of all as one."""
-  network, steps = cut.multi_head(mlp(C, (7,)), at, H), []
-  data, frozen = {'x': FLAT[:B], 'y': LABELS[:B]}, optax.set_to_zero()  # so that the gradient stays as it is
-  state = trained(
-    network, label, data, steps=30, optimizer=frozen, batch_size=B, layout=layout(where, network),
-    progress=steps.append,
-  )  # fmt: skip
-  first_bias, first_kernel, bias, kernel = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(state.params))
-  own_of = lambda leaf, h: leaf[h] if at == 0 else leaf
-  d_first, squares = 0.0, []
-  for h in range(H):
-    hidden = np.maximum(FLAT[:B] @ own_of(first_kernel, h) + own_of(first_bias, h), 0)
-    logits = hidden @ kernel[h] + bias[h]
-    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    d_logits = (share - np.eye(C)[LABELS[:B]]) / B
-    d_hidden = d_logits @ kernel[h].T * (hidden > 0)
-    own = np.concatenate([FLAT[:B].T @ d_hidden, d_hidden.sum(0)[None]])
-    squares.append(np.sum((hidden.T @ d_logits) ** 2) + np.sum(d_logits.sum(0) ** 2))
-    if at == 0:
-      squares[-1] += np.sum(own**2)
-    d_first += own
-  expected = np.mean(squares) if at == 0 else np.sum(squares) + np.sum(d_first**2)
-  np.testing.assert_allclose([call.square for call in steps], expected, rtol=1e-5)
 
 
 def compiled(name, where):

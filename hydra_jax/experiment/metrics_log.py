@@ -93,9 +93,8 @@ def summary(calls: Sequence[Progress], batch_size: int) -> dict[str, Any]:
 
   Returns:
     `step`: the last one. `count`: number of steps. `loss`, `loss_min`, `loss_median`, `loss_max`: of the heads, means
-    over steps and replicas. `gradient_norm`: root mean square of the L2 norm of the gradient of a network, see
-    `Progress.square`; left out where its square is not finite. `examples_per_second`: of one replica, however many
-    heads learn from each. `waiting`: share of the time in which the process waited for batches.
+    over steps and replicas. `examples_per_second`: of one replica, however many heads learn from each. `waiting`: share
+    of the time in which the process waited for batches.
   """
   counts, seconds = [call.count for call in calls], sum(call.seconds for call in calls)
   losses_H = np.average([call.losses.mean(axis=0) for call in calls], axis=0, weights=counts)
@@ -104,12 +103,11 @@ def summary(calls: Sequence[Progress], batch_size: int) -> dict[str, Any]:
     'loss_min': losses_H.min(),
     'loss_median': np.median(losses_H),
     'loss_max': losses_H.max(),
-    'gradient_norm': np.sqrt(np.average([call.square for call in calls], weights=counts)),
     'examples_per_second': batch_size * sum(counts) / max(seconds, 1e-9),
     'waiting': min(1.0, sum(call.waited for call in calls) / max(seconds, 1e-9)),
   }
   return {'step': calls[-1].step, 'count': sum(counts)} | {
-    name: _rounded(float(value)) for name, value in values.items() if np.isfinite(value)
+    name: _rounded(float(value)) for name, value in values.items()
   }
 
 

@@ -42,22 +42,6 @@ def of_step(job: 'Job', state: 'State', batch: Batch, key: jax.Array, heads_K: j
   return {**grads, 'body': collectives.sum_over('head', grads['body'])}, losses_H, model_state
 
 
-def squares_of(grads: Tree, network: Network) -> jax.Array:
-  """What each head on this device adds to the square of the L2 norm of the gradient of all heads.
-
-  Args:
-    grads: As `of_step` returns them.
-    network: The network, with the heads of all devices.
-
-  Returns:
-    `[H]` float32. Each head adds the squares of its own entries, and an equal share of those of the body.
-  """
-  square = lambda leaf, axes: jnp.sum(jnp.square(leaf.astype(jnp.float32)), axes)
-  own = [square(leaf, tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(grads['heads'])]
-  shared = [square(leaf, None) for leaf in jax.tree.leaves({**grads, 'heads': ()})]
-  return sum(own, jnp.zeros(())) + sum(shared, jnp.zeros(())) / len(network.heads)
-
-
 def _of_some_heads(job: 'Job', state: 'State', batch: Batch, key: jax.Array):
   """The gradient of the heads of the drawn members. The gradient of the other heads is 0."""
   chosen_K = batch['drawn']

@@ -28,8 +28,6 @@ class Progress:
     step: Number of steps that are over.
     count: Steps of this call.
     losses: Of each head, mean over these steps, `[R, H]` float32.
-    square: The square of the L2 norm of the gradient of a network, before clipping. It is the mean over these steps,
-      over replicas, and over networks where heads share no parameters.
     seconds: Since the call before was over.
     waited: Seconds of these in which this process waited for batches.
   """
@@ -37,7 +35,6 @@ class Progress:
   step: int
   count: int
   losses: np.ndarray
-  square: float
   seconds: float
   waited: float
 
@@ -158,8 +155,7 @@ def prepared(
       nonlocal wanted, agreed, read, waited
       check_finite(np.asarray(summary.bad))
       seconds, read = time.monotonic() - read, time.monotonic()
-      square = np.asarray(summary.squares).sum(axis=1).mean() / count / job.networks
-      hooks.progress(Progress(step, count, np.asarray(summary.total) / count, float(square), seconds, waited))
+      hooks.progress(Progress(step, count, np.asarray(summary.total) / count, seconds, waited))
       wanted, waited = min(max(1, min(int(count * SECONDS_PER_CALL / seconds), 4 * count)), at_once), 0.0
       stop, due, least = np.asarray(summary.vote)
       agreed = -int(least)

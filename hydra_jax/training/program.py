@@ -43,13 +43,11 @@ class CallSummary(NamedTuple):
 
   Attributes:
     total: Sum over steps of the loss of each head, `[R, H]` float32.
-    squares: Sum over steps of what each head adds to the square of the norm of the gradient, `[R, H]` float32.
     bad: The first step at which the loss of a head was not finite, or −1, `[R, H]` int32.
     vote: The maximum of the votes of all processes, `[V]` int32.
   """
 
   total: jax.Array
-  squares: jax.Array
   bad: jax.Array
   vote: jax.Array
 
@@ -91,13 +89,12 @@ def make_program(
       return many_steps(step, state, inputs.steps if loops else None, heads, group)
 
     key = jax.random.wrap_key_data(inputs.key)
-    state, total, squares, bad = over_replicas(of_replica, state, *inputs[:4], key)
-    total, squares = collectives.unshard('head', jnp.stack([total, squares]), 2)
-    bad = collectives.unshard('head', bad, 1)
+    state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
+    total, bad = (collectives.unshard('head', part, 1) for part in (total, bad))
     # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop at another
     # time on each device, before or between the collectives in the loop. Then devices wait for each other for ever.
     vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
-    return state, CallSummary(total, squares, bad, collectives.max_over_devices(vote))
+    return state, CallSummary(total, bad, collectives.max_over_devices(vote))
 
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
@@ -111,26 +108,25 @@ def many_steps(step: Callable, state: State, steps: jax.Array | None, heads: int
   """Trains one replica for some steps.
 
   Args:
-    step: `(i, state, heads_K) -> (state, losses [K], squares [K])`.
+    step: `(i, state, heads_K) -> (state, losses [K])`.
     state: Of the heads of this device.
     steps: Number of steps, `[]` int32. None makes one step without a loop.
     heads: Number of heads on all devices together.
     group: Number of heads that are trained together. A group makes all steps before the next group begins.
 
   Returns:
-    The new state, and for each head of this device the sum of its losses, the sum of its squares, and the first step
-    whose loss was not finite.
+    The new state, and for each head of this device the sum of its losses and the first step whose loss was not finite.
   """
   here = heads // collectives.size('head')
   indices = collectives.positions('head', here) if collectives.size('head') > 1 else None
 
   def train(state: State, count: int, heads_K: jax.Array | None):
     def body(i, carry):
-      state, total, squares, bad = carry
-      new, losses, more = step(i, state, heads_K)
-      return new, total + losses, squares + more, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
+      state, total, bad = carry
+      new, losses = step(i, state, heads_K)
+      return new, total + losses, jnp.where((bad < 0) & ~jnp.isfinite(losses), state.step, bad)
 
-    start = (state, jnp.zeros(count), jnp.zeros(count), jnp.full(count, -1))
+    start = (state, jnp.zeros(count), jnp.full(count, -1))
     return body(0, start) if steps is None else jax.lax.fori_loop(0, steps, body, start)
 
   if group == here:
@@ -142,7 +138,7 @@ def by_groups(train: Callable, state: State, heads: int, size: int, indices: jax
   """Trains independent heads group by group, so that a group fits the cache of a CPU.
 
   Args:
-    train: `(state, size, heads_K) -> (state, total [size], squares [size], bad [size])`, many steps of a group.
+    train: `(state, size, heads_K) -> (state, total [size], bad [size])`, many steps of a group.
     state: Of all heads. Its step and the counts of the optimizer are equal for all groups.
     heads: Number of heads.
     size: Number of heads in a group, a divisor of `heads`.
@@ -164,6 +160,6 @@ def by_groups(train: Callable, state: State, heads: int, size: int, indices: jax
     joined = [put(leaf, part) if is_tiled else part for is_tiled, leaf, part in zip(tiled, leaves, parts, strict=True)]
     return joined, *map(put, summaries, more)
 
-  start = (before, jnp.zeros(heads), jnp.zeros(heads), jnp.full(heads, -1))
+  start = (before, jnp.zeros(heads), jnp.full(heads, -1))
   leaves, *summaries = jax.lax.fori_loop(0, heads // size, body, start)
   return jax.tree.unflatten(tree, leaves), *summaries

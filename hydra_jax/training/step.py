@@ -136,12 +136,6 @@ class Job:
   teacher: OnlineTeacher | None = None
 
   @property
-  def networks(self) -> int:
-    """How many networks it trains: each head is a network where heads share no parameters."""
-    shares = self.network.cut > 0 or self.network.body_and_heads is None
-    return 1 if shares else len(self.network.heads)
-
-  @property
   def is_independent(self) -> bool:
     """Whether heads share nothing, so that they can be trained group by group."""
     shares = self.network.cut > 0 or self.network.body_and_heads is None or self.draw or self.penalty
@@ -220,15 +214,8 @@ def over_replicas(f: Callable, *stacked: Tree) -> Tree:
 
 
 def train_step(
-  job: Job,
-  state: State,
-  data: dict[str, jax.Array],
-  scaling: Scaling,
-  teacher: Tree,
-  index_B: jax.Array,
-  key: jax.Array,
-  heads_K: jax.Array | None,
-) -> tuple[State, jax.Array, jax.Array]:
+  job: Job, state: State, data: dict[str, jax.Array], scaling: Scaling, teacher: Tree, index_B: jax.Array, key, heads_K
+) -> tuple[State, jax.Array]:
   """One step of one replica.
 
   Step s uses `fold_in(key, s)`. So the state has no random key.
@@ -244,8 +231,7 @@ def train_step(
     heads_K: See `state`; None for all heads.
 
   Returns:
-    The new state, the loss of each head `[H]`, and what each head adds to the square of the norm of the gradient `[H]`,
-    see `gradients.squares_of`.
+    The new state, and the loss of each head `[H]`.
   """
   augment_key, step_key = jax.random.split(key)
   batch = take_rows(data, index_B)
@@ -268,7 +254,7 @@ def train_step(
   with jax.numpy_dtype_promotion('standard'):  # optax mixes counts and rates; all else here is strict
     updates, opt_state = job.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  return State(state.step + 1, params, model_state, opt_state), losses_H, gradients.squares_of(grads, job.network)
+  return State(state.step + 1, params, model_state, opt_state), losses_H
 
 
 def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:
