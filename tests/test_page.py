@@ -175,7 +175,7 @@ def test_scores_are_drawn_where_they_are():
   assert {text for _, text in panel.ticks} >= {'1', '2', '3'} and panel.title == ['NLL ↓']
 
 
-def test_figures_of_a_page_fit_its_budget(tmp_path, monkeypatch, random):
+def test_figures_of_a_page_fit_its_budget(tmp_path, monkeypatch, random, caplog):
   """As they are; then in fewer colours; and then some are left out."""
   noise = random.integers(256, size=(60, 90, 3), dtype=np.uint8)
   for name in ('a-reliability', 'b-reliability', 'b-shifts'):
@@ -188,7 +188,10 @@ def test_figures_of_a_page_fit_its_budget(tmp_path, monkeypatch, random):
   fewer = of()
   assert [len(group) for group in fewer] == [1, 2, 0] and len(fewer[0][0].source) < len(whole[0][0].source) / 2
   monkeypatch.setattr(page, 'BUDGET', len(fewer[0][0].source) + 1)
+  assert not caplog.records
   assert [len(group) for group in of()] in ([1, 0, 0], [0, 1, 0])
+  (said,) = caplog.messages
+  assert said.endswith(f': 2; see {tmp_path}')
 
 
 def test_the_inputs_are_those_that_differ_most(random):

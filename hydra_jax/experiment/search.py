@@ -313,7 +313,7 @@ def run(
   ranges = {key: space.log for key, space in spaces.items() if not space.choices}
   sweep.report([*{point.name: point for point in points}.values()], folder, ranges)
   if left := study.running():
-    logger.info(f'other processes work on {left} trials: the last of them writes the table of all')
+    logger.info(f'trials that other processes still make: {left}. The last of them writes the table of all')
   best = trials[0]
   values = [f'--config.{key}={value}' for key, value in points[0].values.items()]
   score = f'{target.metric} of {target.method} on the validation part: {best.value:.5g}'

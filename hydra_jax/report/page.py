@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import functools
 from importlib import resources
 import io
+import logging
 from pathlib import Path
 import re
 from typing import Any
@@ -18,6 +19,8 @@ from hydra_jax.formats import digits
 from hydra_jax.maths.tasks import Scores
 from hydra_jax.report import dots, figures
 from hydra_jax.report.tables import Table, fitting
+
+logger = logging.getLogger(__name__)
 
 # What each figure shows, in the order of the page: title and caption. What lines and bands mean stands in the figure.
 CAPTIONS = {
@@ -210,7 +213,8 @@ def figures_in(
 ) -> list[list[ShownFigure]]:
   """The figures of a folder that have a caption, as SVG where there is one: a list for each prefix of their names.
 
-  Where all take more than `BUDGET`, pictures have fewer colours, and where that is not enough, the last are left out.
+  Where all take more than `BUDGET`, pictures have fewer colours. Where that is not enough, the last are left out, and a
+  line of the log says so.
 
   Args:
     folder: With files `<prefix><name>.svg` and `<prefix><name>.png`.
@@ -223,8 +227,12 @@ def figures_in(
   found = all_of(small=False)
   if size_of(found) > BUDGET:
     found = all_of(small=True)
+  left_out = 0
   while size_of(found) > BUDGET:
     max(found, key=len).pop()
+    left_out += 1
+  if left_out:
+    logger.warning(f'figures that are not on the page, as it would take too many megabytes: {left_out}; see {folder}')
   return found
 
 
