@@ -19,7 +19,7 @@ from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.report.tables import detection
 
 STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf', 'edfm')
-EVERY_STUDENT = (
+CONVOLUTIONS = (
   *('single', 'shallow_ensemble', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf', 'edfm'),
   *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra_changed', 'hydra'),
 )
@@ -55,7 +55,7 @@ def long_table(quick: bool) -> Definition:
 
 def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Definition:
   """Rows and columns of both; `quick` is a run of a minute on 500 images."""
-  config.students = EVERY_STUDENT
+  config.students = CONVOLUTIONS
   for name in TWO_PHASES:
     config.student[name].mean_epochs = config.distillation.epochs / 3
   if quick:

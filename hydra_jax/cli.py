@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
   p = argparse.ArgumentParser(prog='hydra-jax', description='Ensembles, and students that keep their disagreement.')
   p.add_argument('--version', action='version', version=_version())
   commands = p.add_subparsers(dest='command', required=True)
-  for command in (*_on_experiments(commands), *_on_trained_networks(commands)):
+  for command in (*_on_training(commands), *_beside_training(commands), *_on_trained_networks(commands)):
     command.add_argument('--debug', action='store_true', help='show the traceback behind a one-line error')
   return p
 
@@ -54,29 +54,8 @@ CONFIG = dict(
 )
 
 
-def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
-  """Adds the commands that train, and what prepares it."""
-  run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
-  run.add_argument('--config', **CONFIG)
-  run.add_argument(
-    '--workdir', help='where everything is written (default: runs/<config name>, and -<file> for data in a file)'
-  )
-  run.add_argument(
-    '--measure', action='store_true', help='measure latencies again, on a machine that does nothing else'
-  )
-  run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
-  run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
-  table = commands.add_parser('table', help='a table of several runs, with error bars', allow_abbrev=False)
-  table.add_argument('name', help='of a file in experiments/, such as mnist, or a file of your own, such as mine.py')
-  table.add_argument('--workdir', default='runs', help='where runs and tables are written (default: runs)')
-  table.add_argument('--replicas', type=int, help='repetitions of each run (default: as the table says)')
-  table.add_argument('--quick', action='store_true', help='small enough to see it work, within minutes on a CPU')
-  table.add_argument(
-    '--from',
-    dest='source',
-    metavar='RESULTS',
-    help='a folder that this command wrote: the table is made of its values, and nothing is trained',
-  )
+def _sweep(commands) -> argparse.ArgumentParser:
+  """Adds the command of many runs."""
   sweep = commands.add_parser(
     'sweep', help='a run for each combination of some values, or for values that Optuna chooses', allow_abbrev=False
   )
@@ -104,6 +83,33 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   )
   sweep.add_argument('--workdir', help='where everything is written (default: runs/sweep-<config name>)')
   sweep.epilog = 'Start it several times, on machines that share the folder, and each process takes runs that are left'
+  return sweep
+
+
+def _on_training(commands) -> tuple[argparse.ArgumentParser, ...]:
+  """Adds the commands that train."""
+  run = commands.add_parser('run', help='train an ensemble, distil it, compare', allow_abbrev=False)
+  run.add_argument('--config', **CONFIG)
+  run.add_argument(
+    '--workdir', help='where everything is written (default: runs/<config name>, and -<file> for data in a file)'
+  )
+  run.add_argument(
+    '--measure', action='store_true', help='measure latencies again, on a machine that does nothing else'
+  )
+  run.add_argument('--profile', action='store_true', help='trace a few steps of each phase into <workdir>/profile')
+  run.epilog = 'Any config value can be set: --config.teacher.members=5 --config.student.hydra.cut=-2'
+  table = commands.add_parser('table', help='a table of several runs, with error bars', allow_abbrev=False)
+  table.add_argument('name', help='of a file in experiments/, such as mnist, or a file of your own, such as mine.py')
+  table.add_argument('--workdir', default='runs', help='where runs and tables are written (default: runs)')
+  table.add_argument('--replicas', type=int, help='repetitions of each run (default: as the table says)')
+  table.add_argument('--quick', action='store_true', help='small enough to see it work, within minutes on a CPU')
+  table.add_argument(
+    '--from',
+    dest='source',
+    metavar='RESULTS',
+    help='a folder that this command wrote: the table is made of its values, and nothing is trained',
+  )
+  sweep = _sweep(commands)
   for command, place in ((run, 'none'), (sweep, '<workdir>/store')):
     command.add_argument(
       '--store', help=f'a folder of what runs have trained, from which others take the same parts (default: {place})'
@@ -123,6 +129,11 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
       metavar='SECONDS',
       help='of several processes, one that is silent for longer is lost, and the others end (default: 45)',
     )
+  return run, table, sweep
+
+
+def _beside_training(commands) -> tuple[argparse.ArgumentParser, ...]:
+  """Adds the commands that look at configs and runs, and what prepares data."""
   check = commands.add_parser(
     'check', help='what an experiment takes on given devices, without them', allow_abbrev=False
   )
@@ -148,7 +159,7 @@ def _on_experiments(commands) -> tuple[argparse.ArgumentParser, ...]:
   prepare = commands.add_parser('prepare', help='download and prepare a data set', allow_abbrev=False)
   prepare.add_argument('name', help='a TensorFlow Datasets name such as mnist, or uci/<set>')
   prepare.add_argument('--data_dir', help='where to put it (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)')
-  return run, table, sweep, check, explain, listing, cleaning, compare, prepare
+  return check, explain, listing, cleaning, compare, prepare
 
 
 def _on_trained_networks(commands) -> tuple[argparse.ArgumentParser, ...]:
@@ -401,7 +412,7 @@ def sweep(options, overrides: list[str]) -> None:
     config = read_config(options.config, overrides)
   if spaces:
     searches.check_installed()
-    searches.check(spaces, config, read)
+    spaces = searches.checked(spaces, read)
     target = searches.target_of(options.target or 'hydra:nll', config, _data_dir(options))
   points = sweeps.points_of(grid, read) if grid else []
   place = Path('runs') / f'sweep-{default_workdir(config).name}'

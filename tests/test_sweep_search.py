@@ -62,6 +62,21 @@ def test_a_target_is_a_score_on_the_validation_part():
 
 
 @pytest.mark.parametrize(
+  ('key', 'whole'),
+  [
+    ('teacher.members', True),
+    ('training.batch_size', True),
+    ('student.hydra.temperature', False),
+    # Inherited: these have no value of the section's.
+    *(('teacher.batch_size', True), ('student.hydra.batch_size', True)),
+    *(('teacher.learning_rate', False), ('distillation.learning_rate', False), ('student.kd.epochs', False)),
+  ],
+)
+def test_whole_numbers_are_found_by_the_key(key, whole):
+  assert search.checked(spaces_of([f'{key}=1..8']), read)[key] == Space((), 1.0, 8.0, whole=whole)
+
+
+@pytest.mark.parametrize(
   'arguments, word',
   [
     ([], 'give --grid'),
@@ -92,7 +107,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
 
 
 KILLED = 4  # the trial at which a process ends
-SPACES = spaces_of(ASKED[:4])
+SPACES = search.checked(spaces_of(ASKED[:4]), read)
 
 
 @pytest.fixture
@@ -152,12 +167,12 @@ def test_a_trial_that_another_process_makes_is_left_to_it(searched, tmp_path):
   folder = tmp_path / 'both'
   study = search.Study(folder, 'key', 0, 'minimize')
   make = lambda values: sweep.points_of({key: [value] for key, value in values.items()}, read)[0]
-  number, point = study.next(2, SPACES, read([]), make, set())
+  number, point = study.next(2, SPACES, make, set())
   (folder / point.name).mkdir()
   with store.locked(folder / point.name):
-    other, _ = search.Study(folder, 'key', 0, 'minimize').next(2, SPACES, read([]), make, set())
+    other, _ = search.Study(folder, 'key', 0, 'minimize').next(2, SPACES, make, set())
     assert (number, other) == (0, 1)
-    assert search.Study(folder, 'key', 0, 'minimize').next(2, SPACES, read([]), make, {1}) is None
+    assert search.Study(folder, 'key', 0, 'minimize').next(2, SPACES, make, {1}) is None
   study.tell(0, None)
   study.tell(1, 0.5)
   study.tell(1, 0.7)  # by who was slower

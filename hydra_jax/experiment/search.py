@@ -5,7 +5,8 @@ killed process has left is continued by the next process that looks for work.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+import functools
 import importlib.util
 import json
 import logging
@@ -43,12 +44,14 @@ class Space:
     low: The least number.
     high: The greatest number.
     log: Whether numbers are chosen by their logarithm.
+    whole: Whether numbers are whole.
   """
 
   choices: tuple[str, ...] = ()
   low: float = 0.0
   high: float = 0.0
   log: bool = False
+  whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,32 +133,33 @@ def target_of(argument: str, config: ConfigDict, data_dir: str) -> tuple[Target,
   return Target(method, metric or 'nll'), 'maximize' if better[metric or 'nll'] == 'high' else 'minimize'
 
 
-def is_whole(key: str, config: ConfigDict) -> bool:
-  """Whether a key of the config takes whole numbers."""
-  value: Any = config
-  for part in key.split('.'):
-    value = value[part]
-  return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check(spaces: Mapping[str, Space], config: ConfigDict, read: Read) -> None:
+def checked(spaces: Mapping[str, Space], read: Read) -> dict[str, Space]:
   """Checks each choice, and both ends of each range, with the other values of the config.
+
+  Returns:
+    The same values, with `whole` where the key takes whole numbers.
 
   Raises:
     UserError: A value is not legal; a range of numbers that are not whole is for a key that takes whole ones.
   """
+  found = {}
   for key, space in spaces.items():
-    sweep.points_of({key: space.choices or [NUMBER.format(end) for end in (space.low, space.high)]}, read)
     if key == sweep.SEED or key == 'replicas':
       raise UserError(f'--search {key}: this is no setting to choose by scores: give it as --config.{key}')
+    ends = space.choices or [NUMBER.format(end) for end in (space.low, space.high)]
+    first, *_ = sweep.points_of({key: ends}, read)
+    # A key that a section inherits has a value, and so a type, only where it is set.
+    value = functools.reduce(lambda section, name: section[name], key.split('.'), first.config)
+    found[key] = replace(space, whole=isinstance(value, int) and not isinstance(value, bool) and not space.choices)
+  return found
 
 
-def ask(trial: Any, spaces: Mapping[str, Space], config: ConfigDict) -> dict[str, str]:
+def ask(trial: Any, spaces: Mapping[str, Space]) -> dict[str, str]:
   """The values of one of Optuna's trials, see `texts_of`. Values that it has already stay."""
   for key, space in spaces.items():
     if space.choices:
       trial.suggest_categorical(key, space.choices)
-    elif is_whole(key, config):
+    elif space.whole:
       trial.suggest_int(key, int(space.low), int(space.high), log=space.log)
     else:
       trial.suggest_float(key, space.low, space.high, log=space.log)
@@ -217,13 +221,14 @@ class Study:
   def _alone(self):
     return store.part_locked(self.folder / 'search', lambda: time.sleep(0.1))
 
-  def next(self, count: int, spaces, config: ConfigDict, make: Callable[[Mapping[str, str]], Point], skip: set[int]):
+  def next(
+    self, count: int, spaces: Mapping[str, Space], make: Callable[[Mapping[str, str]], Point], skip: set[int]
+  ) -> tuple[int, Point] | None:
     """A trial to work on, `(number, point)`: one that was left, or a new one; None if there is no more.
 
     Args:
       count: Number of trials.
       spaces: Values by key.
-      config: Of the experiment.
       make: The point of some values.
       skip: Numbers of trials that are not taken.
     """
@@ -231,7 +236,7 @@ class Study:
       trials = self.study.get_trials(deepcopy=False)
       for frozen in trials:
         if frozen.state == self.optuna.trial.TrialState.RUNNING and frozen.number not in skip:
-          point = make(ask(self.optuna.trial.Trial(self.study, frozen._trial_id), spaces, config))
+          point = make(ask(self.optuna.trial.Trial(self.study, frozen._trial_id), spaces))
           if not store.is_locked(self.folder / point.name):
             return frozen.number, point
       if len(trials) >= count:
@@ -239,7 +244,7 @@ class Study:
       words = np.random.SeedSequence([self.seed, len(trials)]).generate_state(1)
       self.study.sampler = self.optuna.samplers.TPESampler(seed=int(words[0]), constant_liar=True)
       trial = self.study.ask()
-      return trial.number, make(ask(trial, spaces, config))
+      return trial.number, make(ask(trial, spaces))
 
   def tell(self, number: int, score: float | None) -> None:
     """Notes the score of a trial, or None where its run failed."""
@@ -292,7 +297,7 @@ def run(
   asked = [digest, {key: vars(space) for key, space in spaces.items()}, vars(target)]
   study = Study(folder, store.key_of({'search': asked}), config.seed, direction)
   done: set[int] = set()
-  while (found := study.next(count, spaces, config, make, done)) is not None:
+  while (found := study.next(count, spaces, make, done)) is not None:
     number, point = found
     logger.info(f'--- trial {number + 1} of {count}: {point.name}')
     try:

@@ -84,6 +84,7 @@ class Phase:
     draws: What a step draws where the settings of training have `members_per_step`. `members`: the gradient of the
       loss is a mean over the members in `batch['teacher']`, so that it is unbiased. `heads`: head m learns from member
       m, and is drawn with it. `nothing`: the loss needs all members at once.
+    fits: What is found in closed form when the phase has been trained, one after another.
   """
 
   name: str

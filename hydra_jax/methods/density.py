@@ -1,5 +1,6 @@
 """Deep Deterministic Uncertainty: one network, and how dense the training examples are among its features."""
 
+from collections.abc import Callable
 from dataclasses import replace
 import math
 from typing import Any
@@ -14,6 +15,8 @@ from hydra_jax.nets import cut
 
 # Of the covariances, in numbers: 1 GiB in float32.
 LARGEST = 2**28
+
+Features = Callable[[Any, Any, jax.Array], jax.Array]  # (params, state, x) -> [B, D]
 
 
 def ddu(settings: NoSettings, context: MethodContext) -> list[Phase]:
@@ -75,6 +78,12 @@ def with_density(one: cut.Network) -> tuple[cut.Network, tuple[Fit, ...]]:
     surprise = -density.log_density(density.Gaussians(**state['density']), flat(below))
     return jnp.concatenate([outputs, surprise[None, :, None]], axis=-1), state
 
+  return one._replace(init=init, apply=apply, body_and_heads=None), _fits(features_of)
+
+
+def _fits(features_of: Features) -> tuple[Fit, ...]:
+  """The means of the features of each class, and then the Gaussians around them."""
+
   def sums(params, state, batch):
     classes = len(state['density']['mean'])
     return density.sums(features_of(params, state, batch['x']), batch['y'], batch['weight'], classes)
@@ -94,4 +103,4 @@ def with_density(one: cut.Network) -> tuple[cut.Network, tuple[Fit, ...]]:
     except ValueError as e:
       raise UserError(f'{e}: lower the learning rate') from e
 
-  return one._replace(init=init, apply=apply, body_and_heads=None), (Fit(sums, means), Fit(products, gaussians))
+  return Fit(sums, means), Fit(products, gaussians)
