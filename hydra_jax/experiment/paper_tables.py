@@ -455,12 +455,16 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
 
 
 def unfound(found: Results) -> Iterator[str]:
-  """A line for each column that no method has a number for, and where there is nothing to test against."""
+  """A line for each column that no method has a number for, for rows that are not there, and for tests that cannot be."""
   there = {(run_name, split, metric) for run_name, split, _, metric in found.values}
   only = next(iter(found.definition.runs))
   for column in (c for section in found.definition.sections for c in section.columns):
     if (column.run or only, column.split, column.metric) not in there:
       yield f"column '{column.heading}' is empty: no method has {column.metric} on {column.split}"
+  there_are = {method for _, _, method, _ in found.values}
+  rows = dict.fromkeys(method for section in found.definition.sections for method in section.methods)
+  if missing := [found.label(method) for method in rows if method not in there_are]:
+    yield f'rows are left out, as there are no values of them: {", ".join(missing)}'
   if found.definition.tested and found.definition.against not in found.methods(only):
     yield f"there are no tests of differences: '{found.definition.against}' is not among the methods"
 
