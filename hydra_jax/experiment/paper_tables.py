@@ -455,7 +455,7 @@ def write(found: Results, out: Path, workdir: Path, command: str, seconds: float
 
 
 def unfound(found: Results) -> Iterator[str]:
-  """A line for each column that no method has a number for, for rows that are not there, and for tests that cannot be."""
+  """A line for each empty column, for rows that are not there, and where there is nothing to test against."""
   there = {(run_name, split, metric) for run_name, split, _, metric in found.values}
   only = next(iter(found.definition.runs))
   for column in (c for section in found.definition.sections for c in section.columns):
