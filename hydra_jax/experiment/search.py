@@ -74,7 +74,7 @@ def spaces_of(arguments: Sequence[str]) -> dict[str, Space]:
 
   Example:
     >>> spaces_of(['config.seed=3,5', 'teacher.learning_rate=1e-4..1e-2:log'])['teacher.learning_rate']
-    Space(choices=(), low=0.0001, high=0.01, log=True)
+    Space(choices=(), low=0.0001, high=0.01, log=True, whole=False)
   """
   spaces: dict[str, Space] = {}
   for argument in arguments:
