@@ -2,11 +2,14 @@
 
     hydra-jax table cifar10            # the setting of Park et al. 2025; an accelerator's work
     hydra-jax table cifar10:small      # networks of three convolutions on all images
+    hydra-jax table cifar10:members    # the same; students that ask two members in a step, or all ten
     hydra-jax table cifar10:long       # the same networks; students make 60 passes; for an accelerator
     hydra-jax table cifar10 --quick    # LeNets on 500 images, on a CPU: to see that it works
 
 Full: 4 teachers WRN-28-1, students WRN-16-1, 200 epochs, 5 seeds; Hydra's heads are the last block and the dense layer.
 """
+
+from dataclasses import replace
 
 from ml_collections import ConfigDict
 
@@ -27,13 +30,15 @@ QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
 # Adam, where SGD at the rate of the networks that classify diverges: as the likelihood of a Dirichlet does, and a flow.
 GENTLE = dict(optimizer='adam', learning_rate=1e-3, weight_decay=0.0)
 GENTLE_STUDENTS = ('endd', 'proxy_endd', 'dlf', 'edfm')
-TWO_PHASES = ('dlf', 'edfm')
+# Students that can learn from members that are drawn in each step.
+DRAWING = ('kd_equal', 'endd', 'moments', 'hydra')
 
 
 def get_tables(quick: bool) -> dict[str, Definition]:
   """Rows as in `mnist`, and what is published."""
   config = cifar10.get_config('quick,members=4' if quick else 'wrn28_1,members=4')
-  return {'': image_table('cifar10', config, quick), 'small': small_table(quick), 'long': long_table(quick)}
+  full = image_table('cifar10', config, quick)
+  return {'': full, 'small': small_table(quick), 'members': members_table(quick), 'long': long_table(quick)}
 
 
 def small_table(quick: bool) -> Definition:
@@ -41,6 +46,19 @@ def small_table(quick: bool) -> Definition:
   config = cifar10.get_config('small')
   config.replicas = 2
   return table_of_convolutions('CIFAR-10, small networks', config, quick)
+
+
+def members_table(quick: bool) -> Definition:
+  """What it loses that students ask two members in each step, drawn at random, and not all."""
+  config = cifar10.get_config('small')
+  config.name, config.replicas = 'cifar10-members', 2
+  found = table_of_convolutions('CIFAR-10, small networks: members that are asked in a step', config, quick)
+  for name in DRAWING:
+    variant(config, f'{name}_all', of=name, members_per_step=0)
+  config.students = tuple(f'{name}{which}' for name in DRAWING for which in ('', '_all'))
+  labels = {f'{name}_all': f'{table_style.LABELS[name]}, all members' for name in DRAWING}
+  section = replace(found.sections[0], methods=('ensemble', *config.students))
+  return replace(found, sections=[section], labels=table_style.LABELS | labels)
 
 
 def long_table(quick: bool) -> Definition:
@@ -56,8 +74,7 @@ def long_table(quick: bool) -> Definition:
 def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Definition:
   """Rows and columns of both; `quick` is a run of a minute on 500 images."""
   config.students = CONVOLUTIONS
-  for name in TWO_PHASES:
-    config.student[name].mean_epochs = config.distillation.epochs / 3
+  table_style.add_mean_phases(config)
   if quick:
     config.name += '-quick'
     config.students = ('kd', 'hydra')

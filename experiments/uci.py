@@ -60,8 +60,7 @@ def trained(config: ConfigDict, teacher: float, student: float) -> ConfigDict:
   """Sets for how many passes all are trained."""
   config.training.epochs, config.distillation.epochs = teacher, student
   config.student.hydra.epochs = 2 * student
-  for name in ('dlf', 'edfm'):
-    config.student[name].mean_epochs = student / 3
+  table_style.add_mean_phases(config)
   config.student.small_ensemble.network = ConfigDict(dict(name='mlp', widths=(10,)))
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
