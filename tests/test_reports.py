@@ -443,7 +443,10 @@ def blocks(text):
   return found
 
 
-SHIPPED = ('spiral', 'spiral:all', 'mnist', 'inputs', 'heads', 'cifar10:small', 'uci:dlf', 'uci:heteroscedastic')
+SHIPPED = (
+  *('spiral', 'spiral:all', 'mnist', 'inputs', 'heads', 'cifar10:small', 'cifar10:members'),
+  *('uci:dlf', 'uci:heteroscedastic'),
+)
 
 
 @pytest.mark.parametrize('name', SHIPPED)
