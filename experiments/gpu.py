@@ -2,6 +2,7 @@
 
     python -m experiments.gpu --output /tmp/gpu              # all rows that are not in the folder already
     python -m experiments.gpu --output /tmp/gpu --quick      # small, on any machine: to see that it works
+    python -m experiments.gpu --output /tmp/gpu --profile    # instead: where the time of 50 ResNet-20 goes, on a GPU
 
 It says which device it has found and how many rows are left before it starts. Each row is written when it is measured,
 so a command that was stopped continues. FOLDER/rows.jsonl has the rows, FOLDER/table.md the table.
@@ -12,12 +13,15 @@ convolutions of a step (`bench.step_flops`); their share is of the fastest squar
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+import gzip
 import itertools
 import json
 import os
 from pathlib import Path
+import tempfile
 import time
 
 import jax
@@ -124,16 +128,73 @@ def left(there: Sequence[Mapping], quick: bool) -> list[Row]:
   return [row for row in rows(quick) if not any(asdict(row).items() <= each.items() for each in there)]
 
 
+def traced(row: Row, quick: bool) -> tuple[list[dict], int, float]:
+  """Events of a profiler's trace of a call, the steps of the call, and its milliseconds a step without the profiler."""
+  made, steps, _ = training_of(row, quick)
+  contender = bench.trains('', made, 1, '')
+  each = repeated(contender.run, 0.5) / steps
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+      contender.run()
+    (file,) = Path(folder).rglob('perfetto_trace.json.gz')
+    with gzip.open(file) as trace:
+      return json.load(trace)['traceEvents'], steps, 1e3 * each
+
+
+def kinds(events: Iterable[Mapping], steps: int, members: int) -> dict[str, tuple[int, float]]:
+  """Kernels of a GPU by kind: the number of operations of the program, and milliseconds a step on all streams.
+
+  cuDNN has no kernel for some grouped convolutions. It runs them member by member, one kernel for each.
+  """
+  lanes, kernels, calls = {}, defaultdict(float), defaultdict(Counter)
+  for event in events:
+    if event.get('ph') == 'M' and event['name'] == 'process_name':
+      lanes[event['pid']] = event['args']['name']
+  for event in events:
+    if event.get('ph') == 'X' and 'GPU' in lanes.get(event['pid'], '') and 'hlo_op' in event.get('args', {}):
+      operation = event['args']['hlo_op']
+      kernels[operation] += event['dur'] / 1e3 / steps
+      calls[operation][event['name']] += 1
+  found: dict[str, tuple[int, float]] = {}
+  for operation, milliseconds in kernels.items():
+    alone = max(calls[operation].values()) >= members * steps > steps
+    kind = (
+      f'convolutions, {"member by member" if alone else "members side by side"}' if 'conv' in operation else 'other'
+    )
+    count, total = found.get(kind, (0, 0.0))
+    found[kind] = count + 1, total + milliseconds
+  return found
+
+
+def text_of_profile(found: Mapping[str, tuple[int, float]], row: Row, each: float, about: str) -> str:
+  """The table of kinds, in Markdown."""
+  lines = ['| kernels | operations | ms a step | share |', '|---|---:|---:|---:|']
+  whole = sum(milliseconds for _, milliseconds in found.values())
+  for kind, (count, milliseconds) in sorted(found.items(), key=lambda item: -item[1][1]):
+    lines.append(f'| {kind} | {count} | {milliseconds:.3g} | {milliseconds / whole:.2f} |')
+  what = f'{row.network}, {row.dtype}, {row.members} members: {each:.3g} ms a step without the profiler'
+  return '\n'.join([*lines, '', f'{about}. {what}. Kernels of several streams run at the same time.', ''])
+
+
 def main(arguments: list[str] | None = None) -> None:
   """Measures what is left, and writes the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', type=Path, required=True, help='folder of the rows')
   parser.add_argument('--seconds', type=float, default=1.5, help='of measuring each row')
   parser.add_argument('--quick', action='store_true', help='small networks and few members')
+  parser.add_argument('--profile', action='store_true', help='where the time of a step goes, instead of rows')
   options = parser.parse_args(arguments)
   options.output.mkdir(parents=True, exist_ok=True)
   file, device = options.output / 'rows.jsonl', jax.devices()[0]
   about = f'{device.device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}{", quick" * options.quick}'
+  if options.profile:
+    row = Row('resnet', 'bfloat16', MEMBERS[1 if options.quick else -1], 'vmap')
+    events, steps, each = traced(row, options.quick)
+    found = kinds(events, steps, row.members)
+    if not found:
+      parser.error('the trace has no kernels of a GPU: run --profile on a machine that has one')
+    (options.output / 'profile.md').write_text(text_of_profile(found, row, each, about))
+    return
   todo = left(measured_before(file, about), options.quick)
   print(f'{about}: {len(todo)} of {len(rows(options.quick))} rows are left; about 20 s each', flush=True)
   peaks = {t: peak_of(t, options.quick, options.seconds) for t in sorted({row.dtype for row in todo})}
