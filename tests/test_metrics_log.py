@@ -15,7 +15,7 @@ from hydra_jax.training.loop import Progress
 
 
 def call(step, count=10, losses=(1.0, 2.0, 6.0), seconds=2.0, waited=0.5):
-  return Progress(step, count, np.float32([losses]), seconds, waited)
+  return Progress(step, count, np.float32([losses]), np.float32([step]), seconds, waited)
 
 
 def log_of(path, start=0, steps=100, phase='kd', replicas=(0,), part='members-1'):
@@ -31,6 +31,7 @@ def test_a_line_is_the_mean_over_its_steps():
     'loss_min': 4.0,
     'loss_median': 5.0,
     'loss_max': 9.0,
+    'gradient_norm': 40.0,
     'examples_per_second': 40.0,
     'waiting': 0.25,
   }
@@ -132,6 +133,7 @@ def test_a_run_writes_all_steps_of_all_phases(tiny_run):
     for row in of_phase:
       assert row['loss_min'] <= row['loss_median'] <= row['loss_max']
       assert 0 <= row['waiting'] <= 1 and row['learning_rate'] > 0
+      assert row['gradient_norm'] > 0
     losses = [row['loss'] for row in of_phase]  # each is of few batches
     assert np.mean(losses[len(losses) // 2 :]) < np.mean(losses[: len(losses) // 2])
 

@@ -105,7 +105,7 @@ def fit(name, layout_name, source=None, job=(), **kwargs):
     batch_size=B,
     layout=layout(layout_name, network, 'draw' in options),
     job={'augment': augment.build(views, x.ndim), **options, **dict(job)},
-    progress=lambda call: shown.append((call.step, call.loss)),
+    progress=lambda call: shown.append((call.step, call.loss, *call.gradient_norms)),
     **kwargs,
   )
   return jax.tree.map(np.asarray, state), shown
@@ -137,11 +137,12 @@ def test_any_layout_trains_the_same(name, where, alone):
   found, shown = fit(name, where)
   chex.assert_trees_all_close(found, expected, rtol=2e-3, atol=2e-4)
   np.testing.assert_allclose(mean_loss(shown), mean_loss(told), rtol=1e-3)
+  np.testing.assert_allclose(shown[-1][2], told[-1][2], rtol=2e-3)
 
 
 def mean_loss(shown):
   """Over all steps, from the means over those of each call."""
-  steps, losses = zip(*shown)
+  steps, losses, _ = zip(*shown)
   return np.sum(np.diff((0, *steps)) * losses) / steps[-1]
 
 

@@ -62,7 +62,7 @@ def train(steps, start=0, loss=1.0, part='part-1', phase='kd: mean prediction', 
   """Writes a line for each step."""
   log = MetricsLog(Path('run/metrics.jsonl'), part, phase, replicas, start, 100, 8, lambda step: 0.1)
   for step in range(start + 1, steps + 1):
-    log.add(Progress(step, 1, np.float32([[loss]]), 1.0, 0.0))
+    log.add(Progress(step, 1, np.float32([[loss]]), np.float32([loss]), 1.0, 0.0))
 
 
 def told():

@@ -1,5 +1,7 @@
 """One step, one loop: members stand alone, nothing depends on how steps are grouped."""
 
+from types import SimpleNamespace
+
 import chex
 from helpers import expand, fit, restart
 import jax
@@ -13,7 +15,7 @@ from hydra_jax import UserError
 from hydra_jax.maths import losses
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import mlp
-from hydra_jax.training import augment, batches, loop
+from hydra_jax.training import augment, batches, loop, optimizers
 from hydra_jax.training.step import OnlineTeacher, steps_for
 
 N, F, C = 97, 5, 3
@@ -47,6 +49,32 @@ def test_continuing_gives_the_same_bits():
   assert len(saved) > 2
   middle = next(s for s in saved if 0 < s.step < 40)
   chex.assert_trees_all_equal(run(2, state=jax.tree.map(jnp.asarray, middle)), whole)
+
+
+@pytest.mark.parametrize('name, frozen', [('adam', ()), ('adamw', ()), ('sgd', ()), ('adam', ('body',))])
+def test_the_norm_of_the_gradient_is_that_of_its_mean_over_the_last_steps(name, frozen):
+  """The gradients of single steps are written down, and their weighted mean is formed by hand."""
+  rule = dict(optimizer=name, learning_rate=0.05, schedule='constant', warmup_epochs=0, weight_decay=0.1)
+  inner = optimizers.build(SimpleNamespace(**rule), 40, 10, frozen)
+
+  def update(grads, state, params):
+    updates, new = inner.update(grads, state[0], params)
+    return updates, (new, {'gradient': grads, 'params': params})
+
+  as_seen = lambda params: {'gradient': jax.tree.map(jnp.zeros_like, params), 'params': jax.tree.map(jnp.copy, params)}
+  optimizer = optax.GradientTransformation(lambda params: (inner.init(params), as_seen(params)), update)
+  state, gradients, norms = None, [], []
+  for steps in range(1, 5):
+    told = lambda call: norms.append(call.gradient_norms)
+    state = run(3, steps, at=1, optimizer=optimizer, state=state, progress=told)
+    seen = state.opt_state[1]
+    decayed = lambda g, p: g + 0.1 * p if name == 'sgd' else g
+    parts = jax.tree.map(decayed, seen['gradient'], seen['params'])
+    leaves = [leaf for part, tree in parts.items() if part not in frozen for leaf in jax.tree.leaves(tree)]
+    gradients.append(np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64))
+    weights = 0.9 ** np.arange(steps)[::-1]
+    assert norms[-1].shape == (1,)
+    np.testing.assert_allclose(norms[-1], np.linalg.norm(weights @ gradients / weights.sum()), rtol=1e-4)
 
 
 def test_training_learns():

@@ -93,7 +93,8 @@ def summary(calls: Sequence[Progress], batch_size: int) -> dict[str, Any]:
 
   Returns:
     `step`: the last one. `count`: number of steps. `loss`, `loss_min`, `loss_median`, `loss_max`: of the heads, means
-    over steps and replicas. `examples_per_second`: of one replica, however many heads learn from each. `waiting`: share
+    over steps and replicas. `gradient_norm`: of the mean gradient of about the last ten steps, of all parameters, mean
+    over replicas. `examples_per_second`: of one replica, however many heads learn from each. `waiting`: share
     of the time in which the process waited for batches.
   """
   counts, seconds = [call.count for call in calls], sum(call.seconds for call in calls)
@@ -103,6 +104,7 @@ def summary(calls: Sequence[Progress], batch_size: int) -> dict[str, Any]:
     'loss_min': losses_H.min(),
     'loss_median': np.median(losses_H),
     'loss_max': losses_H.max(),
+    'gradient_norm': calls[-1].gradient_norms.mean(),
     'examples_per_second': batch_size * sum(counts) / max(seconds, 1e-9),
     'waiting': min(1.0, sum(call.waited for call in calls) / max(seconds, 1e-9)),
   }

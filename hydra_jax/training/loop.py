@@ -28,6 +28,7 @@ class Progress:
     step: Number of steps that are over.
     count: Steps of this call.
     losses: Of each head, mean over these steps, `[R, H]` float32.
+    gradient_norms: Norm of the mean gradient over about the last ten steps, of all parameters, `[R]` float32.
     seconds: Since the call before was over.
     waited: Seconds of these in which this process waited for batches.
   """
@@ -35,6 +36,7 @@ class Progress:
   step: int
   count: int
   losses: np.ndarray
+  gradient_norms: np.ndarray
   seconds: float
   waited: float
 
@@ -155,7 +157,8 @@ def prepared(
       nonlocal wanted, agreed, read, waited
       check_finite(np.asarray(summary.bad))
       seconds, read = time.monotonic() - read, time.monotonic()
-      hooks.progress(Progress(step, count, np.asarray(summary.total) / count, seconds, waited))
+      losses, norms = np.asarray(summary.total) / count, np.asarray(summary.gradient)
+      hooks.progress(Progress(step, count, losses, norms, seconds, waited))
       wanted, waited = min(max(1, min(int(count * SECONDS_PER_CALL / seconds), 4 * count)), at_once), 0.0
       stop, due, least = np.asarray(summary.vote)
       agreed = -int(least)

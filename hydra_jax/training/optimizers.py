@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import optax
 
 from hydra_jax.errors import look_up
+from hydra_jax.nets.cut import belongs_to_heads
+from hydra_jax.nets.stages import Tree
+
+# Weight of the running average of gradients before, in all rules.
+MOMENTUM = 0.9
 
 # An optimizer must not mix parameters, as a global norm does: a member must train as if it were alone.
 OPTIMIZERS = {
-  'adam': lambda rate, decay: optax.adam(rate),
-  'adamw': lambda rate, decay: optax.adamw(rate, weight_decay=decay),
+  'adam': lambda rate, decay: optax.adam(rate, b1=MOMENTUM),
+  'adamw': lambda rate, decay: optax.adamw(rate, b1=MOMENTUM, weight_decay=decay),
   'sgd': lambda rate, decay: optax.chain(
-    optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9, nesterov=True)
+    optax.add_decayed_weights(decay), optax.sgd(rate, momentum=MOMENTUM, nesterov=True)
   ),
 }
 
@@ -104,3 +109,54 @@ def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
 def averaged_params(opt_state: Any, params: Any) -> Any:
   """The running average in the state of an optimizer; the parameters where there is none."""
   return opt_state.average if isinstance(opt_state, Averaged) else params
+
+
+class SquaredNorms(NamedTuple):
+  """Squared norms of a gradient, over the parameters of a part.
+
+  Attributes:
+    body: Of the body, `[]` float32.
+    heads: Of each head, `[H]` float32.
+  """
+
+  body: jax.Array
+  heads: jax.Array
+
+
+def mean_gradient(opt_state: Any, steps: jax.Array, heads: int) -> SquaredNorms:
+  """Squared norms of the mean gradient over about the last ten steps.
+
+  The optimizers keep a running average of gradients, with weight 0.9 on the average before. To read it costs nothing in
+  a step. It is divided by `1 − 0.9^steps`, as Adam does (Kingma and Ba 2015, section 3), since it starts at 0. Of SGD,
+  gradients include the term of the weight decay. Parts that are frozen count as 0.
+
+  Args:
+    opt_state: Of an optimizer of `build`, or one that is wrapped by `averaged`.
+    steps: Number of steps that were made, int32.
+    heads: Number of heads H of the state.
+
+  Example:
+    >>> from types import SimpleNamespace
+    >>> rule = dict(optimizer='sgd', learning_rate=0.1, schedule='constant', warmup_epochs=0, weight_decay=0.0)
+    >>> optimizer = build(SimpleNamespace(**rule), steps=10, steps_per_epoch=10)
+    >>> params = {'body': jnp.ones(2), 'heads': jnp.ones((3, 4))}
+    >>> _, state = optimizer.update(params, optimizer.init(params), params)
+    >>> [jnp.round(part, 3).tolist() for part in mean_gradient(state, 1, heads=3)]
+    [2.0, [4.0, 4.0, 4.0]]
+  """
+  body, of_heads = jnp.zeros(()), jnp.zeros(heads)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_running_sums(opt_state)):
+    if belongs_to_heads(path):
+      of_heads += jnp.sum(jnp.square(leaf).reshape(heads, -1), axis=1)
+    else:
+      body += jnp.sum(jnp.square(leaf))
+  scale = (1 - MOMENTUM) ** 2 / jnp.square(1 - MOMENTUM ** jnp.asarray(steps, jnp.float32))
+  return SquaredNorms(scale * body, scale * of_heads)
+
+
+def _running_sums(opt_state: Any) -> list[Tree]:
+  """Sums `Σ 0.9^(t − s) g_s` of gradients, of each rule in the state of an optimizer."""
+  kept = (optax.ScaleByAdamState, optax.TraceState)
+  rules = [rule for rule in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kept)) if isinstance(rule, kept)]
+  of_adam = lambda rule: jax.tree.map(lambda mean: mean / (1 - MOMENTUM), rule.mu)
+  return [rule.trace if isinstance(rule, optax.TraceState) else of_adam(rule) for rule in rules]

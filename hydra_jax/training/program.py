@@ -13,6 +13,7 @@ from hydra_jax.devices.layout import EVERYWHERE, Layout
 from hydra_jax.nets.cut import belongs_to_heads
 from hydra_jax.nets.mapping import chunk_of
 from hydra_jax.nets.stages import Tree
+from hydra_jax.training.optimizers import mean_gradient
 from hydra_jax.training.step import Job, State, over_replicas, train_step
 
 
@@ -44,11 +45,13 @@ class CallSummary(NamedTuple):
   Attributes:
     total: Sum over steps of the loss of each head, `[R, H]` float32.
     bad: The first step at which the loss of a head was not finite, or −1, `[R, H]` int32.
+    gradient: Norm of the mean gradient over about the last ten steps, of all parameters, `[R]` float32.
     vote: The maximum of the votes of all processes, `[V]` int32.
   """
 
   total: jax.Array
   bad: jax.Array
+  gradient: jax.Array
   vote: jax.Array
 
 
@@ -86,15 +89,19 @@ def make_program(
   def training(state: State, inputs: Inputs):
     def of_replica(state, data, scaling, teacher, index_KxB, key):
       step = lambda i, state, heads: train_step(job, state, data, scaling, teacher, index_KxB[i], key, heads)
-      return many_steps(step, state, inputs.steps if loops else None, heads, group)
+      state, total, bad = many_steps(step, state, inputs.steps if loops else None, heads, group)
+      gradient = mean_gradient(state.opt_state, state.step, len(total))
+      return state, jnp.stack([total, gradient.heads], axis=1), bad, gradient.body
 
     key = jax.random.wrap_key_data(inputs.key)
-    state, total, bad = over_replicas(of_replica, state, *inputs[:4], key)
-    total, bad = (collectives.unshard('head', part, 1) for part in (total, bad))
+    state, sums, bad, of_body = over_replicas(of_replica, state, *inputs[:4], key)
+    sums, bad = (collectives.unshard('head', part, 1) for part in (sums, bad))
+    total, of_heads = sums[..., 0], sums[..., 1]
+    gradient = jnp.sqrt(of_body + of_heads.sum(axis=1))
     # The vote depends on the steps. XLA's CPU backend may run a collective that does not depend on the loop at another
     # time on each device, before or between the collectives in the loop. Then devices wait for each other for ever.
     vote = jnp.where(jnp.min(bad) >= -1, inputs.vote, 0)
-    return state, CallSummary(total, bad, collectives.max_over_devices(vote))
+    return state, CallSummary(total, bad, gradient, collectives.max_over_devices(vote))
 
   data_spec = P(None, 'data') if streams else P()
   teacher_specs = job.teacher.specs if job.teacher else P()
