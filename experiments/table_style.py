@@ -11,6 +11,7 @@ LABELS = {
   'ensemble': 'teachers',
   'single': 'single network',
   'shallow_ensemble': 'shallow ensemble',
+  'tabm': 'TabM',
   'mc_dropout': 'MC dropout',
   'ddu': 'DDU',
   'kd': 'KD',

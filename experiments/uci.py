@@ -34,7 +34,7 @@ ROWS = {
   'wine-quality-red': 1439,
 }
 STUDENTS = (
-  *('single', 'shallow_ensemble', 'kd', 'kd_equal', 'small_ensemble', 'hydra_train', 'hydra'),
+  *('single', 'shallow_ensemble', 'tabm', 'kd', 'kd_equal', 'small_ensemble', 'hydra_train', 'hydra'),
   *('batch_ensemble', 'latent_batch_ensemble', 'endd', 'moments', 'dlf', 'edfm'),
 )
 QUICK = ('kd', 'hydra', 'dlf')

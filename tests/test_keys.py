@@ -125,7 +125,7 @@ UNREAD = {
 def belongs(part: str, path: str) -> bool:
   """Whether what is saved as `part` depends on a setting."""
   method, _, what = part.partition('/')
-  distils = method not in (MEMBERS, 'single', 'shallow_ensemble', 'mc_dropout', 'ddu')
+  distils = method not in (MEMBERS, 'single', 'shallow_ensemble', 'tabm', 'mc_dropout', 'ddu')
   if path.startswith(WITHOUT_EFFECT) or path.endswith('calibrate_spread'):  # that is another artifact
     return False
   if path in ('data.test', 'data.shifts', 'data.ood', 'evaluation.batch_size'):

@@ -360,6 +360,36 @@ def test_a_latent_batch_ensemble_predicts_by_the_mean_of_its_kernels(random):
   assert trains.shape == (M, B, C)
 
 
+def test_tabm_is_the_layers_of_the_paper(random):
+  """((x ∘ r) W) ∘ s + b with a shared W, ReLU, and a last layer of each member; at the start r is ±1 and s is 1."""
+  network = batch_ensemble.tabm(mlp(C, (8,)), M)
+  params, state = network.init(jax.random.key(0), X[:2])
+  (kernel,) = jax.tree.leaves(params['body'])
+  (factors,) = (leaf for leaf in params['heads'] if 'r' in leaf)
+  own = [leaf['own'] for leaf in params['heads'] if 'own' in leaf]
+  (last,) = (leaf for leaf in own if leaf.shape == (M, 8, C))
+  assert set(np.unique(factors['r'])) == {-1, 1} and np.all(factors['s'] == 1)
+  assert len(np.unique(last)) == last.size  # no two members start alike
+  params = jax.tree.map(lambda leaf: leaf + jnp.asarray(random.normal(size=leaf.shape), jnp.float32), params)
+  outputs, _ = network.apply(params, state, X[:B])
+  (kernel,) = jax.tree.leaves(params['body'])
+  (factors,) = (leaf for leaf in params['heads'] if 'r' in leaf)
+  parts = {leaf['own'].shape: np.asarray(leaf['own']) for leaf in params['heads'] if 'own' in leaf}
+  for m in range(M):
+    r, s = np.asarray(factors['r'])[m, :, 0], np.asarray(factors['s'])[m, :, 0]
+    hidden = np.maximum(((X[:B] * r) @ np.asarray(kernel)) * s + parts[M, 8][m], 0)
+    np.testing.assert_allclose(outputs[m], hidden @ parts[M, 8, C][m] + parts[M, C][m], rtol=1e-3, atol=1e-4)
+
+
+def test_tabm_learns_from_labels_by_the_mean_of_the_losses_of_its_members(random):
+  (phase,) = phases('tabm', members=4)
+  y, outputs = random.integers(C, size=B), jnp.asarray(random.normal(size=(4, B, C)), jnp.float32)
+  found = phase.loss(outputs, {'y': jnp.asarray(y), 'done': 0.0})
+  expected = -scipy.special.log_softmax(outputs, axis=-1)[:, np.arange(B), y]
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert phase.reduction == 'mean' and not phase.distils and len(phase.network.heads) == 4
+
+
 def test_batch_ensemble_is_small():
   network = batch_ensemble.batch_ensemble(mlp(C, (80, 70)), M)
   params, _ = jax.eval_shape(network.init, jax.random.key(0), X[:2])

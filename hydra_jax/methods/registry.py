@@ -21,12 +21,22 @@ from hydra_jax.methods.flow_matching import EDFM, edfm
 from hydra_jax.methods.gaussian import DLF, dlf
 from hydra_jax.methods.moments import Moments, moments
 from hydra_jax.methods.prior_networks import EnDD, endd, proxy_endd
-from hydra_jax.methods.supervised import MCDropout, ShallowEnsemble, ensemble, mc_dropout, shallow_ensemble, single
+from hydra_jax.methods.supervised import (
+  MCDropout,
+  ShallowEnsemble,
+  TabM,
+  ensemble,
+  mc_dropout,
+  shallow_ensemble,
+  single,
+  tabm,
+)
 
 METHODS: dict[str, Method] = {
   'ensemble': Method(ensemble, learns_from='labels'),
   'single': Method(single, learns_from='labels'),
   'shallow_ensemble': Method(shallow_ensemble, ShallowEnsemble, learns_from='labels'),
+  'tabm': Method(tabm, TabM, learns_from='labels'),
   'mc_dropout': Method(mc_dropout, MCDropout, learns_from='labels'),
   'ddu': Method(ddu, learns_from='labels', predictive='density'),
   'kd': Method(kd, KD),

@@ -1,6 +1,6 @@
-"""Methods that learn from labels: the deep ensemble, one network, a shallow ensemble, and MC dropout."""
+"""Methods that learn from labels: the deep ensemble, one network, a shallow ensemble, TabM, and MC dropout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from hydra_jax.devices import collectives
 from hydra_jax.maths import losses
 from hydra_jax.methods.base import MethodContext, NoSettings, Phase, against_labels, by_shares
-from hydra_jax.nets import cut
+from hydra_jax.nets import batch_ensemble, cut
 from hydra_jax.nets.stages import Stage
 from hydra_jax.settings import COUNT, COUNT_OR_0, WHOLE, number, setting
 
@@ -49,6 +49,23 @@ def shallow_ensemble(settings: ShallowEnsemble, context: MethodContext) -> list[
 
   network = context.network(settings.cut, settings.heads or context.members)
   return [Phase(name='labels', network=network, loss=loss, common=statistics, reduction='mean', distils=False)]
+
+
+@dataclass(frozen=True)
+class TabM:
+  """Settings of `tabm`."""
+
+  members: int = setting(0, COUNT_OR_0, 'Number of members, 32 in the paper; 0: as many as the teacher has.')
+
+
+def tabm(settings: TabM, context: MethodContext) -> list[Phase]:
+  """TabM (Gorishniy et al. 2025): members that share kernels and differ by factors, each against the labels.
+
+  The mean of the members' losses is minimised. Inputs of tables are embedded if the network does so: `mlp` does not.
+  """
+  members = settings.members or context.members
+  network = batch_ensemble.tabm(context.stages('members'), members, context.mapping)
+  return [replace(against_labels(network, context), reduction='mean')]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """BatchEnsemble: members that share kernels and differ by factors of low rank (Wen et al. 2020, arXiv 2002.06715)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,64 @@ def batch_ensemble(
     >>> network.apply(params, state, jnp.ones((3, 8)))[0].shape
     (4, 3, 10)
   """
+
+  def divide(key, x, flat):
+    keys = [jax.random.fold_in(key, i + 1) for i in range(len(flat))]
+    return [_factors(k, p, leaf, members, rank, around_one) for k, (p, leaf) in zip(keys, flat, strict=True)]
+
+  return _sharing(stages, members, mapping, divide)
+
+
+def tabm(stages: Sequence[Stage], members: int, mapping: str = 'auto') -> Network:
+  """The network of TabM: a BatchEnsemble that starts as one network (Gorishniy et al. 2025, arXiv 2410.24210).
+
+  All factors start as 1, but for those of the first inputs, which start as ±1. The last kernel is not shared: each
+  member has its own. Members have their own biases and scales, as in `batch_ensemble`.
+
+  Args:
+    stages: As of `batch_ensemble`. The last kernel is that of the outputs.
+    members: Number of members, 32 in the paper.
+    mapping: How members are mapped, see `mapping.over_heads`.
+
+  Returns:
+    The network. Its outputs are `[members, B, C]`. `init` raises a `UserError` if no parameter is named `kernel`.
+
+  Example:
+    >>> network = tabm(hydra_jax.mlp(outputs=10), members=4)
+    >>> params, state = network.init(jax.random.key(0), jnp.ones((1, 8)))
+    >>> network.apply(params, state, jnp.ones((3, 8)))[0].shape
+    (4, 3, 10)
+  """
+  whole = chain(stages)
+
+  def divide(key, x, flat):
+    kernels = [i for i, (p, leaf) in enumerate(flat) if _is_kernel(p, leaf)]
+    drawn = jax.vmap(lambda key: jax.tree.leaves(whole.init(key, x)[0]))(jax.random.split(key, members))
+    signs = jax.random.rademacher(key, (members, flat[kernels[0]][1].shape[-2], 1), jnp.float32)
+
+    def parts(i: int, leaf: jax.Array) -> dict[str, Tree]:
+      if i == kernels[-1]:
+        return {'own': drawn[i]}
+      if i not in kernels:
+        return {'own': jnp.repeat(leaf[None], members, axis=0)}
+      r, s = (jnp.ones((members, size, 1)) for size in leaf.shape[-2:])
+      return {'r': signs if i == kernels[0] else r, 's': s}
+
+    return [parts(i, leaf) for i, (_, leaf) in enumerate(flat)]
+
+  return _sharing(stages, members, mapping, divide)
+
+
+def _sharing(stages: Sequence[Stage], members: int, mapping: str, divide: Callable) -> Network:
+  """Members that share kernels.
+
+  Args:
+    stages: Of one network.
+    members: Number of members.
+    mapping: How members are mapped.
+    divide: `(key, x, leaves with paths) -> parts of each leaf`, which members have for themselves: factors `r` and `s`
+      of a kernel that is shared, or `own` in place of the leaf.
+  """
   whole = chain(stages)
   heads = tuple(range(members))
 
@@ -51,10 +109,8 @@ def batch_ensemble(
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     if not any(_is_kernel(p, leaf) for p, leaf in flat):
       raise UserError("batch_ensemble shares parameters named 'kernel', and this network has none: leave it out")
-    separate = [
-      _factors(jax.random.fold_in(key, i + 1), p, leaf, members, rank, around_one) for i, (p, leaf) in enumerate(flat)
-    ]
-    shared = [leaf if _is_kernel(p, leaf) else None for p, leaf in flat]
+    separate = divide(key, x, flat)
+    shared = [None if 'own' in parts else leaf for parts, (_, leaf) in zip(separate, flat, strict=True)]
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], members, axis=0), state)
     return {'body': jax.tree.unflatten(tree, shared), 'heads': separate}, {'body': (), 'heads': copies}
 
