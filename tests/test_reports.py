@@ -19,11 +19,11 @@ from test_page import needs_nothing
 
 from experiments import heads
 from hydra_jax import UserError, cli
-from hydra_jax.experiment import config as configs, paper_tables
+from hydra_jax.experiment import config as configs, paper_tables, table_page
 from hydra_jax.experiment.paper_tables import Definition, Section
 from hydra_jax.experiment.run_report import Outcome
 from hydra_jax.maths.statistics import Published, holm
-from hydra_jax.report import tables
+from hydra_jax.report import tables, verdict
 from hydra_jax.report.tables import Column
 
 TABLES = sorted(p.stem for p in (ROOT / 'experiments').glob('*.py') if 'def get_tables(' in p.read_text())
@@ -483,6 +483,13 @@ def is_sound(text):
     rows = [line for line in body[1].splitlines() if line.endswith(r'\\')]
     assert len(rows) > 1
     assert {len(re.findall(r'(?<!\\)&', row)) + 1 for row in rows} == {len(body[0])}
+
+
+def test_the_page_of_a_table_has_one_line_for_each_kind_of_shift():
+  names = ['rotate:15', 'rotate:9', 'cifar100[:500]', 'hf:a:b', 'jitter:0.25', 'jitter:2', 'letters']
+  values = {(split, 'hydra', 'auroc_uncertainty_epistemic'): {0: 0.5} for split in names}
+  shown = table_page._outside(verdict.Results(values))
+  assert shown == ['rotate:15', 'cifar100[:500]', 'hf:a:b', 'jitter:2', 'letters']
 
 
 @pytest.mark.parametrize('text', [r'\begin{table}a{b\end{table}', r'\begin{table}$x\end{table}', r'\begin{table}x'])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import inspect
 from pathlib import Path
+import re
 from typing import Any
 
 from hydra_jax.experiment import run_report
@@ -95,8 +96,12 @@ def _results(found: Results, run_name: str) -> verdict.Results:
 
 
 def _outside(results: verdict.Results) -> list[str]:
-  """The sets that detection is known for."""
-  return list(dict.fromkeys(split for split, _, metric in results.values if metric.startswith('auroc_uncertainty_')))
+  """The sets that detection is known for; of a kind of shift, the greatest."""
+  known = dict.fromkeys(split for split, _, metric in results.values if metric.startswith('auroc_uncertainty_'))
+  shifts = [(float(match[2]), match[1], split) for split in known if (match := re.fullmatch(r'(.*):([\d.]+)', split))]
+  greatest = {kind: split for _, kind, split in sorted(shifts)}
+  lesser = {split for _, _, split in shifts} - {*greatest.values()}
+  return [split for split in known if split not in lesser]
 
 
 def _panels(found: Results, run_name: str, results: verdict.Results) -> list[dots.Panel]:

@@ -107,7 +107,7 @@ def _panel(
     if math.isfinite(v)
   ]
   bottom = top + ROW * len(methods)
-  ticks = [(at(tick), digits(float(tick), 3)) for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+  ticks = [float(tick) for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
   said = [f'{labels[method]} {number(*ours[method])}' for method in methods if method in ours]
   said += [f'{labels[method]}, published, {number(*theirs[method])}' for method in methods if method in theirs]
   return Panel(
@@ -115,12 +115,24 @@ def _panel(
     text=f'{quality.heading}: {"; ".join(said)}.',
     names=[(place[method], _short(labels[method])) for method in methods],
     dots=dots,
-    ticks=[(x, text.rstrip('0').rstrip('.') if '.' in text and 'e' not in text else text) for x, text in ticks],
+    ticks=list(zip(map(at, ticks), different(ticks), strict=True)),
     reference=at(ours[methods[0]][0]) if methods[0] in ours else None,
     top=top,
     bottom=bottom,
     height=bottom + 24,
   )
+
+
+def different(values: Sequence[float]) -> list[str]:
+  """Numbers with three significant digits, or with the fewest that tell them apart.
+
+  Example:
+    >>> different([0.98, 1.0]), different([0.9982, 0.9984])
+    (['0.98', '1'], ['0.9982', '0.9984'])
+  """
+  short = lambda text: text.rstrip('0').rstrip('.') if '.' in text and 'e' not in text else text
+  texts = [[short(digits(value, significant)) for value in values] for significant in range(3, 10)]
+  return next((row for row in texts if len(set(row)) == len(row)), texts[-1])
 
 
 def _length(error: float) -> float:
