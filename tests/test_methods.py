@@ -382,7 +382,7 @@ def test_tabm_is_the_layers_of_the_paper(random):
 
 
 def test_tabm_learns_from_labels_by_the_mean_of_the_losses_of_its_members(random):
-  (phase,) = phases('tabm', members=4)
+  (phase,) = phases('tabm', heads=4)
   y, outputs = random.integers(C, size=B), jnp.asarray(random.normal(size=(4, B, C)), jnp.float32)
   found = phase.loss(outputs, {'y': jnp.asarray(y), 'done': 0.0})
   expected = -scipy.special.log_softmax(outputs, axis=-1)[:, np.arange(B), y]

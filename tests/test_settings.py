@@ -118,7 +118,7 @@ RUNS = {
       *student('mc_dropout', rate=0.05, samples=6),
       *student('moments', samples=8),
       *student('shallow_ensemble', heads=3, cut=-2),
-      *student('tabm', members=3),
+      *student('tabm', heads=3),
       *student('latent_batch_ensemble', temperature=2.0),
       '--config.evaluation.ece_bins=10',
       "--config.data.shifts=('jitter:0.5','translate:1')",

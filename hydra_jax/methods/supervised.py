@@ -55,7 +55,7 @@ def shallow_ensemble(settings: ShallowEnsemble, context: MethodContext) -> list[
 class TabM:
   """Settings of `tabm`."""
 
-  members: int = setting(0, COUNT_OR_0, 'Number of members, 32 in the paper; 0: as many as the teacher has.')
+  heads: int = setting(0, COUNT_OR_0, 'Number of members, 32 in the paper; 0: as many as the teacher has.')
 
 
 def tabm(settings: TabM, context: MethodContext) -> list[Phase]:
@@ -63,8 +63,7 @@ def tabm(settings: TabM, context: MethodContext) -> list[Phase]:
 
   The mean of the members' losses is minimised. Inputs of tables are embedded if the network does so: `mlp` does not.
   """
-  members = settings.members or context.members
-  network = batch_ensemble.tabm(context.stages('members'), members, context.mapping)
+  network = batch_ensemble.tabm(context.stages('members'), settings.heads or context.members, context.mapping)
   return [replace(against_labels(network, context), reduction='mean')]
 
 
