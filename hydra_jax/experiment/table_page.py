@@ -98,7 +98,8 @@ def _results(found: Results, run_name: str) -> verdict.Results:
 def _outside(results: verdict.Results) -> list[str]:
   """The sets that detection is known for; of a kind of shift, the greatest."""
   known = dict.fromkeys(split for split, _, metric in results.values if metric.startswith('auroc_uncertainty_'))
-  shifts = [(float(match[2]), match[1], split) for split in known if (match := re.fullmatch(r'(.*):([\d.]+)', split))]
+  parts = {split: re.fullmatch(r'(.*):(\d+(?:\.\d+)?)', split) for split in known}
+  shifts = [(float(match[2]), match[1], split) for split, match in parts.items() if match]
   greatest = {kind: split for _, kind, split in sorted(shifts)}
   lesser = {split for _, _, split in shifts} - {*greatest.values()}
   return [split for split in known if split not in lesser]
