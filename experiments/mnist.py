@@ -15,8 +15,8 @@ OUTSIDE = 'fashion_mnist'
 LIGHT = dict(network=dict(name='mlp', widths=(120, 200), bottleneck=32))
 DEEP = dict(network=dict(name='mlp', widths=(100, 100)), cut=-2, augment_share=0.5, mean_weight=0.0)
 STUDENTS = (
-  *('single', 'shallow_ensemble', 'mc_dropout', 'ddu', 'kd', 'kd_equal', 'small_ensemble', 'endd', 'proxy_endd', 'ced'),
-  *('moments', 'dlf', 'edfm', 'batch_ensemble', 'latent_batch_ensemble'),
+  *('single', 'shallow_ensemble', 'tabm', 'mc_dropout', 'ddu', 'kd', 'kd_equal', 'small_ensemble', 'endd'),
+  *('proxy_endd', 'ced', 'moments', 'dlf', 'edfm', 'batch_ensemble', 'latent_batch_ensemble'),
   *('hydra_train', 'hydra_light', 'hydra', 'hydra_deep'),
 )
 QUICK = ('single', 'kd', 'kd_equal', 'endd', 'hydra_train', 'hydra_light', 'hydra', 'hydra_deep')
