@@ -244,6 +244,8 @@ def test_bad_uci_set():
     ('replicas', 0, 'at least 1'),
     ('teacher.keep_as', 'float8', "did you mean 'float"),
     ('student.hydra.members_per_step', 21, 'members_per_step=21 of 20 members'),
+    ('student.hydra.folds', 1, '0 or at least 2'),
+    ('student.single.folds', 5, 'unknown config key'),
     ('student.hydra.diversity_weight', -1.0, 'at least 0'),
     ('student.dlf.factors', 0, 'at least 1'),
     ('evaluation.ece_bins', 0, 'at least 1'),

@@ -43,6 +43,7 @@ OTHERS = {
   'unlabelled': ('digits',),
   'grouping': 'one_each',
   'heads': 2,
+  'folds': 3,
   'mapping': 'unroll',
   'mode': 'pmap',
 }

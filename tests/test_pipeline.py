@@ -19,6 +19,7 @@ from hydra_jax.evaluation import evaluate
 from hydra_jax.experiment import artifacts, run as runs
 from hydra_jax.experiment.config import default_config
 from hydra_jax.maths.uncertainty import WORDS
+from hydra_jax.training.folds import of_rows
 
 pytestmark = pytest.mark.slow
 
@@ -296,3 +297,75 @@ def test_each_phase_compiles_once(tmp_path, caplog):
   ]
   assert seeds[0][1] != seeds[1][1]
   assert not np.allclose(*(jax.tree.leaves(model.params)[1] for model, _ in seeds))
+
+
+N_ROWS, FOLDS = 60, 3
+
+
+def taught(folder, y):
+  """What 2 members teach a student on each input, by networks that have not seen it; and the fold of each input."""
+  x = np.linspace(-1, 1, N_ROWS, dtype=np.float32)[:, None]
+  folder.mkdir()
+  np.savez(folder / 'rows.npz', x=x, y=y.astype(np.float32), x_test=x[:9], y_test=y[:9].astype(np.float32))
+  config = default_config()
+  config.name = 'folds'
+  config.data.name, config.data.task, config.validation = str(folder / 'rows.npz'), 'regression', 0.0
+  config.students, config.teacher.members, config.teacher.epochs = ('kd',), 2, 20.0
+  config.training.batch_size, config.distillation.epochs, config.distillation.folds = 16, 2.0, FOLDS
+  runs.run(config, folder / 'run', '')
+  (file,) = (folder / 'run' / 'artifacts').glob('predictions-*/predictions.npy')
+  return np.load(file)
+
+
+def test_with_folds_no_label_reaches_what_is_taught_on_its_own_input(tmp_path):
+  """The labels of two inputs of one fold are exchanged, so that their mean stays. What is taught there stays too."""
+  fold = of_rows(N_ROWS, FOLDS, (0, 0))
+  y = np.sin(4 * np.linspace(-1, 1, N_ROWS))
+  here, there = np.flatnonzero(fold == 1)[[0, -1]]
+  y[[here, there]] = 9.0, -9.0
+  other = y.copy()
+  other[[here, there]] = -9.0, 9.0
+  before, after = taught(tmp_path / 'before', y), taught(tmp_path / 'after', other)
+  assert before.shape[:2] == (2, N_ROWS)
+  np.testing.assert_allclose(before[:, fold == 1], after[:, fold == 1], rtol=1e-3, atol=1e-4)
+  moved = np.abs(before - after).max(axis=-1).min(axis=0)
+  assert np.median(moved[fold != 1]) > 0.01
+
+
+def test_with_folds_members_are_trained_once_for_all_students(tmp_path):
+  """The ensemble is that of a run without folds; students of equal folds share what teaches them."""
+  folds = ["--config.students=('kd','endd','hydra')", '--config.student.hydra.augment=()']
+  folds += ['--config.student.kd.folds=2', '--config.student.endd.folds=2']
+  plain = hydra_jax('run', *TINY, "--config.students=('kd',)", f'--workdir={tmp_path / "plain"}')
+  done = hydra_jax('run', *TINY, *folds, f'--workdir={tmp_path / "run"}')
+  assert plain.returncode == done.returncode == 0, done.stderr
+  parts = sorted(p.name.rpartition('-')[0] for p in (tmp_path / 'run' / 'artifacts').iterdir())
+  assert (parts.count('folds'), parts.count('predictions'), parts.count('labels')) == (1, 2, 1)
+  assert 'ensemble, 2 folds of 6' in done.stdout
+  for metric in ('nll', 'uncertainty_epistemic'):
+    assert value(tmp_path / 'plain', 'test', 'ensemble', metric) == value(tmp_path / 'run', 'test', 'ensemble', metric)
+  assert value(tmp_path / 'plain', 'test', 'kd', 'nll') != value(tmp_path / 'run', 'test', 'kd', 'nll')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--config.student.kd.folds=5000'], 'config.student.kd.folds: 5000 folds of'),
+    (['--config.student.kd.folds=2', "--config.student.kd.augment=('noise',)"], 'config.student.kd.folds: predictions'),
+    (
+      ['--config.student.kd.folds=2', "--config.student.kd.unlabelled=('digits',)"],
+      'kd.unlabelled: config.student.kd.f',
+    ),
+    (['--config.student.kd.folds=2', "--config.teacher.augment=('mixup',)"], "'mixup' in config.teacher.augment mixes"),
+    (
+      ['--config.student.kd.folds=2', "--config.teacher.checkpoints=('{run}',)"],
+      'config.teacher.checkpoints are trained',
+    ),
+  ],
+)
+def test_folds_that_cannot_be(flags, said, tiny_run, tmp_path):
+  """Before anything is trained."""
+  flags = [flag.format(run=tiny_run[0]) for flag in flags]
+  done = hydra_jax('run', *TINY, "--config.students=('kd',)", *flags, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 2 and said in done.stderr, done.stderr
+  assert not (tmp_path / 'run').exists()

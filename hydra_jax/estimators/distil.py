@@ -37,6 +37,7 @@ NEEDS_MORE = {
   'augment': 'members that predict on changed inputs',
   'label_weight': 'labels',
   'unlabelled': 'members that predict on other inputs',
+  'folds': 'members that can be trained again, which is y and cv here',
 }
 # Methods that read all members of an example at once.
 READS_ALL = ('endd', 'proxy_endd', 'ced', 'moments', 'dlf')

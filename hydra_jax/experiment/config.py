@@ -49,10 +49,12 @@ def settle(config: ConfigDict, data: About) -> None:
   if config.validation_scores and not data.has_validation:
     raise UserError('config.validation_scores: these data have no validation part: set it to 0')
   for name in config.students:
-    if resolve(config, name).training.augment != (AUTO,):
+    training = resolve(config, name).training
+    if training.augment != (AUTO,):
       continue
     section, is_image = config.student[name], len(data.shape) == 3
-    if config.teacher.predictions or data.varies or (not is_image and not data.has_validation):
+    fixed = config.teacher.predictions or training.folds or data.varies
+    if fixed or (not is_image and not data.has_validation):
       section.augment = ()  # there are no predictions for other inputs, or nothing to choose by
     elif is_image:
       members = resolve(config).training
@@ -522,15 +524,26 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
   label_weight: float = getattr(settings.own, 'label_weight', 0.0)
   if training.unlabelled and label_weight:
     raise UserError(f'{where}.unlabelled has no labels for label_weight: leave one of them out')
-  if config.teacher.predictions and training.unlabelled:
-    raise UserError(f'{where}.unlabelled: config.teacher.predictions has none for other inputs: leave one of them out')
-  if config.teacher.predictions and training.augment not in ((), (AUTO,)) and learns:
+  if training.folds:
+    _check_folds(config, f'{where}.folds={training.folds}')
+  kept = 'config.teacher.predictions' if config.teacher.predictions else f'{where}.folds' if training.folds else ''
+  if kept and training.unlabelled:
+    raise UserError(f'{where}.unlabelled: {kept} has no predictions for other inputs: leave one of them out')
+  if kept and training.augment not in ((), (AUTO,)) and learns:
     raise UserError(
-      f'config.teacher.predictions are for the inputs in the data, and {where}.augment changes them: '
+      f'{kept}: predictions are for the inputs in the data, and {where}.augment changes them: '
       f'add --{where}.augment="()"'
     )
   if task == 'regression' and getattr(settings.own, 'temperature', 1) != 1:
     raise UserError(f'{where}.temperature is for classification: set it to 1.0')
+
+
+def _check_folds(config: ConfigDict, folds: str) -> None:
+  """What members that leave out a part of the examples need."""
+  if made := next((key for key in ('predictions', 'checkpoints') if config.teacher[key]), ''):
+    raise UserError(f'{folds} trains members, and those in config.teacher.{made} are trained: leave one of them out')
+  if 'mixup' in resolve(config).training.augment:
+    raise UserError(f"{folds}: 'mixup' in config.teacher.augment mixes examples of all folds: leave one of them out")
 
 
 def _check_training(part: str, training: TrainingSettings, ndim: int) -> None:

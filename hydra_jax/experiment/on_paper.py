@@ -199,7 +199,7 @@ def teacher_of(config: ConfigDict, methods: Sequence[PlannedMethod], shape: Sequ
     own = recipes.user_functions(config)
     networks = [artifacts.network_of(folder, own)[2] for folder in config.teacher.checkpoints]
   else:
-    networks = [method.phases[-1].phase.network for method in methods if method.recipe.role == 'teacher']
+    networks = [next(m.phases[-1].phase.network for m in methods if m.recipe.role == 'teacher')]
   found, unscaled = [], Scaling(*(np.ones(1, np.float32) for _ in Scaling._fields))
   for network in networks:
     trees = jax.tree.map(

@@ -22,7 +22,14 @@ from hydra_jax.experiment.metrics_log import MetricsLog
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase
 from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.scores_in_training import Best, Scorer
-from hydra_jax.experiment.teachers import Teacher, augments_inputs, evaluable, online_teacher, with_predictions
+from hydra_jax.experiment.teachers import (
+  Teacher,
+  augments_inputs,
+  evaluable,
+  fold_of_examples,
+  online_teacher,
+  with_predictions,
+)
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
 from hydra_jax.progress import bar
@@ -276,7 +283,8 @@ def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], lay
   members = len(models[0].network.heads) if models else len(kept[0]) if kept else 0
   teacher = online_teacher(models, layout, training) if online else None
   job = assemble(config, planned, train_set.example.ndim, train_set.examples, members, teacher)
-  return job, source_of([replica.data for replica in group], kept)
+  fold = [fold_of_examples(replica, planned.phase.folds) for replica in group] if planned.phase.folds else []
+  return job, source_of([replica.data for replica in group], kept, fold)
 
 
 def assemble(

@@ -27,6 +27,7 @@ from hydra_jax.methods.base import Phase
 from hydra_jax.nets.cut import Network, belongs_to_heads, shapes_of
 from hydra_jax.progress import console
 from hydra_jax.training import optimizers
+from hydra_jax.training.folds import leaving_out, of_heads
 from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import abstract_state
 
@@ -60,9 +61,9 @@ class PlannedMethod:
   """The ensemble, or a student.
 
   Attributes:
-    name: `ensemble`, or as under `config.student`. Several methods of one name are candidates, of which the validation
-      part decides.
-    choice: What it is distilled on, where there are candidates.
+    name: `ensemble`, or as under `config.student`. Several students of one name are candidates, of which the
+      validation part decides. A teacher with `folds` in its settings has its members once for each fold, without it.
+    choice: What it is distilled on, where there are candidates; the number of folds.
     recipe: What its phases are built from.
     phases: In order.
   """
@@ -92,15 +93,24 @@ def plan(config: ConfigDict, data: About, devices: int) -> list[PlannedMethod]:
   planned = []
   for name, choice, recipe in _candidates(recipes_in(config, data.task, data.outputs)):
     shown = f'{name}, {choice}' if choice else name
-    phases = phases_of(recipe, config.execution.mapping)
+    phases = _phases(recipe, config.execution.mapping)
     shapes_of(phases[0].network, tuple(data.shape))  # raises an error where it does not read such inputs
     here, training = [], recipe.settings.training
     for phase in phases:
-      label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{name} of {len(phase.network.heads)}'
+      label = f'{shown}: {phase.name}' if recipe.role == 'student' else f'{shown} of {len(phase.network.heads)}'
       mesh = arrange(config.parallel, devices, phase.network, draws_heads(phase, training), training.batch_size, label)
       here.append(PlannedPhase(label, phase, training, mesh))
     planned.append(PlannedMethod(name, recipe, tuple(here), choice))
   return planned
+
+
+def _phases(recipe: Recipe, mapping: str) -> list[Phase]:
+  """The phases of a method; the networks of a teacher with folds each leave out the examples of one."""
+  phases, folds = phases_of(recipe, mapping), recipe.settings.training.folds
+  if recipe.role == 'student' or not folds:
+    return phases
+  leaves_out = lambda phase: leaving_out(phase.loss, of_heads(len(phase.network.heads), folds), folds)
+  return [replace(phase, name='folds', loss=leaves_out(phase), folds=folds) for phase in phases]
 
 
 # What a student may be distilled on where its inputs are chosen in the run: the first is taken unless another one
@@ -113,8 +123,16 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 def _candidates(recipes: Sequence[tuple[str, Recipe]]) -> Iterator[tuple[str, str, Recipe]]:
   """Names, choices and recipes of all that is trained."""
+  counts = sorted({recipe.settings.training.folds for _, recipe in recipes} - {0})
   for name, recipe in recipes:
     settings = recipe.settings
+    if recipe.role == 'teacher':
+      yield name, '', recipe
+      for folds in counts:
+        training = replace(settings.training, folds=folds)
+        more = replace(settings, training=training)
+        yield name, f'{folds} folds', replace(recipe, settings=more, members=recipe.members * folds)
+      continue
     if AUTO not in settings.training.augment:
       yield name, '', recipe
       continue

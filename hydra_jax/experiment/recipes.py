@@ -33,6 +33,7 @@ from hydra_jax.training.settings import TrainingSettings
 LARGEST = 1_000_000
 LARGEST_OF = dict.fromkeys(('members', 'heads', 'samples', 'factors', 'depth', 'phase'), 10_000)
 LONGEST = 10_000  # lists and texts
+ADDED = ('folds',)  # settings that what was saved before them does not have
 DEEPEST = 10  # arguments of functions of the user's own
 
 
@@ -291,7 +292,7 @@ def user_functions(config: ConfigDict) -> dict[str, str]:
 
 def _settings(kind: type, found: dict[str, Any], where: str, file: Path) -> Any:
   """Settings in a recipe, each checked."""
-  check_keys(found, defaults(kind), f'{where}.', file)
+  check_keys(found, defaults(kind), f'{where}.', file, ADDED)
   values = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
   try:
     return make(kind, values, f'{where}.')

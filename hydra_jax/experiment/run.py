@@ -15,6 +15,7 @@ from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
 from hydra_jax.devices.cpu import on_cpu
+from hydra_jax.errors import UserError
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import (
   agreement,
@@ -29,7 +30,14 @@ from hydra_jax.experiment.phases import train_method
 from hydra_jax.experiment.plan import PlannedMethod, plan
 from hydra_jax.experiment.replicas import Place, Replica, Trained, grouped
 from hydra_jax.experiment.schema import method_of, resolve
-from hydra_jax.experiment.teachers import Teacher, count_members, load_ensemble, teacher_in_file, teacher_of
+from hydra_jax.experiment.teachers import (
+  Teacher,
+  count_members,
+  fold_of_examples,
+  load_ensemble,
+  teacher_in_file,
+  teacher_of,
+)
 from hydra_jax.experiment.validation import best_of, with_spread
 from hydra_jax.experiment.workdir import check_workdir, record, record_models, record_overlap, record_parts
 
@@ -100,7 +108,13 @@ def check_teachers(replica: Replica) -> None:
   for place in config.teacher.checkpoints:
     artifacts.load(place, data, own=recipes.user_functions(config))
   for name in config.students:
-    with_unlabelled(data, resolve(config, name).training.unlabelled)
+    training = resolve(config, name).training
+    with_unlabelled(data, training.unlabelled)
+    try:
+      if training.folds:
+        fold_of_examples(replica, training.folds)
+    except UserError as e:
+      raise UserError(f'config.student.{name}.folds: {e}') from e
 
 
 def carry_out(
@@ -148,6 +162,7 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
   """For each replica, the ensemble and every student that the config lists, by name."""
   config = group[0].config
   teachers, ensembles = teachers_of(group, planned)
+  by_folds = {0: teachers} | teachers_with_folds(group, planned, ensembles)
   models = {'ensemble': ensembles}
   found: dict[str, list[tuple[PlannedMethod, list[Trained]]]] = {}
   for method in planned:
@@ -156,6 +171,7 @@ def train_all(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> lis
     if (rule := getattr(method.recipe.settings.own, 'grouping', 'one_each')) != 'one_each':
       heads = len(method.phases[-1].phase.network.heads)
       logger.info(f'{method.name}: {heads} heads for {config.teacher.members} members, grouped {rule}')
+    teachers = by_folds[method.recipe.settings.training.folds]
     trained = with_spread(group, method, train_method(group, method, teachers), teachers)
     found.setdefault(method.name, []).append((method, trained))
   models |= {name: rows[0][1] if len(rows) == 1 else best_of(group, rows) for name, rows in found.items()}
@@ -171,10 +187,28 @@ def teachers_of(group: Sequence[Replica], planned: Sequence[PlannedMethod]) -> t
   if config.teacher.checkpoints:
     ensembles = [load_ensemble(replica) for replica in group]
   else:
-    (method,) = [method for method in planned if method.recipe.role == 'teacher']
+    (method,) = with_role(planned, 'teacher', 0)
     ensembles = train_method(group, method)
-  students = [method.recipe for method in planned if method.recipe.role == 'student']
+  students = [method.recipe for method in with_role(planned, 'student', 0)]
   return [teacher_of(*both, students) for both in zip(group, ensembles, strict=True)], ensembles
+
+
+def teachers_with_folds(
+  group: Sequence[Replica], planned: Sequence[PlannedMethod], ensembles: Sequence[Trained]
+) -> dict[int, list[Teacher]]:
+  """By number of folds, what students learn from that ask for folds, for each replica."""
+  found = {}
+  for folds in sorted({method.recipe.settings.training.folds for method in planned} - {0}):
+    (method,) = with_role(planned, 'teacher', folds)
+    students = [method.recipe for method in with_role(planned, 'student', folds)]
+    rows = zip(group, ensembles, train_method(group, method), strict=True)
+    found[folds] = [teacher_of(replica, ensemble, students, other) for replica, ensemble, other in rows]
+  return found
+
+
+def with_role(planned: Sequence[PlannedMethod], role: str, folds: int) -> list[PlannedMethod]:
+  """Methods of a role, with this number of folds."""
+  return [m for m in planned if m.recipe.role == role and m.recipe.settings.training.folds == folds]
 
 
 def compare(replica: Replica, models: dict[str, Trained], scores: run_report.AllScores) -> tuple[list[dict], dict]:

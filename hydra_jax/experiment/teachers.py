@@ -20,6 +20,7 @@ from hydra_jax.experiment import artifacts, external_predictions, provenance, re
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
+from hydra_jax.training.folds import of_heads, of_rows
 from hydra_jax.training.program import head_specs
 from hydra_jax.training.settings import TrainingSettings
 from hydra_jax.training.step import OnlineTeacher
@@ -63,15 +64,27 @@ def augments_inputs(varies: bool, training: TrainingSettings) -> bool:
   return varies or bool(training.augment)
 
 
-def teacher_of(replica: Replica, ensemble: Trained, students: Sequence[recipes.Recipe]) -> Teacher:
-  """An ensemble as a teacher, with its predictions if a student needs them."""
+def teacher_of(
+  replica: Replica, ensemble: Trained, students: Sequence[recipes.Recipe], out_of_fold: Trained | None = None
+) -> Teacher:
+  """An ensemble as a teacher, with predictions if a student needs them.
+
+  Args:
+    replica: Of the experiment.
+    ensemble: What students are compared with.
+    students: What is to learn from it.
+    out_of_fold: Networks that predict in its place on training examples, each where it has not seen them; None: it
+      predicts there itself.
+  """
   needed = any(
     recipe.method.learns_from == 'members' and not augments_inputs(replica.data.train.varies, recipe.settings.training)
     for recipe in students
   )
-  key = key_of_teacher(replica.config, ensemble.key)
-  assert ensemble.model is not None
-  predictions = kept_predictions(replica, ensemble.model, key) if needed else None
+  source = out_of_fold or ensemble
+  key = key_of_teacher(replica.config, source.key)
+  assert ensemble.model is not None and source.model is not None
+  folds = len(source.model.network.heads) // len(ensemble.model.network.heads) if out_of_fold else 0
+  predictions = kept_predictions(replica, source.model, key, folds) if needed else None
   return Teacher(predictions, ensemble.model, key, outputs_on_validation(replica, ensemble.model))
 
 
@@ -139,21 +152,52 @@ def evaluable(replica: Replica, model: Model, key: str) -> Trained:
   return Trained(model, key, scores, lambda: outputs_on_validation(replica, model), on_test)
 
 
-def kept_predictions(replica: Replica, teacher: Model, key: str) -> np.ndarray:
-  """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped."""
+def kept_predictions(replica: Replica, teacher: Model, key: str, folds: int = 0) -> np.ndarray:
+  """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped.
+
+  With `folds` the teacher has M · folds networks, and on each input those M predict that have not seen it.
+  """
   dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key)
 
   def make(new, folder):
     del folder
     assert isinstance(replica.data.train, Split)  # the inputs of a stream vary, so nothing is kept
-    x = np.asarray(replica.data.train.x)
-    outputs = evaluate.predict(teacher, x, replica.config.evaluation.batch_size)
+    x, size = np.asarray(replica.data.train.x), replica.config.evaluation.batch_size
+    if folds:
+      outputs = out_of_fold(teacher, x, fold_of_examples(replica, folds), size)
+    else:
+      outputs = evaluate.predict(teacher, x, size)
     if np.abs(outputs).max() > np.finfo(dtype).max:
       raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
     np.save(new / 'predictions.npy', outputs.astype(dtype))
 
   folder = reuse_or_make(replica, 'predictions', key, 'teacher predictions', make)
   return store.read_mapped(folder / 'predictions.npy')
+
+
+def fold_of_examples(replica: Replica, count: int) -> np.ndarray:
+  """The fold of each training example `[N]`, by chance: each has equally many, and equally many of each class.
+
+  Raises:
+    UserError: There are fewer examples than folds, or they are read while a network trains.
+  """
+  train, config = replica.data.train, replica.config
+  if not isinstance(train, Split):
+    raise UserError('these data are read while a network trains, and are not divided: set it to 0')
+  classes = np.asarray(train.y) if replica.data.task == 'classification' else None
+  return of_rows(train.examples, count, (config.seed, replica.index), classes)
+
+
+def out_of_fold(teacher: Model, x: np.ndarray, fold_N: np.ndarray, batch_size: int) -> np.ndarray:
+  """Outputs `[M, N, C]` on each input of the M networks that have not seen its fold, see `folds.of_heads`."""
+  fold_of_heads = of_heads(len(teacher.network.heads), int(fold_N.max()) + 1)
+  outputs = np.empty(())
+  for fold in np.unique(fold_N):
+    found = evaluate.predict(teacher, x[fold_N == fold], batch_size)[fold_of_heads == fold]
+    if not outputs.shape:
+      outputs = np.empty((len(found), len(x), *found.shape[2:]), found.dtype)
+    outputs[:, fold_N == fold] = found
+  return outputs
 
 
 def key_of_predictions(replica: Replica, teacher: str) -> str:

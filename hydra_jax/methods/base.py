@@ -85,6 +85,7 @@ class Phase:
       loss is a mean over the members in `batch['teacher']`, so that it is unbiased. `heads`: head m learns from member
       m, and is drawn with it. `nothing`: the loss needs all members at once.
     fits: What is found in closed form when the phase has been trained, one after another.
+    folds: Number of parts of the examples; 0: there are none. The batch has `fold` `[B]`, the part of each example.
   """
 
   name: str
@@ -99,6 +100,7 @@ class Phase:
   penalty: Callable[[Any], jax.Array] | None = None
   draws: Literal['members', 'heads', 'nothing'] = 'nothing'
   fits: tuple[Fit, ...] = ()
+  folds: int = 0
 
 
 @dataclass(frozen=True)

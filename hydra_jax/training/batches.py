@@ -155,18 +155,22 @@ def streamed(
   return BatchSource(examples=examples, shape=shape, scaling=scaling, begin=begin, at_once=1, streams=True, note=note)
 
 
-def source_of(data: Sequence[Data], predictions: Sequence[np.ndarray] = ()) -> BatchSource:
+def source_of(
+  data: Sequence[Data], predictions: Sequence[np.ndarray] = (), folds: Sequence[np.ndarray] = ()
+) -> BatchSource:
   """Batches of the training sets of replicas.
 
   Args:
     data: Of each replica.
     predictions: The kept predictions `[M, N, C]` of the teacher of each replica. Empty: there are none.
+    folds: Of each replica the fold of each example `[N]`, see `training.folds`. Empty: there are none.
   """
   scaling = stack([each.scaling for each in data])
   splits = [each.train for each in data if isinstance(each.train, Split)]
   if not splits:
     (stream,) = [each.train for each in data if not isinstance(each.train, Split)]
-    assert not predictions  # inputs of a stream differ in each epoch
+    assert not predictions and not folds  # inputs of a stream differ in each epoch
     return streamed(stream.examples, stream.example.shape[1:], stream.read, scaling)
   kept = [{'teacher': each} for each in predictions] or [{} for _ in data]
-  return resident([s.arrays(d.scaling) | more for s, d, more in zip(splits, data, kept, strict=True)], scaling)
+  parts = [{'fold': each} for each in folds] or [{} for _ in data]
+  return resident([s.arrays(d.scaling) | a | b for s, d, a, b in zip(splits, data, kept, parts, strict=True)], scaling)

@@ -15,7 +15,7 @@ import numpy as np
 from hydra_jax.errors import UserError
 
 
-def of_rows(rows: int, folds: int, seed: int, classes: np.ndarray | None = None) -> np.ndarray:
+def of_rows(rows: int, folds: int, seed: int | Sequence[int], classes: np.ndarray | None = None) -> np.ndarray:
   """The fold of each row, `[rows]` int32. Folds are equally large, and of each class equally many are in each.
 
   Args:
@@ -51,7 +51,9 @@ def of_heads(heads: int, folds: int) -> np.ndarray:
   return np.arange(heads) % folds
 
 
-def leaving_out(loss: Callable[..., jax.Array], fold_of_heads: Sequence[int], folds: int) -> Callable[..., jax.Array]:
+def leaving_out(
+  loss: Callable[..., jax.Array], fold_of_heads: Sequence[int] | np.ndarray, folds: int
+) -> Callable[..., jax.Array]:
   """The loss of each head on the rows of other folds than its own.
 
   Args:

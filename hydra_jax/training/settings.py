@@ -10,6 +10,7 @@ from hydra_jax.settings import (
   NOT_NEGATIVE,
   POSITIVE,
   SHARE_OVER_0,
+  number,
   one_of,
   setting,
 )
@@ -45,4 +46,11 @@ class TrainingSettings:
     COUNT_OR_0,
     'Members, drawn at random, from which a step learns, and with them the heads that learn from one member each; 0: '
     'all. Only for students that learn from members.',
+  )
+  folds: int = setting(
+    0,
+    number(', 0 or at least 2', lambda v: v == 0 or v >= 2, whole=True),
+    'K: a student learns from members that have not seen the example. Each member is trained K more times, each time '
+    'without another K-th of the training examples. 0: it learns from the members themselves. Only for students that '
+    'learn from members.',
   )
