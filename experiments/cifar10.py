@@ -59,7 +59,7 @@ def members_table(quick: bool) -> Definition:
   config.students = tuple(f'{name}{which}' for name in DRAWING for which in ('', '_all'))
   labels = {f'{name}_all': f'{table_style.LABELS[name]}, all members' for name in DRAWING}
   section = replace(found.sections[0], methods=('ensemble', *config.students))
-  return replace(found, sections=[section], labels=table_style.LABELS | labels)
+  return replace(found, sections=[section], labels=table_style.LABELS | labels, published={}, source='')
 
 
 def long_table(quick: bool) -> Definition:
@@ -93,6 +93,8 @@ def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Defini
     runs={'cifar10': config},
     sections=[Section('Scores', table_style.columns(outside), ('ensemble', *config.students))],
     labels=table_style.LABELS,
+    published=published.ced(),
+    source=published.SOURCE_CED,
     tested=('nll', 'accuracy', 'brier'),
     kept=('test', *worst, outside),
   )
@@ -123,8 +125,8 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     sections=[Section('Scores', columns, ('ensemble', *config.students))],
     labels=table_style.LABELS,
     # In another setting, published numbers are there to be seen, and nothing is run to compare with them.
-    published=published.cifar(name, 'full setting' if quick else name),
-    source=published.SOURCE,
+    published=published.cifar(name, 'full setting' if quick else name) | (published.ced() if name == 'cifar10' else {}),
+    source=f'{published.SOURCE} {published.SOURCE_CED}' if name == 'cifar10' else published.SOURCE,
     rivals={'hydra': 'dlf'},
     tested=('nll', 'accuracy'),
     kept=('test', *config.data.shifts[1:2], *config.data.ood),
