@@ -203,7 +203,7 @@ def draw(rows: Rows, methods: Sequence[str]) -> Figure:
     ax.set(xlabel=label, yticks=range(len(sets)), yticklabels=sets if ax is axes[0] else [''] * len(sets))
     ax.invert_yaxis()
   axes[0].set_xscale('symlog', linthresh=0.1)
-  figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc='outside lower center', ncols=3)
+  figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc='outside lower center', ncols=4)
   return figure
 
 
