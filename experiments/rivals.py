@@ -11,8 +11,8 @@
   training rows, as its time grows with their cube: 2,000 in regression, 1,000 in classification, where each class has
   a process of its own (one against the rest, Laplace approximation). In regression each feature has a length scale,
   and the variance is that of the process, noise included. In classification all features share a length scale: one
-  for each takes minutes for each class of digits. The default of the library fits no kernel and knows no noise, so
-  that the first configuration is a fitted RBF kernel, with noise in regression.
+  for each of the 64 features of digits would be too slow. The default of the library fits no kernel and knows no
+  noise, so that the first configuration is a fitted RBF kernel, with noise in regression.
 
 In classification each gives probabilities. Its set is the fewest classes that together have 90% of them.
 
