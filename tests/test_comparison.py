@@ -120,6 +120,33 @@ def test_models_that_see_standardised_rows_predict_in_units(random):
   np.testing.assert_allclose(np.sqrt(variance), y.std(), rtol=1e-5)
 
 
+def test_a_gaussian_process_has_its_own_variance_and_not_all_rows(random, monkeypatch):
+  x = random.normal(5, 3, size=(300, 2))
+  y = 100 + 7 * np.sin(x[:, 0]) + random.normal(0, 2, 300)
+  labels = (x[:, 0] > 5).astype(int) + (x[:, 1] > 5)
+  found = rivals.fitted('gaussian_process', 'regression', x[:150], y[:150], seed=1, seconds=0)
+  assert found.params == {} and not found.model.capped
+  near = rivals.forecast('gaussian_process', 'regression', found, x[150:])
+  half = stats.norm.ppf(0.95) * np.sqrt(near.variance[0])
+  np.testing.assert_allclose(near.region, near.mean.T + np.stack([-half, half], axis=1), rtol=1e-5)
+  # The noise is in it, and far away there is the variance of all targets.
+  assert 1.5 < np.sqrt(near.variance).min() < 2.5
+  assert 0.8 < rivals.scores(near, y[150:])['coverage'] < 0.96
+  far = rivals.forecast('gaussian_process', 'regression', found, x[:1] + 1000)
+  assert far.mean[0, 0] == pytest.approx(y[:150].mean(), abs=3) and far.variance > 2 * near.variance.min()
+
+  monkeypatch.setattr(rivals, 'MOST_ROWS', {'regression': 40, 'classification': 60})
+  rival = rivals.RIVALS['gaussian_process']
+  for task, target in (('regression', y), ('classification', labels)):
+    tried = rival.evaluate(rival.make(task, {'kernel': 'Matern 3/2'}, 1), task, x, target, 1)
+    process = tried.model.model[-1]  # it need not be fitted again
+    assert np.isfinite(tried.loss)
+    binary = process if task == 'regression' else process.base_estimator_.estimators_[0]
+    assert len(binary.X_train_) == rivals.MOST_ROWS[task]
+  p = tried.model.predict_proba(x)
+  assert p.shape == (300, 3) and rivals.log_loss(p, labels) < np.log(3) / 2
+
+
 def test_rows_are_kept_and_a_torn_line_is_not(tmp_path):
   path = tmp_path / 'rows.jsonl'
   assert estimators.read_rows(path) == []
