@@ -23,7 +23,7 @@ from hydra_jax.report.tables import detection
 
 STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf', 'edfm')
 CONVOLUTIONS = (
-  *('single', 'shallow_ensemble', 'mc_dropout', 'ddu', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf'),
+  *('single', 'shallow_ensemble', 'mc_dropout', 'ddu', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf'),
   *('edfm',),
   *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra_changed', 'hydra'),
 )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tracked import in_tensorboard
 
+from experiments import soak_two
 from hydra_jax import UserError, cli, store
 from hydra_jax.devices import processes
 
@@ -268,6 +269,17 @@ def test_a_process_lost_while_a_part_is_restored_says_nothing_of_damage(tiny_run
     store.verify(folder)
 
 
+def test_a_process_that_is_killed_changes_no_result(monkeypatch, capsys):
+  """The other says so in time, and the same command goes on."""
+  own = lambda command, log, environment: start_one(command, log, log, environment=environment)
+  monkeypatch.setattr(soak_two, 'start', own)
+  monkeypatch.setattr(soak_two, 'CONFIG', [*soak_two.CONFIG])
+  code = soak_two.main(['--faults=1', '--seed=7', '--quick', '--lost_after=5'])
+  said = capsys.readouterr().out
+  assert code == 0, said
+  assert 'SIGKILL of process 1: 1 faults' in said and '1 faults, ' in said and '0 lost' in said
+
+
 def test_a_port_that_another_program_has_taken_is_said_by_all(tmp_path):
   with socket.socket() as taken:
     taken.bind(('127.0.0.1', 0))
@@ -280,17 +292,30 @@ def test_a_port_that_another_program_has_taken_is_said_by_all(tmp_path):
   assert all('Traceback' not in each for each in said) and time.monotonic() - begun < 60
 
 
-def test_a_process_that_waits_for_the_others_hears_sigterm(tmp_path):
-  """And says in time that process 0 does not answer, which here there is not."""
-  (_, alone) = started = launch(2, 1, tmp_path / 'run', command('run', *CONFIG))
-  started[0][0].kill()
-  started[0][0].wait()
-  while not listens(alone[0].pid):
+@pytest.mark.parametrize('lost', [0, 1])
+def test_a_process_that_nobody_joins_ends_with_code_76(tmp_path, lost):
+  """Before JAX, which would end it by SIGABRT."""
+  waits = 'import sys; from hydra_jax import cli; from hydra_jax.devices import processes; processes.JOIN_SECONDS = 3; '
+  what = [sys.executable, '-c', waits + 'sys.exit(cli.main(sys.argv[1:]))', *command('run', *CONFIG)[3:]]
+  both = launch(2, 1, tmp_path / 'run', [*what, f'--workdir={tmp_path / "run"}'])
+  both[lost][0].kill()
+  codes, said = finish(both, 60)
+  assert codes[1 - lost] == 76, said
+  assert 'not all 2 processes have joined within 3 s' in said[1 - lost] and 'Traceback' not in said[1 - lost]
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_process_that_waits_for_the_others_hears_sigterm(tmp_path, index):
+  """As process 0, and where process 0 does not answer."""
+  started = launch(2, 1, tmp_path / 'run', command('run', *CONFIG))
+  started[1 - index][0].kill()
+  started[1 - index][0].wait()
+  while not listens(started[index][0].pid):
     time.sleep(0.02)
   time.sleep(8)  # imports JAX, and waits
-  alone[0].send_signal(signal.SIGTERM)
+  started[index][0].send_signal(signal.SIGTERM)
   codes, said = finish(started, 60)
-  assert codes[1] == 75 and 'the same command continues' in said[1], said
+  assert codes[index] == 75 and 'the same command continues' in said[index], said
 
 
 def listens(pid):

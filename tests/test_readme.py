@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 import re
 import shlex
@@ -193,6 +194,14 @@ def test_numbers_in_the_text_about_speed_are_those_of_its_table():
   of = {(row['members'], row['mapping']): row['member_images_per_s'] for row in rows if row['dtype'] == 'bfloat16'}
   calculated |= {f'{of[4, "vmap"] / of[4, "loop"]:.1f}', f'{of[50, "vmap"] / of[1, "vmap"]:.1f}'}
   assert decimals(re.sub(r'PyTorch 2\.13\.0', '', SPEED)) <= measured | calculated
+
+
+def test_the_table_of_signals_is_that_of_its_record():
+  found = json.loads((ROOT / 'experiments/results/soak-two.json').read_text())
+  for name, kind in found['kinds'].items():
+    codes = ' or '.join(each.strip('()') for each in kind['exit codes of processes 0 and 1'])
+    cells = (name, kind['faults'], codes, *map(math.ceil, kind['seconds'].values()))
+    assert f'| {" | ".join(map(str, cells))} |' in PAGES['exit_codes.md']
 
 
 @pytest.mark.parametrize('name', sorted(set(PAGES) - {'results.md', 'speed.md'}))

@@ -74,6 +74,7 @@ def join(lost_after: float = LOST_AFTER) -> None:
 
   Raises:
     UserError: The variables are wrong, or the processes cannot join.
+    TimeoutError: Not all have joined in time.
   """
   global _joining
   named = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
@@ -95,14 +96,14 @@ def join(lost_after: float = LOST_AFTER) -> None:
   seconds = int(lost_after) + JAX_IS_SLOWER_BY
   begin = lambda: jax.distributed.initialize(
     **options,
-    initialization_timeout=JOIN_SECONDS,
+    initialization_timeout=JOIN_SECONDS + JAX_IS_SLOWER_BY,
     heartbeat_timeout_seconds=seconds,
     shutdown_timeout_seconds=seconds,
   )
   _joining = True
   try:
     _interruptible(begin, _looking_for_the_coordinator())
-  except UserError:
+  except (UserError, TimeoutError):
     raise
   except (RuntimeError, ValueError) as e:
     _joining = False
@@ -110,6 +111,7 @@ def join(lost_after: float = LOST_AFTER) -> None:
       f'cannot join the other processes ({store.one_line(e)}): run on a TPU pod or under Slurm, '
       f'or set {ADDRESS}, {COUNT} and {INDEX}'
     ) from e
+  _joining = False
   if group := _group():
     _watch(group, lost_after)
 
@@ -139,7 +141,8 @@ def _interruptible(f: Callable[[], object], meanwhile: Callable[[], None]) -> No
 def _looking_for_the_coordinator() -> Callable[[], None]:
   """A function to call while a process joins.
 
-  It prints a line if process 0 does not answer, and raises a `UserError` if another program answers.
+  It prints a line if process 0 does not answer, and raises a `UserError` if another program answers. It raises a
+  `TimeoutError` if not all have joined in time.
   """
   begun = asked = time.monotonic()
   wrong_since, said = None, False
@@ -147,6 +150,8 @@ def _looking_for_the_coordinator() -> Callable[[], None]:
   def look():
     nonlocal asked, wrong_since, said
     now, address = time.monotonic(), global_state.coordinator_address
+    if now - begun > JOIN_SECONDS:
+      raise TimeoutError(f'not all {global_state.num_processes} processes have joined within {JOIN_SECONDS} s')
     encrypted = getattr(jax.config, 'jax_mtls_cert_file', None)
     if not address or global_state.service is not None or encrypted or now - asked < 2:
       return
@@ -452,7 +457,7 @@ def exit_now(code: int, line: str) -> None:
   if not _leaving.acquire(blocking=False):
     time.sleep(2 * FAREWELL_SECONDS)  # another thread is ending the process
   os.write(2, f'hydra-jax: {line}\n'.encode(errors='replace'))
-  if group := _group():
+  if (group := _group()) and not _joining:  # JAX aborts a process that uses the store before it has joined
     others = LOST if code == 1 else code
     saying_so = threading.Thread(target=lambda: _farewell(group, others, line), daemon=True)
     saying_so.start()
