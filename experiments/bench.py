@@ -29,19 +29,22 @@ import tempfile
 import time
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import hydra_jax
-from hydra_jax.data import Scaling
+from hydra_jax import data as datas
+from hydra_jax.data import Scaling, Split
 from hydra_jax.devices import cpu
 from hydra_jax.devices.layout import SINGLE_DEVICE
-from hydra_jax.evaluation import evaluate
+from hydra_jax.evaluation import cost, evaluate
 from hydra_jax.maths import losses
+from hydra_jax.maths.tasks import TASKS
 from hydra_jax.nets import cut, zoo
-from hydra_jax.nets.stages import chain, dense, mlp
+from hydra_jax.nets.stages import Stage, chain, dense, from_linen, mlp
 from hydra_jax.training import batches, gradients
 from hydra_jax.training.program import Inputs, make_program
 from hydra_jax.training.step import Job, State, grown_state, init_state, steps_for
@@ -185,15 +188,20 @@ def saved(heads: int, features: int) -> Path:
 
 
 def process(name: str, code: str, *arguments: Any, work: float = 1, unit: str = 'processes', found=None) -> Contender:
-  """Runs code in another process of Python; what it prints goes to `found[name]`."""
+  """Runs code in another process of Python; the numbers that it prints go to `found[name]`, a list of each run's."""
   command = [sys.executable, '-c', code, *map(str, arguments)]
 
   def run():
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     if found is not None:
-      found[name] = float(printed)
+      found.setdefault(name, []).append([float(number) for number in said.split()])
 
   return Contender(name, run, work, unit)
+
+
+def printed(found: dict[str, list[list[float]]], name: str, place: int = 0) -> float:
+  """The median over runs of a number that a process has printed."""
+  return float(np.median([numbers[place] for numbers in found[name]]))
 
 
 def most_groups(program: jax.stages.Compiled) -> int:
@@ -424,14 +432,10 @@ def resnet20(quick: bool) -> Row:
   depth, batch_size, examples = photo_sizes(quick)
   data, index = classes(examples, (32, 32, 3)), order(examples, 1, batch_size)
 
-  def plain(layout):
-    model, x = pt.resnet(10, depth).to(memory_format=layout), pt.images(data['x'], layout)
-    return pt.one_by_one(model, pt.cross_entropy, pt.sgd(0.1), x, data['y'], index)
-
+  theirs = of_images(lambda: pt.resnet(10, depth), data['x'], data['y'], pt.sgd(0.1), index)
   contenders = [
     trains('ours', photos(quick), batch_size, 'images'),
-    Contender('PyTorch', plain(pt.torch.contiguous_format), batch_size, 'images'),
-    Contender('PyTorch, channels last', plain(pt.torch.channels_last), batch_size, 'images'),
+    *(Contender(name, run, batch_size, 'images') for name, run in theirs.items()),
     Contender("XLA's convolutions alone", convolutions_of(depth, batch_size), batch_size, 'images'),
   ]
   others = [c.name for c in contenders[1:3]]
@@ -449,6 +453,73 @@ def resnet20_members(quick: bool) -> Row:
   ]
   one, all_of_them = names
   return Row(contenders, [Line(f'{all_of_them} ÷ {one}', over(all_of_them, one), 0.95)])
+
+
+def of_images(
+  network: Callable, x: np.ndarray, y: np.ndarray, rule: Callable, index: np.ndarray
+) -> dict[str, Callable]:
+  """Training of a network for images by PyTorch, in the order of its memory that is the default, and channels last."""
+  from experiments import bench_torch as pt
+
+  layouts = {'PyTorch': pt.torch.contiguous_format, 'PyTorch, channels last': pt.torch.channels_last}
+  return {
+    name: pt.one_by_one(network().to(memory_format=layout), pt.cross_entropy, rule, pt.images(x, layout), y, index)
+    for name, layout in layouts.items()
+  }
+
+
+def small_convolutions(quick: bool) -> Row:
+  """Members of three convolutions of stride 2, as in `configs/cifar10.py:small`: batch 128, AdamW."""
+  from experiments import bench_torch as pt
+
+  members, batch_size, examples = (2, 16, 64) if quick else (10, 128, 2048)
+  data, index = classes(examples, (32, 32, 3)), order(examples, 1, batch_size)
+  network = cut.multi_head(zoo.cnn(10), 0, members)
+  rule = optax.adamw(3e-3, weight_decay=1e-2)
+  unit = 'member-images'
+  theirs = of_images(lambda: pt.cnn(10), data['x'], data['y'], pt.adamw(3e-3, 1e-2), index)
+  contenders = [
+    trains('ours', training(network, 'labels', rule, data, index), members * batch_size, unit),
+    *(Contender(f'{name}, one by one', run, batch_size, unit) for name, run in theirs.items()),
+  ]
+  targets = {'PyTorch, one by one': 1.3}
+  return Row(contenders, [Line(f'ours ÷ {c.name}', over('ours', c.name), targets.get(c.name)) for c in contenders[1:]])
+
+
+class ConvPool(nn.Module):
+  """Convolution 3x3, ReLU, maximum of 2x2, as a user writes them."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x):
+    return hydra_jax.max_pool(nn.relu(nn.Conv(self.channels, (3, 3))(x)), 2)
+
+
+def pooled(outputs: int, channels: Sequence[int]) -> list[Stage]:
+  """A network of convolutions with pooling."""
+  return [*(from_linen(ConvPool(each)) for each in channels), from_linen(zoo.Flatten()), dense(outputs)]
+
+
+def pooling(quick: bool) -> Row:
+  """A step of networks with maximum pooling, batch 128, Adam: LeNet on digits, and 3x3 convolutions on photos."""
+  from experiments import bench_torch as pt
+
+  batch_size, examples, channels = (16, 64, (4, 8, 8)) if quick else (128, 2048, (24, 48, 96))
+  networks = {
+    'LeNet': ((28, 28, 1), zoo.lenet(10), lambda: pt.lenet(10)),
+    '3x3': ((32, 32, 3), pooled(10, channels), lambda: pt.pooled(10, channels)),
+  }
+  index, contenders, lines = order(examples, 1, batch_size), [], []
+  for network, (shape, stages, make) in networks.items():
+    data = classes(examples, shape)
+    ours = training(cut.multi_head(stages, 0, 1), 'labels', optax.adam(1e-3), data, index)
+    contenders.append(trains(f'{network}, ours', ours, batch_size, 'images'))
+    for name, run in of_images(make, data['x'], data['y'], pt.adam(1e-3), index).items():
+      contenders.append(Contender(f'{network}, {name}', run, batch_size, 'images'))
+      target = 1.0 if name == 'PyTorch' else None
+      lines.append(Line(f'{network}: ours ÷ {name}', over(f'{network}, ours', f'{network}, {name}'), target))
+  return Row(contenders, lines)
 
 
 def hydra20(quick: bool) -> Row:
@@ -514,6 +585,62 @@ def inference(quick: bool) -> Row:
   ]
   faster = over('heads, batch 1024', 'ensemble, batch 1024')
   return Row(contenders, [*lines, Line('batch 1024: heads ÷ ensemble', faster, 20.0)])
+
+
+def digits_model(network: cut.Network, predictive: str = 'members') -> evaluate.Model:
+  """A new network for MNIST digits, stored as bytes."""
+  params, state = jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+  scaling = Scaling(*(np.full(1, value, np.float64) for value in (33, 79, 0, 1)))
+  return evaluate.Model(network, params, state, scaling, TASKS['classification'].predictives[predictive].read)
+
+
+def digit_images(examples: int) -> Split:
+  """Random images of bytes with labels."""
+  random = np.random.default_rng(0)
+  return Split(random.integers(0, 256, (examples, 28, 28, 1), np.uint8), random.integers(0, 10, examples, np.int32))
+
+
+def evaluation(quick: bool) -> Row:
+  """All scores of an ensemble of MNIST MLPs on the test images, as a run computes them, against the forward pass."""
+  members, examples, batch_size = (5, 1000, 500) if quick else (50, 10_000, 500)
+  model, test = digits_model(cut.multi_head(mlp(10), 0, members)), digit_images(examples)
+  data = datas.Data(
+    task='classification',
+    train=test,
+    outputs=10,
+    scaling=model.scaling,
+    evaluations={'test': datas.Evaluation('test', 'test', lambda: test, lambda: '')},
+    fingerprint='',
+    others=lambda name: test.x,
+  )
+  apply = evaluate.predicting(model.network, test.x.shape[1:])
+  parts = [jnp.asarray(test.x[start : start + batch_size]) for start in range(0, examples, batch_size)]
+  forward = lambda: [apply(model.params, model.model_state, model.scaling, part) for part in parts]
+  contenders = [
+    Contender('all scores', lambda: evaluate.score_all(model, data, batch_size), examples, 'images'),
+    Contender('forward pass', lambda: jax.block_until_ready(forward()), examples, 'images'),
+  ]
+  return Row(contenders, [Line('all scores ÷ forward pass', over('all scores', 'forward pass'), at_least=0.8)])
+
+
+def single_prediction(quick: bool) -> Row:
+  """Students with one head, as a run measures their latency: the same network, whose outputs are read in two ways."""
+  test = digit_images(50 if quick else 500)
+  reads = {'single': 'members', 'kd': 'members', 'endd': 'prior'}
+  contenders = []
+  for name, predictive in reads.items():
+    model = digits_model(cut.multi_head(mlp(10, (100, 300)), 0, 1), predictive)
+    score = evaluate.scorer(model, 'classification', test.x.shape[1:], cost.PREDICTED)
+    run = lambda score=score: jax.block_until_ready(score(test.x, test.y))
+    contenders.append(Contender(name, run, test.examples, 'images'))
+  ms = lambda name: lambda rates: 1e3 * test.examples / rates[name]
+  return Row(
+    contenders,
+    [
+      *(Line(f'time, {name} ÷ endd', over('endd', name), at_most=1.2) for name in ('single', 'kd')),
+      *(Line(f'ms, {name}', ms(name)) for name in reads),
+    ],
+  )
 
 
 def chunks(quick: bool) -> Row:
@@ -644,15 +771,20 @@ for _ in model.predict_batches(parts): pass
 """
 FILE = 'hydra_jax.predict_file(model, source, source + ".csv")'
 # `ru_maxrss` of a process begins with that of its parent; this does not.
-MEASURED = """
+PEAK = """
+print(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])
+"""
+MEASURED = (
+  """
 import pathlib, re, sys
 import numpy as np
 import hydra_jax
 folder, source, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = hydra_jax.load(folder)
 {}
-print(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])
 """
+  + PEAK
+)
 
 
 def memory(quick: bool) -> Row:
@@ -669,10 +801,72 @@ def memory(quick: bool) -> Row:
         process(name, MEASURED.format(code), folder, source, count, work=count, unit='rows', found=peak)
       )
     lines += [
-      Line(f'memory, {b} ÷ {few:,}', lambda rates, a=a, b=b: peak[b] / peak[a], at_most=1.1),
-      Line(f'MiB, {b}', lambda rates, b=b: peak[b] / 1024),
+      Line(f'memory, {b} ÷ {few:,}', lambda rates, a=a, b=b: printed(peak, b) / printed(peak, a), at_most=1.1),
+      Line(f'MiB, {b}', lambda rates, b=b: printed(peak, b) / 1024),
     ]
   return Row(contenders, lines)
+
+
+# What a run does with a file of the user's own, and one pass over its rows. Compilation is not timed.
+PASS = (
+  """
+import re, pathlib, sys, time
+import jax, optax
+import numpy as np
+from experiments import bench
+from hydra_jax import data as datas
+from hydra_jax.config import default_config
+from hydra_jax.nets import cut, stages
+from hydra_jax.training import batches, loop, step
+config = default_config()
+config.data.name = sys.argv[1]
+begin = time.perf_counter()
+data = datas.load(config.data, '', 0, config.validation)
+source = batches.source_of([data])
+took = time.perf_counter() - begin
+rule, keys, steps = optax.adam(1e-3), jax.random.split(jax.random.key(0), 1), data.train.examples // 128
+job = bench.make_job(cut.multi_head(stages.mlp(2), 0, 1), 'targets', rule, steps, 128)
+state = step.init_state(job.network, rule, keys, data.train.example[None])
+train = loop.prepared(job, state, source, [(0,)], keys)
+state = train(state, 2)
+begin = time.perf_counter()
+jax.block_until_ready(train(state, steps).params)
+print(took + time.perf_counter() - begin)
+"""
+  + PEAK
+)
+
+
+def loading_rows(quick: bool) -> Row:
+  """Loading a file of 20 features and a target, and one pass of training over it; on Linux."""
+  few, some, many = (1000, 2000, 20_000) if quick else (10_000, 100_000, 1_000_000)
+  names, contenders, found = {count: f'{count:,} rows' for count in (few, some, many)}, [], {}
+  for count, name in names.items():
+    file = Path(scratch().name) / f'{count} rows with targets.npz'
+    x = np.random.default_rng(0).standard_normal((count, 20), np.float32)
+    np.savez(file, x=x, y=x[:, 0], x_test=x[:1000], y_test=x[:1000, 0])
+    contenders.append(process(name, PASS, file, work=count, unit='rows', found=found))
+  seconds = lambda count: printed(found, names[count], 0) / count
+  kibibytes = lambda: printed(found, names[many], 1) - printed(found, names[few], 1)
+  array = 4 * 20 * (many - few)
+  return Row(
+    contenders,
+    [
+      Line(
+        f'memory beyond {few:,} rows ÷ the array, {names[many]}', lambda rates: 1024 * kibibytes() / array, None, 2.5
+      ),
+      *(
+        Line(
+          f'time of a row, {names[many]} ÷ {fewer:,}',
+          lambda rates, fewer=fewer: seconds(many) / seconds(fewer),
+          None,
+          most,
+        )
+        for fewer, most in ((few, None), (some, 1.2))
+      ),
+      Line(f'seconds, {names[many]}', lambda rates: many * seconds(many)),
+    ],
+  )
 
 
 def scaling(quick: bool) -> Row:
@@ -728,13 +922,18 @@ ROWS = {
   'spiral': spiral,
   'resnet20': resnet20,
   'resnet20_members': resnet20_members,
+  'small_convolutions': small_convolutions,
+  'pooling': pooling,
   'hydra20': hydra20,
   'distil': distil,
   'inference': inference,
+  'evaluation': evaluation,
+  'single_prediction': single_prediction,
   'chunks': chunks,
   'import': imports,
   'serving': serving,
   'loading': loading,
+  'loading_rows': loading_rows,
   'rows': rows,
   'memory': memory,
   'scaling': scaling,

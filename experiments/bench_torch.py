@@ -29,6 +29,11 @@ def adam(rate: float, **options) -> Callable:
   return lambda params: torch.optim.Adam(params, rate, **options)
 
 
+def adamw(rate: float, decay: float) -> Callable:
+  """`params -> optimizer` with decoupled weight decay."""
+  return lambda params: torch.optim.AdamW(params, rate, weight_decay=decay)
+
+
 def sgd(rate: float) -> Callable:
   """`params -> optimizer` with Nesterov's momentum."""
   return lambda params: torch.optim.SGD(params, rate, momentum=0.9, nesterov=True)
@@ -41,6 +46,30 @@ def mlp(inputs: int, outputs: int, widths: tuple[int, ...]) -> nn.Module:
     layers += [nn.Linear(inputs, width), nn.ReLU()]
     inputs = width
   return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def cnn(outputs: int, channels: tuple[int, ...] = (32, 64, 128), size: int = 32) -> nn.Module:
+  """As `hydra_jax.nets.zoo.cnn`, for colour images of `size` by `size` pixels."""
+  layers, inputs = [], 3
+  for each in channels:
+    layers += [nn.Conv2d(inputs, each, 3, 2, 1), nn.ReLU()]
+    inputs, size = each, -(-size // 2)
+  return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size**2 * inputs, outputs))
+
+
+def lenet(outputs: int) -> nn.Module:
+  """As `hydra_jax.nets.zoo.lenet`, for grey images of 28 by 28 pixels."""
+  layers = [nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+  return nn.Sequential(*layers, nn.Flatten(), *mlp(16 * 4**2, outputs, (120, 84)))
+
+
+def pooled(outputs: int, channels: tuple[int, ...], size: int = 32) -> nn.Module:
+  """As `bench.pooled`: 3x3 convolutions, each with ReLU and the maximum of 2x2, for colour images."""
+  layers, inputs = [], 3
+  for each in channels:
+    layers += [nn.Conv2d(inputs, each, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2)]
+    inputs, size = each, size // 2
+  return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size**2 * inputs, outputs))
 
 
 class Basic(nn.Module):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hydra_jax import UserError
+from hydra_jax.data import Scaling, standardised
 from hydra_jax.maths import losses
 from hydra_jax.nets import cut
 from hydra_jax.nets.stages import mlp
@@ -45,6 +46,13 @@ def shown(source, start=0, stop=STEPS):
 
 def test_a_stream_shows_what_is_shown_of_arrays():
   chex.assert_trees_all_equal(list(shown(streamed(read))), list(shown(resident())), strict=True)
+
+
+def test_standardised_inputs_are_not_copied_on_a_cpu():
+  host = standardised(Scaling(X.mean(0), X.std(0), np.zeros(1), np.ones(1)), X)
+  data, _ = batches.resident([{'x': host, 'y': Y}], no_scaling()).begin([SEED], 0, 1, B)(0, 1)
+  assert data['x'].unsafe_buffer_pointer() == host.ctypes.data
+  np.testing.assert_array_equal(data['x'][0], host)
 
 
 def test_a_stream_may_start_at_any_step():

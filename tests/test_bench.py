@@ -64,7 +64,11 @@ def test_a_process_says_what_it_found(tmp_path):
   found = {}
   contender = bench.process('twice', 'import sys; print(2 * int(sys.argv[1]))', 21, work=3, unit='rows', found=found)
   contender.run()
-  assert found == {'twice': 42.0} and (contender.work, contender.unit) == (3, 'rows')
+  assert (
+    found == {'twice': [[42.0]]}
+    and bench.printed(found, 'twice') == 42
+    and (contender.work, contender.unit) == (3, 'rows')
+  )
   with pytest.raises(subprocess.CalledProcessError):
     bench.process('bad', 'raise SystemExit(1)').run()
 
@@ -82,9 +86,20 @@ def test_memory_of_a_process_is_measured(code, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_memory_and_time_of_a_pass_are_measured(tmp_path, monkeypatch, capsys):
+  """In this process, as above."""
+  x = np.random.default_rng(0).standard_normal((1000, 20), np.float32)
+  np.savez(tmp_path / 'x.npz', x=x, y=x[:, 0], x_test=x[:9], y_test=x[:9, 0])
+  monkeypatch.setattr(sys, 'argv', ['', str(tmp_path / 'x.npz')])
+  exec(bench.PASS, {})
+  seconds, kibibytes = map(float, capsys.readouterr().out.split())
+  assert seconds > 0 and kibibytes > 2**16
+
+
+@pytest.mark.slow
 def test_it_runs(tmp_path):
   """Rows of each kind that need no other library, with small work; the others say in one line what they need."""
-  rows = ['hydra20', 'distil', 'inference', 'chunks', 'scaling', 'serving', 'rows']
+  rows = ['hydra20', 'distil', 'inference', 'evaluation', 'single_prediction', 'chunks', 'scaling', 'serving', 'rows']
   file = tmp_path / 'speed.json'
   run = lambda code, *more: subprocess.run(
     [sys.executable, *code, '--quick', *more], cwd=ROOT, capture_output=True, text=True, timeout=600

@@ -1,6 +1,7 @@
 """Files of the user's own: what of them is read, how they can be damaged, and how splits can fail to match."""
 
 import tracemalloc
+import weakref
 import zipfile
 
 import numpy as np
@@ -32,11 +33,11 @@ def saved(tmp_path, found, save=np.savez):
   return str(tmp_path / 'data.npz')
 
 
-def load(path, **changes):
+def load(path, validation=0.0, **changes):
   config = default_config().data
   for key, value in {'name': path, **changes}.items():
     config[key] = value
-  return datasets.load(config, '', 0)
+  return datasets.load(config, '', 0, validation)
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
@@ -99,6 +100,26 @@ def test_a_file_that_changes_is_read_again(tmp_path):
   before = files.load(path, 'train', 'auto')[0]
   path = saved(tmp_path, arrays(x=before + 1))
   np.testing.assert_array_equal(files.load(path, 'train', 'auto')[0], before + 1)
+
+
+def test_an_array_is_shared_while_it_is_in_use_and_then_forgotten(tmp_path):
+  path = saved(tmp_path, arrays())
+  first = files.arrays_of(path)['x']
+  assert files.arrays_of(path)['x'] is first and not first.flags.writeable
+  left = weakref.ref(first)
+  del first
+  assert left() is None
+  np.testing.assert_array_equal(files.arrays_of(path)['x'], X)
+
+
+def test_a_large_file_is_held_once(tmp_path):
+  x = np.random.default_rng(0).normal(size=(100_000, 20)).astype(np.float32)
+  path = saved(tmp_path, arrays(x=x, y=x[:, 0], x_test=x[:9], y_test=x[:9, 0]))
+  tracemalloc.start()
+  found = load(path, validation=0.1)
+  held = tracemalloc.get_traced_memory()[0]
+  tracemalloc.stop()
+  assert len(found.validation.x) == 1000 and held < 1.5 * x.nbytes
 
 
 def header(shape, dtype='<f8'):

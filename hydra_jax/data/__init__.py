@@ -233,7 +233,9 @@ def _divided(
     if share:
       logger.info(f'{what}: {split.examples} examples are too few for a validation part: nothing is calibrated on it')
     return split, None, None, None
-  others = np.setdiff1d(np.arange(split.examples), rows)
+  is_left = np.ones(split.examples, bool)
+  is_left[rows] = False
+  (others,) = np.nonzero(is_left)
   return Split(split.x[others], split.y[others]), Split(split.x[rows], split.y[rows]), others, rows
 
 

@@ -16,6 +16,7 @@ import logging
 import math
 from pathlib import Path
 from typing import Any
+import weakref
 import zipfile
 
 import numpy as np
@@ -113,9 +114,19 @@ def _header(path: str, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, 
   return shape, dtype
 
 
-@functools.lru_cache(maxsize=8)
+# Arrays that are in use. One that is divided into parts, and needed no more, takes no memory beside them.
+_in_use: weakref.WeakValueDictionary[tuple[str, Stamp, str], np.ndarray] = weakref.WeakValueDictionary()
+
+
 def _array(path: str, stamp: Stamp, name: str) -> np.ndarray:
-  del stamp  # only there so that a file that has changed is read again
+  key = path, stamp, name  # with the stamp, so that a file that has changed is read again
+  array = _in_use.get(key)
+  if array is None:
+    array = _in_use[key] = _read(path, name)
+  return array
+
+
+def _read(path: str, name: str) -> np.ndarray:
   with _reading(path, name), zipfile.ZipFile(path) as archive:
     _header(path, archive, name)
     with archive.open(f'{name}.npy') as file:

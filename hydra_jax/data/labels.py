@@ -14,6 +14,8 @@ TASKS = ('auto', 'classification', 'regression')
 # Whole numbers are surely classes if there are few of them; or many, if each has many examples and none is left out.
 FEW_CLASSES, FEW_EXAMPLES, MANY_EXAMPLES = 30, 5, 50
 NAMES_SHOWN = 8
+# Values are looked at in pieces, which need little memory beside them.
+ROWS_AT_ONCE = 2**16
 
 SET_TASK = (
   '--config.data.task=classification if each is a class, or --config.data.task=regression if they are quantities'
@@ -78,7 +80,8 @@ def flat(y: np.ndarray, what: str) -> np.ndarray:
 
 def refuse_not_finite(values: np.ndarray, what: str) -> None:
   """Raises a `UserError` that names the first row with NaN or an infinite value."""
-  if values.dtype.kind == 'f' and not np.all(np.isfinite(values)):
+  pieces = (values[start : start + ROWS_AT_ONCE] for start in range(0, len(values), ROWS_AT_ONCE))
+  if values.dtype.kind == 'f' and not all(np.isfinite(piece).all() for piece in pieces):
     rows = np.nonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0]
     raise UserError(f'{what} has NaN or infinite values in {len(rows)} rows, first row {rows[0]}: clean it')
 
