@@ -1,5 +1,7 @@
 """How heads, steps and replicas are laid out changes no result."""
 
+import os
+
 import chex
 from flax import linen as nn
 from helpers import expand, no_scaling, start
@@ -198,6 +200,21 @@ def test_xla_knows_the_options():
   for convolution, size in ((True, 1), (False, 1), (False, 1e9)):
     assert len(cpu.compiler_options(convolution, size)) == 2
   assert not cpu._is_known('xla_cpu_no_such_option', '1')
+
+
+@pytest.mark.skipif(not (os.confstr('CS_GNU_LIBC_VERSION') or '').startswith('glibc'), reason='another C library')
+def test_huge_pages_are_missed_where_linux_offers_them_and_nobody_asked(tmp_path, monkeypatch):
+  offered = tmp_path / 'enabled'
+  monkeypatch.setenv('GLIBC_TUNABLES', 'glibc.malloc.check=0')
+  assert not cpu.lacks_huge_pages(offered)
+  offered.write_text('always [madvise] never\n')
+  assert cpu.lacks_huge_pages(offered)
+  name, value = cpu.HUGE_PAGES.split('=', 1)
+  monkeypatch.setenv(name, value)
+  assert not cpu.lacks_huge_pages(offered)
+  monkeypatch.delenv(name)
+  offered.write_text('[always] madvise never\n')
+  assert not cpu.lacks_huge_pages(offered)
 
 
 @pytest.mark.parametrize('outputs', [1, 2, 4, 5])

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from hydra_jax import store
 from hydra_jax.data import load, with_unlabelled
 from hydra_jax.devices import processes
-from hydra_jax.devices.cpu import on_cpu
+from hydra_jax.devices.cpu import HUGE_PAGES, lacks_huge_pages, on_cpu
 from hydra_jax.errors import UserError
 from hydra_jax.evaluation import diversity, evaluate, user_metrics
 from hydra_jax.experiment import (
@@ -127,6 +127,8 @@ def carry_out(
   rows, timings, tests = [], [], []
   notes: dict[str, str] = {}
   locations: dict[str, list[Place]] = {}
+  if convolves and on_cpu() and lacks_huge_pages():
+    logger.info(f'convolutions are faster on this CPU if the command is started with {HUGE_PAGES} in the environment')
   for group in grouped(first, data_dir, alone=convolves and on_cpu()):
     if config.replicas > 1:
       several = f'replicas {group[0].index + 1} to {group[-1].index + 1}, together,'
