@@ -122,6 +122,14 @@ def test_residual_networks_lower_for_accelerators(dtype, devices):
   assert traffic.precision(program.traced.jaxpr.jaxpr) == dtype
 
 
+def test_members_with_folds_lower_for_accelerators():
+  """The members, those that leave out a fold, which send no more, and a Hydra that reads what these predict."""
+  for phase in range(3):
+    planned, program = traced(8, phase, 'student.hydra.augment=()', 'distillation.folds=2')
+    assert len(planned.phase.network.heads) == (2 if phase == 1 else 1) * MEMBERS
+    check_modules(program, expected(planned, program))
+
+
 def test_the_platform_is_that_of_the_layout():
   """On this CPU, a program for CPUs has what is fast there: the test above can fail."""
   _, program = traced(8, 1, *residual('float32'), platform='cpu')

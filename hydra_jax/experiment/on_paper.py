@@ -174,6 +174,8 @@ def program_of(
   if members and not online:
     outputs = data.outputs * (2 if data.task == 'regression' else 1)  # of a Gaussian, mean and variance
     batch['teacher'] = shaped((1, members, batch_size, outputs), config.teacher.keep_as)
+  if planned.phase.folds:
+    batch['fold'] = shaped((1, batch_size), np.int32)
   spec = P(None, 'data') if data.varies else P()
   batch = layout.spread(batch, jax.tree.map(lambda _: spec, batch))
   given = layout.spread(online.params, online.specs) if online else ()
