@@ -56,6 +56,8 @@ def settle(config: ConfigDict, data: About) -> None:
     fixed = config.teacher.predictions or training.folds or data.varies
     if fixed or (not is_image and not data.has_validation):
       section.augment = ()  # there are no predictions for other inputs, or nothing to choose by
+      if training.folds:
+        logger.info(f'config.student.{name}.folds: it learns from the inputs as they are, which augment would change')
     elif is_image:
       members = resolve(config).training
       inputs = IMAGES if data.shape[-1] == 1 else dict(augment=members.augment, augment_share=members.augment_share)

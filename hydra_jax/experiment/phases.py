@@ -92,10 +92,11 @@ def keys_of_phases(
   config, keys = group[0].config, ['']
   for each in planned:
     phase, settings = each.phase, recipe.settings
+    divides = [provenance.definition(fold_of_examples)] if phase.folds else []
     keys.append(
       store.key_of(
         dict(
-          code=[provenance.digest('training'), _code_of(settings.method), provenance.definition(train_phase)],
+          code=[provenance.digest('training'), _code_of(settings.method), provenance.definition(train_phase), *divides],
           data=[replica.data.fingerprint for replica in group],
           network=configs.identity(recipe.network),
           phase=[phase.name, each.epochs],

@@ -81,7 +81,7 @@ def teacher_of(
     for recipe in students
   )
   source = out_of_fold or ensemble
-  key = key_of_teacher(replica.config, source.key)
+  key = key_of_teacher(replica.config, '-'.join(each.key for each in (ensemble, out_of_fold) if each))
   assert ensemble.model is not None and source.model is not None
   folds = len(source.model.network.heads) // len(ensemble.model.network.heads) if out_of_fold else 0
   predictions = kept_predictions(replica, source.model, key, folds) if needed else None
@@ -202,7 +202,8 @@ def out_of_fold(teacher: Model, x: np.ndarray, fold_N: np.ndarray, batch_size: i
 
 def key_of_predictions(replica: Replica, teacher: str) -> str:
   """Key of the predictions of a teacher, whose own key is given, on the training inputs of a replica."""
-  code = [provenance.digest('training'), provenance.digest('evaluation'), provenance.definition(kept_predictions)]
+  code = [provenance.digest('training'), provenance.digest('evaluation')]
+  code += map(provenance.definition, (kept_predictions, fold_of_examples, out_of_fold))
   return store.key_of(dict(teacher=teacher, data=replica.data.fingerprint, code=code))
 
 
