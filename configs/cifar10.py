@@ -73,7 +73,7 @@ def small():
     config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=VIEWS
   )
   config.distillation.update(epochs=15.0, members_per_step=2)
-  for name in ('single', 'shallow_ensemble', 'mc_dropout'):
+  for name in ('single', 'shallow_ensemble', 'mc_dropout', 'ddu'):
     config.student[name].epochs = 15.0  # as many as the students of members
   for name in ('proxy_endd', 'ced', 'dlf'):
     config.student[name].members_per_step = 0  # they read all members at once

@@ -67,7 +67,7 @@ def long_table(quick: bool) -> Definition:
   config = cifar10.get_config('small')
   config.name, config.replicas = 'cifar10-long', 2
   config.distillation.epochs = 60.0
-  for name in ('single', 'shallow_ensemble', 'mc_dropout'):
+  for name in ('single', 'shallow_ensemble', 'mc_dropout', 'ddu'):
     config.student[name].epochs = 60.0
   return table_of_convolutions('CIFAR-10, small networks, students of 60 passes', config, quick)
 
