@@ -23,7 +23,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hydra_jax.config import apply_argument, default_config, residual_recipe, split_argument, update_training
+from hydra_jax.config import (
+  apply_argument,
+  default_config,
+  residual_recipe,
+  split_argument,
+  supervised,
+  update_training,
+)
 from hydra_jax.errors import UserError
 
 NETWORKS = {
@@ -73,8 +80,8 @@ def small():
     config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=VIEWS
   )
   config.distillation.update(epochs=15.0, members_per_step=2)
-  for name in ('single', 'shallow_ensemble', 'mc_dropout', 'ddu'):
-    config.student[name].epochs = 15.0  # as many as the students of members
+  for section in supervised(config):
+    section.epochs = 15.0  # as many as the students of members
   for name in ('proxy_endd', 'ced', 'dlf'):
     config.student[name].members_per_step = 0  # they read all members at once
   config.students = ('single', 'kd', 'hydra', 'endd', 'moments')

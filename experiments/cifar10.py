@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import cifar10
 from experiments import published, table_style
-from hydra_jax.config import update_training, variant
+from hydra_jax.config import supervised, update_training, variant
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
@@ -67,8 +67,8 @@ def long_table(quick: bool) -> Definition:
   config = cifar10.get_config('small')
   config.name, config.replicas = 'cifar10-long', 2
   config.distillation.epochs = 60.0
-  for name in ('single', 'shallow_ensemble', 'mc_dropout', 'ddu'):
-    config.student[name].epochs = 60.0
+  for section in supervised(config):
+    section.epochs = 60.0
   return table_of_convolutions('CIFAR-10, small networks, students of 60 passes', config, quick)
 
 

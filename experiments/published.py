@@ -4,7 +4,7 @@ Park et al. 2025, Knowledge Distillation of Uncertainty using Deep Latent Factor
 has linear heads. Standard errors are over 10 random 90/10 splits (UCI) and 5 seeds (images); teachers have none.
 
 Wang et al. 2026, Credal Ensemble Distillation for Uncertainty Quantification, AAAI 2026 (arXiv 2511.13766): CIFAR-10,
-VGG16, 5 members. We have no standard errors of theirs.
+VGG16, 5 members. Standard errors of these numbers are not known to us.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,8 @@
 * `bde`: Bayesian deep ensembles (sklearn-contrib-bde), inputs and targets standardised. A mixture of the Gaussians of
   all samples.
 * `gaussian_process`: Gaussian process of scikit-learn, inputs standardised. It is fitted to a random part of the
-  training rows, as its time grows with their cube: 2,000 in regression, 1,000 in classification, where each class has
-  a process of its own (one against the rest, Laplace approximation). In regression each feature has a length scale,
+  training rows, as its time grows with their cube: 2,000 in regression, 1,000 in classification. There is one process
+  for each class, which tells it from the rest (Laplace approximation). In regression each feature has a length scale,
   and the variance is that of the process, noise included. In classification all features share a length scale: one
   for each of the 64 features of digits would be too slow. The default of the library fits no kernel and knows no
   noise, so that the first configuration is a fitted RBF kernel, with noise in regression.

@@ -201,6 +201,15 @@ def soak(faults: int, per_run: int, seed: int, parent: Path) -> dict:
   }
 
 
+def reported(found: dict, output: Path | None) -> int:
+  """Prints what came of the runs and writes it to a file, if one is given. Returns the exit code."""
+  print(f'{found["total"]} faults, {found["runs finished"]} runs finished', end=', ')
+  print(f'{found["identical"]} with results identical to the undisturbed run, {found["lost"]} lost')
+  if output:
+    output.write_text(json.dumps(found, indent=2) + '\n')
+  return 1 if found['lost'] else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
   """Runs it and prints the counts."""
   p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -216,11 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
   with tempfile.TemporaryDirectory() as own:
     found = soak(options.faults, options.faults_per_run, options.seed, options.workdir or Path(own))
   print('faults injected: ' + ', '.join(f'{count} {kind}' for kind, count in found['faults'].items()))
-  print(f'{found["total"]} faults, {found["runs finished"]} runs finished', end=', ')
-  print(f'{found["identical"]} with results identical to the undisturbed run, {found["lost"]} lost')
-  if options.output:
-    options.output.write_text(json.dumps(found, indent=2) + '\n')
-  return 1 if found['lost'] else 0
+  return reported(found, options.output)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,6 @@ import collections
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 import itertools
-import json
 import os
 from pathlib import Path
 import random
@@ -35,6 +34,7 @@ import tempfile
 import time
 from typing import IO
 
+from experiments import soak
 from hydra_jax.devices import processes
 
 CONFIG = ['--config=configs/digits.py:members=4,epochs=50', "--config.students=('hydra',)"]
@@ -42,9 +42,9 @@ CONFIG += ['--config.student.hydra.epochs=12', '--config.student.hydra.hinton_ep
 CONFIG += ['--config.data.shifts=()', '--config.data.ood=()']
 CONFIG += ['--config.checkpoint_seconds=0.2', '--config.parallel.mesh.head=2']
 QUICK = ['--config.training.epochs=20', '--config.student.hydra.epochs=2']
-EARLY = 12  # of so many signals, one comes while the processes join
+EARLY = 12  # one signal in twelve comes while the processes join
 FAULTS = tuple(itertools.product(('SIGKILL', 'SIGTERM', 'SIGSTOP'), (1, 0)))
-# A run that is left alone may take so long. So may the saving after SIGTERM.
+# Seconds that a run may take that is left alone, and the saving after SIGTERM.
 PATIENCE, SAVING = 600, 60
 # What a busy machine may add to the times of the library.
 BUSY = 10
@@ -201,7 +201,7 @@ def left_alone(workdir: Path, lost_after: float) -> tuple[float, float, str]:
   return joined - begun, time.monotonic() - joined, wrong
 
 
-def soak(count: int, per_run: int, seed: int, folder: Path, lost_after: float) -> dict:
+def disturb(count: int, per_run: int, seed: int, folder: Path, lost_after: float) -> dict:
   """Disturbs runs until a number of faults were injected; returns what came of them."""
   chance, kinds = random.Random(seed), itertools.cycle(FAULTS)
   faults: list[Fault] = []
@@ -269,14 +269,10 @@ def main(arguments: list[str] | None = None) -> int:
   if options.quick:
     CONFIG.extend(QUICK)
   with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
-    found = soak(options.faults, options.faults_per_run, options.seed, Path(folder), options.lost_after)
+    found = disturb(options.faults, options.faults_per_run, options.seed, Path(folder), options.lost_after)
   for name, kind in found['kinds'].items():
     print(f'{name}: {kind["faults"]} faults, {kind.get("seconds", "")}')
-  print(f'{found["total"]} faults, {found["runs finished"]} runs finished', end=', ')
-  print(f'{found["identical"]} with results identical to the undisturbed run, {found["lost"]} lost')
-  if options.output:
-    options.output.write_text(json.dumps(found, indent=2) + '\n')
-  return 1 if found['lost'] else 0
+  return soak.reported(found, options.output)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from hydra_jax.experiment.config import (
   distilled,
   residual_recipe,
   split_argument,
+  supervised,
   update_training,
   variant,
 )
@@ -19,6 +20,7 @@ __all__ = [
   'residual_recipe',
   'resolve',
   'split_argument',
+  'supervised',
   'update_training',
   'variant',
 ]

@@ -266,6 +266,46 @@ def test_definitions(monkeypatch, name, quick):
       assert set(definition.kept) <= {'test', *config.data.ood, *config.data.shifts}
 
 
+def configs_and_tables():
+  """All configs with every student, and all that tables run."""
+  arguments = {
+    'digits': ['all'],
+    'mnist': ['all'],
+    'spiral': ['all'],
+    'uci': ['all'],
+    'svhn': ['all'],
+    'cifar100': ['all'],
+  }
+  arguments |= {'cifar10': ['all', 'all,small', 'all,quick', 'all,wrn28_1']}
+  for name, words in arguments.items():
+    for word in words:
+      students, _, more = word.partition(',')
+      yield (
+        f'{name}:{word}',
+        cli.read_config(f'configs/{name}.py:{",".join(filter(None, (more, f"students={students}")))}', []),
+      )
+  for name in [*TABLES, *SHIPPED, 'cifar10:long']:
+    for which, definition in paper_tables.load(name, False).items():
+      for run_name, config in definition.runs.items():
+        yield f'{name}, {which}, {run_name}', config
+
+
+def test_networks_that_learn_from_labels_make_the_same_passes_over_the_same_inputs(monkeypatch):
+  """Else one of them would be compared with a `single` that has learnt longer."""
+  monkeypatch.chdir(ROOT)
+  seen = set()
+  for where, config in configs_and_tables():
+    training = {
+      name: configs.resolve(config, name).training
+      for name in config.students
+      if not configs.learns_from_members(config, name)
+    }
+    seen |= set(training)
+    for name, settings in training.items():
+      assert settings == training.get('single', settings), f'{where}: {name}'
+  assert seen == {'single', 'shallow_ensemble', 'tabm', 'mc_dropout', 'ddu'}
+
+
 def test_published_numbers_are_those_of_the_paper():
   """Some, by hand."""
   from experiments import published

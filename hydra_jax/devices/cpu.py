@@ -92,7 +92,7 @@ def _is_known(name: str, value: str) -> bool:
 
 
 # In the environment of a new process: the GNU C library asks for huge pages where programs take much memory. XLA takes
-# and returns that of a step at each call. With small pages a step of ResNet-20 took 1.4 times as long.
+# and returns that of a step at each call. With small pages a step of ResNet-20 took 1.3 times as long (docs/speed.md).
 HUGE_PAGES = 'GLIBC_TUNABLES=glibc.malloc.hugetlb=1'
 
 

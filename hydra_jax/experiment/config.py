@@ -75,6 +75,11 @@ def distilled(config: ConfigDict) -> list[ConfigDict]:
   return [section for name, section in config.student.items() if learns_from_members(config, name)]
 
 
+def supervised(config: ConfigDict) -> list[ConfigDict]:
+  """Sections of the students that learn from labels alone, to be changed together."""
+  return [section for name, section in config.student.items() if not learns_from_members(config, name)]
+
+
 def update_training(config: ConfigDict, **values: Any) -> None:
   """Gives the teacher and all students the same settings of training, such as `batch_size` or `epochs`.
 
