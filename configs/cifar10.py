@@ -10,9 +10,8 @@ student sees. Hydra's heads are the last residual block and the dense layer. SGD
 momentum, weight decay 5e-4, 200 epochs, 5 of them warm-up to 0.1, then a cosine.
 
 `small` has members of three convolutions of stride 2 (32-64-128), trained for 10 passes with AdamW. Students make 15
-passes, and each of their steps asks two members, drawn at random: the members predict on the views of the students, and
-all ten would take most of the time on a CPU. Their NLL is 1 to 3% higher for it (`hydra-jax table cifar10:members`). So
-set `--config.distillation.members_per_step=0` on an accelerator.
+passes. The members predict once on 15 views of each image, one for each pass, and all students learn from these: ten
+members that predict in each step would take most of the time on a CPU.
 
 Test images are also corrupted, by four of the kinds of CIFAR-10-C, computed here: these are not its scores. Where
 its files are in DATA_DIR/CIFAR-10-C, `--config.data.shifts="('CIFAR-10-C/fog:5', …)"` evaluates on them.
@@ -79,10 +78,8 @@ def small():
   update_training(
     config, epochs=10.0, optimizer='adamw', learning_rate=3e-3, weight_decay=1e-2, warmup_epochs=0.5, augment=VIEWS
   )
-  config.distillation.update(epochs=15.0, members_per_step=2)
+  config.distillation.update(epochs=15.0, views=15)
   for section in supervised(config):
     section.epochs = 15.0  # as many as the students of members
-  for name in ('proxy_endd', 'ced', 'dlf'):
-    config.student[name].members_per_step = 0  # they read all members at once
   config.students = ('single', 'kd', 'hydra', 'endd', 'moments')
   return config

@@ -54,6 +54,7 @@ def members_table(quick: bool) -> Definition:
   config = cifar10.get_config('small')
   config.name, config.replicas = 'cifar10-members', 2
   found = table_of_convolutions('CIFAR-10, small networks: members that are asked in a step', config, quick)
+  config.distillation.update(members_per_step=2, views=0)
   for name in DRAWING:
     variant(config, f'{name}_all', of=name, members_per_step=0)
   config.students = tuple(f'{name}{which}' for name in DRAWING for which in ('', '_all'))
@@ -66,7 +67,7 @@ def long_table(quick: bool) -> Definition:
   """The same members; students, single networks too, make 60 passes."""
   config = cifar10.get_config('small')
   config.name, config.replicas = 'cifar10-long', 2
-  config.distillation.epochs = 60.0
+  config.distillation.update(epochs=60.0, views=60)
   for section in supervised(config):
     section.epochs = 60.0
   return table_of_convolutions('CIFAR-10, small networks, students of 60 passes', config, quick)
@@ -83,9 +84,10 @@ def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Defini
     config.data.train, config.data.test = 'train[:500]', 'test[:500]'
     config.data.ood, config.data.shifts = ('cifar100[:500]',), ('gaussian_noise:3',)
     update_training(config, epochs=2.0, warmup_epochs=0.5, learning_rate=1e-3)
+    config.distillation.views = 2
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
-  variant(config, 'hydra_changed', augment=(*cifar10.VIEWS, 'shuffle', 'mixup'), augment_share=0.25)
+  variant(config, 'hydra_changed', augment=(*cifar10.VIEWS, 'shuffle', 'mixup'), augment_share=0.25, views=0)
   outside = config.data.ood[0]
   worst = [name for name in config.data.shifts if name.endswith(('3', '5'))]
   return Definition(

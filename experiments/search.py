@@ -66,7 +66,7 @@ def of_cifar10(epochs: float) -> ConfigDict:
   """The networks of three convolutions, whose students make this number of passes."""
   config = cifar10.small()
   config.data.train, config.data.test = 'train[:90%]', 'train[90%:]'
-  config.distillation.epochs = epochs
+  config.distillation.update(epochs=epochs, views=0, members_per_step=2)  # mixup mixes the inputs of a step
   return config
 
 

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # Settings for which arrays of inputs and predictions are not enough.
 NEEDS_MORE = {
   'augment': 'members that predict on changed inputs',
+  'views': 'members that predict on changed inputs',
   'label_weight': 'labels',
   'unlabelled': 'members that predict on other inputs',
   'folds': 'members that can be trained again, which is y and cv here',

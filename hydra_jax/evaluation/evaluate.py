@@ -94,11 +94,14 @@ def _filled(whole: Any, start: int, result: Any, examples: int, axis: int) -> An
 def predicting(network: Network, shape: tuple[int, ...], layout: Layout = SINGLE_DEVICE) -> Callable:
   """Compiled `(params, model_state, scaling, x [B, …]) -> outputs [H, B, C]`, on one device of a layout."""
   f = lambda params, state, scaling, x: network.apply(params, state, scale_inputs(scaling, x))[0]
-  return jax.jit(layout.traced(f), compiler_options=_options(network, shape, layout))
+  return jax.jit(layout.traced(f), compiler_options=options_of(network, shape, layout))
 
 
-def _options(network: Network, shape: tuple[int, ...], layout: Layout) -> dict[str, str]:
-  """As for large training steps. XLA's default for CPU makes all layers one slow call of YNNPACK."""
+def options_of(network: Network, shape: tuple[int, ...], layout: Layout = SINGLE_DEVICE) -> dict[str, str]:
+  """Options of the compiler for programs that predict: those of large training steps.
+
+  XLA's default for CPU makes all layers one slow call of YNNPACK.
+  """
   with cpu.programs_for(layout.platform):
     return cpu.compiler_options(network.convolves(shape), float('inf'))
 
@@ -119,13 +122,13 @@ def scoring(
     found = _scores(TASKS[task], read(outputs), y, label_scale)
     return {name: score for name, score in found.items() if not only or name in only}
 
-  return jax.jit(layout.traced(scores), compiler_options=_options(network, shape, layout))
+  return jax.jit(layout.traced(scores), compiler_options=options_of(network, shape, layout))
 
 
 def _scores(task: Task, distribution, y, label_scale) -> dict[str, jax.Array]:
   """Scores of each example, with those after label calibration where there is a scale."""
   found = task.scores(distribution, y)
-  return found if label_scale is None else found | {'nll_calibrated': task.calibrated_nll(distribution, y, label_scale)}
+  return found if label_scale is None else found | task.calibrated(distribution, y, label_scale)
 
 
 # Up to this number of inputs, Eigen's products of matrices with parameters compiled in are faster than YNNPACK's.
@@ -159,7 +162,7 @@ def scorer(
   """Compiled `(x, y) -> {score: [B, …]}` for inputs of a shape: all scores of the task, or `only` some by name.
 
   x and y are those of `Split.arrays`, and scores of targets in units of the network, see `Task.in_units`. With a
-  `label_scale` there is also `nll_calibrated`.
+  `label_scale` there are also those of `Task.calibrated`.
   """
   f = scoring(model.network, shape, model.read, task, tuple(only))
   return functools.partial(f, model.params, model.model_state, model.scaling, _as_array(label_scale))

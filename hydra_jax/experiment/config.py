@@ -63,6 +63,10 @@ def settle(config: ConfigDict, data: About) -> None:
       inputs = IMAGES if data.shape[-1] == 1 else dict(augment=members.augment, augment_share=members.augment_share)
       section.augment = inputs['augment']
       section.augment_share = section.get('augment_share', inputs['augment_share'])
+  for name in config.students:
+    training = resolve(config, name).training
+    if data.varies and training.fixed_views and learns_from_members(config, name):
+      raise UserError(f'config.student.{name}.views: these data are read while a network trains: set it to 0')
   if data.task == 'regression':
     for name in config.students:
       default = schema.defaults(method_of(config, name).settings).get('temperature')
@@ -534,6 +538,8 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
   if training.folds:
     _check_folds(config, f'{where}.folds={training.folds}')
   kept = 'config.teacher.predictions' if config.teacher.predictions else f'{where}.folds' if training.folds else ''
+  if training.fixed_views and learns and AUTO not in training.augment:
+    _check_views(f'{where}.views={training.views}', training)
   if kept and training.unlabelled:
     raise UserError(f'{where}.unlabelled: {kept} has no predictions for other inputs: leave one of them out')
   if kept and training.augment not in ((), (AUTO,)) and learns:
@@ -543,6 +549,14 @@ def _check_trained(config: ConfigDict, name: str, task: str, ndim: int) -> None:
     )
   if task == 'regression' and getattr(settings.own, 'temperature', 1) != 1:
     raise UserError(f'{where}.temperature is for classification: set it to 1.0')
+
+
+def _check_views(views: str, training: TrainingSettings) -> None:
+  """What changes of inputs need that are the same in each step."""
+  if wrong := set(training.augment) - augment.ALONE:
+    raise UserError(
+      f"{views}: '{min(wrong)}' needs the other inputs of a step, or its members: leave it out, or set views to 0"
+    )
 
 
 def _check_folds(config: ConfigDict, folds: str) -> None:

@@ -218,10 +218,11 @@ def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
 
 
 def scores(section: Section, found: Results) -> Table:
-  """A section as a table."""
+  """A section as a table, without columns that have no value."""
   only = next(iter(found.definition.runs))
-  columns = [replace(column, run=column.run or only) for column in section.columns]
   methods = section.methods or found.methods(only)
+  columns = [replace(column, run=column.run or only) for column in section.columns]
+  columns = [column for column in columns if any(_score(found, column, method) != MISSING for method in methods)]
   body = []
   for method in methods:
     cells = [_score(found, column, method) for column in columns]

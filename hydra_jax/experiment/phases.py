@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from hydra_jax.experiment.teachers import (
   online_teacher,
   with_predictions,
 )
+from hydra_jax.experiment.views import keys_of_seed, seed_of
 from hydra_jax.methods import registry
 from hydra_jax.methods.base import Phase
 from hydra_jax.progress import bar
@@ -39,7 +39,6 @@ from hydra_jax.training.step import Job, OnlineTeacher, State, draw_of, grown_st
 
 logger = logging.getLogger(__name__)
 
-ROLES = ('teacher', 'student')
 WORSE = 'look at its learning rate, its epochs and the data'
 
 Group = Sequence[Replica]
@@ -50,8 +49,8 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   own, training = group, planned.recipe.settings.training
   if others := training.unlabelled:
     group = [replace(replica, data=with_unlabelled(replica.data, others)) for replica in group]
-    if not augments_inputs(group[0].data.train.varies, training):
-      teachers = [with_predictions(*both) for both in zip(group, teachers, strict=True)]
+  if (others or training.fixed_views) and not augments_inputs(group[0].data.train.varies, training):
+    teachers = [with_predictions(*both, training) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
   keys = keys_of_phases(group, planned.recipe, planned.phases, [teacher.key for teacher in teachers])
   trees = None
@@ -159,7 +158,7 @@ def train_phase(
   """
   config, training, phase, label = group[0].config, planned.training, planned.phase, planned.label
   layout = make_layout(config.parallel.mode, planned.mesh)
-  seeds = [(config.seed, replica.index, ROLES.index(role)) for replica in group]
+  seeds = [seed_of(replica, role) for replica in group]
   job, source = job_of(group, planned, teachers if phase.distils else (), layout)
   state, keys = initial_state(group, phase, job, seeds, before)
   place = lambda state: layout.plain(layout.put(state, loop.head_specs(state)))
@@ -285,7 +284,7 @@ def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], lay
   teacher = online_teacher(models, layout, training) if online else None
   job = assemble(config, planned, train_set.example.ndim, train_set.examples, members, teacher)
   fold = [fold_of_examples(replica, planned.phase.folds) for replica in group] if planned.phase.folds else []
-  return job, source_of([replica.data for replica in group], kept, fold)
+  return job, source_of([replica.data for replica in group], kept, fold, job.views)
 
 
 def assemble(
@@ -316,6 +315,7 @@ def assemble(
     heads_per_chunk=config.execution.heads_per_chunk,
     augment=augment.build(training.augment, ndim, training.augment_share),
     teacher=teacher,
+    views=training.fixed_views if phase.distils else 0,
   )
 
 
@@ -328,8 +328,3 @@ def initial_state(group: Group, phase: Phase, job: Job, seeds: Sequence[tuple[in
     return init_state(phase.network, job.optimizer, jax.numpy.stack(init_keys), examples), keys
   params, model_state = before
   return grown_state(job.optimizer, params, model_state, len(phase.network.heads)), keys
-
-
-def keys_of_seed(seed: tuple[int, ...]) -> jax.Array:
-  """Two keys: how a network starts, and all that is random in its training but the order of the examples."""
-  return jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))

@@ -33,7 +33,7 @@ from hydra_jax.training.settings import TrainingSettings
 LARGEST = 1_000_000
 LARGEST_OF = dict.fromkeys(('members', 'heads', 'samples', 'factors', 'depth', 'phase'), 10_000)
 LONGEST = 10_000  # lists and texts
-ADDED = ('folds',)  # settings that what was saved before them does not have
+ADDED = ('folds', 'views')  # settings that what was saved before them does not have
 DEEPEST = 10  # arguments of functions of the user's own
 
 

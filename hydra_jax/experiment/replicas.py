@@ -15,6 +15,7 @@ from hydra_jax.data import Data, Split, load
 from hydra_jax.devices import preemption, processes
 from hydra_jax.evaluation import user_metrics
 from hydra_jax.evaluation.evaluate import Model
+from hydra_jax.experiment.schema import resolve
 from hydra_jax.maths.tasks import TASKS, Scores, Task
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Trained:
     model: None for teachers of whom only predictions are given.
     key: Says all it depends on.
     scores: `(advance, label_scale) -> {set: scores}`, of every example of every evaluation set that it has predictions
-      for; with `nll_calibrated` where there is a scale.
+      for; where there is a scale, also those of `Task.calibrated`.
     on_validation: Returns outputs `[H, V, C]` for the validation part, or None where there are none.
     on_test: Returns outputs `[H, N, C]` for the test set, or None where there are none.
     place: Where its artifact is; None where it was not trained here.
@@ -171,7 +172,8 @@ def _small(replica: Replica) -> int:
   train, config = replica.data.train, replica.config
   if not isinstance(train, Split):
     return 1
-  predictions = 4 * config.teacher.members * train.examples * replica.data.outputs
+  views = max([1, *(resolve(config, name).training.fixed_views for name in config.students)])
+  predictions = 4 * config.teacher.members * train.examples * views * replica.data.outputs
   return max(1, SMALL // (train.x.nbytes + train.y.nbytes + predictions))
 
 

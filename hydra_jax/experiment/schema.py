@@ -186,9 +186,9 @@ SECTIONS: dict[str, type] = {
 KNOWN = ('network', *(f.name for kind in (StudentSettings, TeacherSettings, TrainingSettings) for f in fields(kind)))
 KNOWN += tuple(f.name for method in registry.METHODS.values() for f in fields(method.settings))
 # Settings of training that only students that learn from members have.
-OF_DISTILLATION = ('unlabelled', 'members_per_step', 'folds')
+OF_DISTILLATION = ('unlabelled', 'members_per_step', 'folds', 'views')
 # What differs from `training` by default where a student learns from members.
-DISTILLATION: dict[str, Any] = dict(learning_rate=3e-3, unlabelled=(), members_per_step=0, folds=0)
+DISTILLATION: dict[str, Any] = dict(learning_rate=3e-3, unlabelled=(), members_per_step=0, folds=0, views=0)
 # The word in `augment` for inputs that are chosen in the run.
 AUTO = 'auto'
 # What Hydra distils on by default. The members agree on training data, and on changed inputs they disagree more. Images

@@ -1,7 +1,7 @@
 """What students learn from: an ensemble trained here, networks of other runs, or a file of predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance, recipes
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
+from hydra_jax.experiment.views import seed_of, write_predictions
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
 from hydra_jax.training.folds import of_heads, of_rows
@@ -31,7 +32,7 @@ class Teacher:
   """What students learn from.
 
   Attributes:
-    predictions: `[M, N, C]` on the training inputs, if any student needs them.
+    predictions: `[M, N, C]` on the training inputs, if any student needs them; on V views of them `[M, V · N, C]`.
     model: The members; None where only a file of predictions is given.
     key: Depends on all that the teacher depends on.
     validation: Outputs `[M, V, C]` of the members on the validation part, if there is one.
@@ -55,13 +56,13 @@ def count_members(config: ConfigDict) -> int:
 
 
 def augments_inputs(varies: bool, training: TrainingSettings) -> bool:
-  """Whether inputs look different each time, so that a teacher must predict in the same step as its student.
+  """Whether inputs are not known before training, so that a teacher must predict in the same step as its student.
 
   Args:
     varies: Whether the training inputs do by themselves, see `data.About`.
     training: How the student is trained.
   """
-  return varies or bool(training.augment)
+  return varies or bool(training.augment) and not training.views
 
 
 def teacher_of(
@@ -77,7 +78,7 @@ def teacher_of(
       predicts there itself.
   """
   needed = any(
-    recipe.method.learns_from == 'members' and not augments_inputs(replica.data.train.varies, recipe.settings.training)
+    recipe.method.learns_from == 'members' and not (replica.data.train.varies or recipe.settings.training.augment)
     for recipe in students
   )
   source = out_of_fold or ensemble
@@ -152,24 +153,35 @@ def evaluable(replica: Replica, model: Model, key: str) -> Trained:
   return Trained(model, key, scores, lambda: outputs_on_validation(replica, model), on_test)
 
 
-def kept_predictions(replica: Replica, teacher: Model, key: str, folds: int = 0) -> np.ndarray:
+def kept_predictions(
+  replica: Replica, teacher: Model, key: str, folds: int = 0, training: TrainingSettings | None = None
+) -> np.ndarray:
   """Outputs `[M, N, C]` of the members on the training inputs, computed once and memory-mapped.
 
-  With `folds` the teacher has M · folds networks, and on each input those M predict that have not seen it.
+  Args:
+    replica: With N training inputs.
+    teacher: The members.
+    key: Of the teacher.
+    folds: Where it is not 0, the teacher has M · folds networks, and on each input those M predict that have not seen
+      it.
+    training: Of students that learn from fixed views; the outputs are `[M, V · N, C]`, see `experiment.views`.
   """
-  dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key)
+  viewed = training if training and training.fixed_views else None
+  dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key, viewed)
 
   def make(new, folder):
     del folder
     assert isinstance(replica.data.train, Split)  # the inputs of a stream vary, so nothing is kept
-    x, size = np.asarray(replica.data.train.x), replica.config.evaluation.batch_size
-    if folds:
-      outputs = out_of_fold(teacher, x, fold_of_examples(replica, folds), size)
+    file, size = new / 'predictions.npy', replica.config.evaluation.batch_size
+    if viewed:
+      largest = write_predictions(file, replica, teacher, viewed)
     else:
-      outputs = evaluate.predict(teacher, x, size)
-    if np.abs(outputs).max() > np.finfo(dtype).max:
+      x, fold = np.asarray(replica.data.train.x), fold_of_examples(replica, folds) if folds else None
+      outputs = evaluate.predict(teacher, x, size) if fold is None else out_of_fold(teacher, x, fold, size)
+      largest = np.abs(outputs).max()
+      np.save(file, outputs.astype(dtype))
+    if largest > np.finfo(dtype).max:
       raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
-    np.save(new / 'predictions.npy', outputs.astype(dtype))
 
   folder = reuse_or_make(replica, 'predictions', key, 'teacher predictions', make)
   return store.read_mapped(folder / 'predictions.npy')
@@ -200,17 +212,28 @@ def out_of_fold(teacher: Model, x: np.ndarray, fold_N: np.ndarray, batch_size: i
   return outputs
 
 
-def key_of_predictions(replica: Replica, teacher: str) -> str:
-  """Key of the predictions of a teacher, whose own key is given, on the training inputs of a replica."""
+def key_of_predictions(replica: Replica, teacher: str, viewed: TrainingSettings | None = None) -> str:
+  """Key of the predictions of a teacher, whose own key is given, on the training inputs of a replica.
+
+  Args:
+    replica: Of the experiment.
+    teacher: Its key.
+    viewed: Of students that learn from fixed views of these inputs.
+  """
   code = [provenance.digest('training'), provenance.digest('evaluation')]
   code += map(provenance.definition, (kept_predictions, fold_of_examples, out_of_fold))
-  return store.key_of(dict(teacher=teacher, data=replica.data.fingerprint, code=code))
+  views = {}
+  if viewed:
+    code.append(provenance.definition(write_predictions))
+    changes = [viewed.augment, viewed.augment_share, viewed.views]
+    views = dict(views=[seed_of(replica, 'student'), *changes])
+  return store.key_of(dict(teacher=teacher, data=replica.data.fingerprint, code=code, **views))
 
 
-def with_predictions(replica: Replica, teacher: Teacher) -> Teacher:
-  """A teacher with its predictions on the training inputs of these data, which are more than its own."""
+def with_predictions(replica: Replica, teacher: Teacher, training: TrainingSettings) -> Teacher:
+  """A teacher with its predictions for what a student sees: more inputs than its own, or views of them."""
   assert teacher.model is not None  # a file of predictions has none for other inputs; `config.validate` says so
-  return Teacher(kept_predictions(replica, teacher.model, teacher.key), teacher.model, teacher.key)
+  return replace(teacher, predictions=kept_predictions(replica, teacher.model, teacher.key, training=training))
 
 
 def online_teacher(models: Sequence[Model], layout: Layout, training: TrainingSettings) -> OnlineTeacher:

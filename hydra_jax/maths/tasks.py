@@ -61,7 +61,7 @@ class Task:
       parts: `(outputs [H, B, C], y) -> [H, B, K]`, and `means over rows [H, K] -> [H]`.
     member_scale: `(outputs [M, N, C], y) -> float`, a label scale of the members themselves, for `with_scale`.
     with_scale: `(outputs [H, B, C], scale) -> outputs`, the temperature or factor of variances of all members.
-    calibrated_nll: `(distribution, y, label_scale) -> [B]`, the NLL of each example after label calibration.
+    calibrated: `(distribution, y, label_scale) -> {score: [B]}`, scores of each example after label calibration.
     skill: `(scores, y [N] or [N, D]) -> ` how far the mean outcome is on the way from the best constant prediction, 0,
       to a perfect one, 1; NaN where y is constant.
     outcome: The score that tells how good a prediction is, whose mean is drawn where uncertain ones are rejected.
@@ -91,7 +91,7 @@ class Task:
   held_out: tuple[Callable, Callable]
   member_scale: Callable[..., float]
   with_scale: Callable
-  calibrated_nll: Callable
+  calibrated: Callable[..., dict[str, jax.Array]]
   skill: Callable[[Scores, np.ndarray], float]
   summary: Callable[[Scores, int], dict[str, float]]
   headline: Mapping[str, tuple[str, ...]]
@@ -157,9 +157,13 @@ def categorical_temperature(prediction: Categorical, labels_N) -> float:
   return calibration.temperature(np.asarray(prediction.log_mean), np.asarray(labels_N))
 
 
-def tempered_nll(prediction: Categorical, labels_B, temperature) -> jax.Array:
-  """NLL of each example at a temperature of the mean prediction, `[B]`; meaningless where the label is −1 (none)."""
-  return metrics.nll(calibration.tempered(prediction.log_mean, temperature), jnp.maximum(labels_B, 0))
+def tempered_scores(prediction: Categorical, labels_B, temperature) -> dict[str, jax.Array]:
+  """Scores of each example at a temperature of the mean prediction; without a label (−1), the NLL is no score."""
+  log_mean = calibration.tempered(prediction.log_mean, temperature)
+  return {
+    'nll_calibrated': metrics.nll(log_mean, jnp.maximum(labels_B, 0)),
+    'confidence_calibrated': jnp.exp(jnp.max(log_mean, axis=-1)),
+  }
 
 
 def classification_skill(scores: Scores, labels_N: np.ndarray) -> float:
@@ -169,12 +173,16 @@ def classification_skill(scores: Scores, labels_N: np.ndarray) -> float:
 
 
 def classification_summary(scores: Scores, bins: int) -> dict[str, float]:
-  """Calibration of a whole set."""
-  confidence, correct = scores['confidence'], scores['correct']
-  return {
-    'ece': metrics.calibration_error(metrics.calibration_bins(confidence, correct, bins)),
-    'adaptive_ece': metrics.adaptive_calibration_error(confidence, correct, bins),
+  """Calibration of a whole set, and where there is a temperature, also with it."""
+  correct = scores['correct']
+  error = lambda confidence: metrics.calibration_error(metrics.calibration_bins(confidence, correct, bins))
+  found = {
+    'ece': error(scores['confidence']),
+    'adaptive_ece': metrics.adaptive_calibration_error(scores['confidence'], correct, bins),
   }
+  if 'confidence_calibrated' in scores:
+    found['ece_calibrated'] = error(scores['confidence_calibrated'])
+  return found
 
 
 def normal_wishart(outputs_1xBx4D) -> losses.Gaussian:
@@ -203,10 +211,10 @@ def mixture_variance_scale(mixture: losses.Gaussian, y_NxD) -> float:
   return calibration.variance_scale(np.asarray(mean), np.asarray(var), np.asarray(y_NxD))
 
 
-def scaled_nll(mixture: losses.Gaussian, y_BxD, scale) -> jax.Array:
-  """NLL of each example with the variances of all members times a scale, `[B]`."""
+def scaled_scores(mixture: losses.Gaussian, y_BxD, scale) -> dict[str, jax.Array]:
+  """Scores of each example with the variances of all members times a scale: the NLL, `[B]`."""
   mean, var = mixture
-  return metrics.mixture_nll(mean, scale * var, y_BxD)
+  return {'nll_calibrated': metrics.mixture_nll(mean, scale * var, y_BxD)}
 
 
 # Power of the unit of the target in a score. A density has it in its logarithm.
@@ -291,7 +299,7 @@ TASKS = {
     held_out=(calibration.tempered_nlls, calibration.least_tempered_nll),
     member_scale=calibration.member_temperature,
     with_scale=calibration.tempered_logits,
-    calibrated_nll=tempered_nll,
+    calibrated=tempered_scores,
     skill=classification_skill,
     summary=classification_summary,
     headline={
@@ -334,7 +342,7 @@ TASKS = {
     held_out=(calibration.gaussian_statistics, calibration.least_scaled_nll),
     member_scale=calibration.member_variance_scale,
     with_scale=calibration.scaled_variances,
-    calibrated_nll=scaled_nll,
+    calibrated=scaled_scores,
     skill=regression_skill,
     summary=regression_summary,
     headline={

@@ -5,7 +5,8 @@ teacher of a student predicts on the augmented inputs, in the same step. `ask` i
 random at each step, `x -> outputs [B, C]`, for augmentations that look for inputs on which members disagree.
 
 The change of an example depends on the key and on its index in the batch, and on no other example (but for `mixup`). So
-it is the same on any number of devices.
+it is the same on any number of devices. Where the batch has `view` `[B]`, the change depends on this number in place of
+the index, so that it can be made again in another batch (`training.views`).
 """
 
 from collections.abc import Callable, Sequence
@@ -142,12 +143,18 @@ def mixup(key: jax.Array, batch: Batch, ask: Ask | None = None) -> Batch:
   return {**batch, 'x': share * x + (1 - share) * other('x'), 'other_y': other('y'), 'share': share_B}
 
 
+def _keys(key: jax.Array, batch: Batch) -> jax.Array:
+  """A key for each example, `[B]`."""
+  if 'view' in batch:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch['view'])
+  return collectives.example_keys(key, len(batch['x']))
+
+
 def of_inputs(f: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
   """The augmentation that applies `(key, x) -> x` to each input, each with another key."""
 
   def apply(key, batch, ask=None):
-    keys_B = collectives.example_keys(key, len(batch['x']))
-    return {**batch, 'x': jax.vmap(f)(keys_B, batch['x'])}
+    return {**batch, 'x': jax.vmap(f)(_keys(key, batch), batch['x'])}
 
   return apply
 
@@ -167,6 +174,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 IMAGES_ONLY = {'crop', 'flip', 'cutout', 'shuffle'}
 # Augmentations that ask a member of the teacher.
 ASKING = {'ods', 'conf_ods'}
+# Augmentations that change an input by itself, so that the same change can be made in another batch.
+ALONE = set(AUGMENTATIONS) - ASKING - {'mixup'}
 
 
 def asks(names: Sequence[str]) -> bool:
@@ -215,8 +224,7 @@ def build(names: Sequence[str], ndim: int, share: float = 1.0) -> Augmentation:
 
 def _some_of(key: jax.Array, share: float, changed: Batch, batch: Batch) -> Batch:
   """Takes each input from `changed` with the probability `share`, else from `batch`."""
-  examples = len(batch['x'])
-  takes_B = jax.vmap(lambda k: jax.random.bernoulli(k, share))(collectives.example_keys(key, examples))
+  takes_B = jax.vmap(lambda k: jax.random.bernoulli(k, share))(_keys(key, batch))
   x = jnp.where(jnp.expand_dims(takes_B, range(1, batch['x'].ndim)), changed['x'], batch['x'])
   mixed = {'share': jnp.where(takes_B, changed['share'], batch.get('share', 1))} if 'share' in changed else {}
   return {**changed, 'x': x, **mixed}

@@ -52,10 +52,13 @@ def _shuffle(seed: tuple[int, ...], epoch: int, n: int) -> np.ndarray:
   return np.random.default_rng((*seed, epoch)).permutation(n).astype(np.int32)
 
 
-def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, batch_size: int) -> np.ndarray:
+def batch_indices(
+  seed: tuple[int, ...], step: int, steps: int, examples: int, batch_size: int, views: int = 1
+) -> np.ndarray:
   """Rows of the batches at `step`, `step + 1`, …
 
   Batches are consecutive pieces of an endless sequence of shuffled epochs. So e epochs show every example e times.
+  Where each example has several views, epoch e shows view v = e mod `views`, in row v · `examples` + example.
 
   Args:
     seed: Decides the order.
@@ -63,6 +66,7 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
     steps: Number of steps.
     examples: Number of examples.
     batch_size: Rows in a batch.
+    views: Of each example.
 
   Returns:
     `[steps, batch_size]` int32.
@@ -76,7 +80,7 @@ def batch_indices(seed: tuple[int, ...], step: int, steps: int, examples: int, b
   index = np.empty(place.shape, np.int32)
   for e in range(epoch[0], epoch[-1] + 1):
     here = epoch == e
-    index[here] = _shuffle(seed, e, examples)[row[here]]
+    index[here] = _shuffle(seed, e, examples)[row[here]] + e % views * examples
   return index.reshape(steps, batch_size)
 
 
@@ -92,20 +96,21 @@ def stack(trees: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def resident(replicas: Sequence[Mapping[str, Any]], scaling: Scaling) -> BatchSource:
+def resident(replicas: Sequence[Mapping[str, Any]], scaling: Scaling, views: int = 0) -> BatchSource:
   """Batches of arrays that are on the device as a whole.
 
   Args:
     replicas: For each `{'x': [N, …], 'y': [N, …]}`, and `'teacher': [M, N, C]` for students of kept predictions.
     scaling: Of x, with a leading axis R.
+    views: Of each example, V: predictions are `[M, V · N, C]`, see `training.views`. 0: there are none.
   """
   examples = len(replicas[0]['x'])
 
   def begin(seeds, start, stop, batch_size, layout=SINGLE_DEVICE):
     del start, stop
     arrays = layout.replicate(stack(replicas))
-    rows = lambda step, n: np.stack([batch_indices(seed, step, n, examples, batch_size) for seed in seeds])
-    return lambda step, n: (arrays, rows(step, n))
+    of = lambda seed, step, n: batch_indices(seed, step, n, examples, batch_size, max(views, 1))
+    return lambda step, n: (arrays, np.stack([of(seed, step, n) for seed in seeds]))
 
   return BatchSource(examples=examples, shape=replicas[0]['x'].shape[1:], scaling=scaling, begin=begin)
 
@@ -156,7 +161,7 @@ def streamed(
 
 
 def source_of(
-  data: Sequence[Data], predictions: Sequence[np.ndarray] = (), folds: Sequence[np.ndarray] = ()
+  data: Sequence[Data], predictions: Sequence[np.ndarray] = (), folds: Sequence[np.ndarray] = (), views: int = 0
 ) -> BatchSource:
   """Batches of the training sets of replicas.
 
@@ -164,6 +169,7 @@ def source_of(
     data: Of each replica.
     predictions: The kept predictions `[M, N, C]` of the teacher of each replica. Empty: there are none.
     folds: Of each replica the fold of each example `[N]`, see `training.folds`. Empty: there are none.
+    views: Of each example, for which there are predictions. 0: these are for the examples as they are.
   """
   scaling = stack([each.scaling for each in data])
   splits = [each.train for each in data if isinstance(each.train, Split)]
@@ -173,4 +179,5 @@ def source_of(
     return streamed(stream.examples, stream.example.shape[1:], stream.read, scaling)
   kept = [{'teacher': each} for each in predictions] or [{} for _ in data]
   parts = [{'fold': each} for each in folds] or [{} for _ in data]
-  return resident([s.arrays(d.scaling) | a | b for s, d, a, b in zip(splits, data, kept, parts, strict=True)], scaling)
+  arrays = [s.arrays(d.scaling) | a | b for s, d, a, b in zip(splits, data, kept, parts, strict=True)]
+  return resident(arrays, scaling, views)

@@ -54,3 +54,15 @@ class TrainingSettings:
     'without another K-th of the training examples. 0: it learns from the members themselves. Only for students that '
     'learn from members.',
   )
+  views: int = setting(
+    0,
+    COUNT_OR_0,
+    'V: the members predict once on V changed views of each training input, and all students with the same changes '
+    'learn from these. Pass number p shows view p mod V. 0: the members predict in each step, on a new view. Only for '
+    'students that learn from members.',
+  )
+
+  @property
+  def fixed_views(self) -> int:
+    """Number of views of each input that are known before training; 0 where inputs are not changed."""
+    return self.views if self.augment else 0

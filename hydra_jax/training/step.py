@@ -120,6 +120,7 @@ class Job:
       their outputs are large, or where independent networks do not fit the cache of a CPU.
     augment: `(key, batch, ask) -> batch` on scaled inputs, with another key at each step.
     teacher: A teacher that predicts in the step.
+    views: Of each example, with the same keys in all phases, see `training.views`. 0: a new view in each step.
   """
 
   network: Network
@@ -134,6 +135,7 @@ class Job:
   heads_per_chunk: int = 0
   augment: Augmentation = unchanged
   teacher: OnlineTeacher | None = None
+  views: int = 0
 
   @property
   def is_independent(self) -> bool:
@@ -226,7 +228,7 @@ def train_step(
     data: `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`, as stored.
     scaling: Of x.
     teacher: Parameters of the online teacher, or ().
-    index_B: Rows of this batch, int32.
+    index_B: Rows of this batch, int32; with views see `batches.batch_indices`.
     key: Of the phase.
     heads_K: See `state`; None for all heads.
 
@@ -234,9 +236,13 @@ def train_step(
     The new state, and the loss of each head `[H]`.
   """
   augment_key, step_key = jax.random.split(key)
-  batch = take_rows(data, index_B)
+  batch = take_rows(data, index_B, job.views)
   batch = {**batch, 'x': scale_inputs(scaling, batch['x'])}
-  augment_key, step_key = (jax.random.fold_in(key, state.step) for key in (augment_key, step_key))
+  step_key = jax.random.fold_in(step_key, state.step)
+  if job.views:
+    batch['view'] = index_B
+  else:
+    augment_key = jax.random.fold_in(augment_key, state.step)
   ask = None
   if job.teacher and job.teacher.ask:
     ask = functools.partial(job.teacher.ask, teacher, jax.random.fold_in(augment_key, ASKED))
@@ -257,15 +263,24 @@ def train_step(
   return State(state.step + 1, params, model_state, opt_state), losses_H
 
 
-def take_rows(data: dict[str, jax.Array], index_B: jax.Array) -> dict[str, jax.Array]:
+def key_of_views(key: jax.Array) -> jax.Array:
+  """The key of fixed views, from the key of a phase: as `train_step` uses it."""
+  return jax.random.split(key)[0]
+
+
+def take_rows(data: dict[str, jax.Array], index_B: jax.Array, views: int = 0) -> dict[str, jax.Array]:
   """Rows of `{'x': [N, …], 'y': [N, …], 'teacher': [M, N, C]}`. Predictions kept in float16 become float32.
+
+  With views, a row is one of the V · N rows of predictions, and all that is no prediction has a row for each example.
 
   Example:
     >>> rows = take_rows({'x': jnp.ones((9, 4)), 'teacher': jnp.ones((5, 9, 3), jnp.float16)}, jnp.array([0, 7]))
     >>> rows['x'].shape, rows['teacher'].shape
     ((2, 4), (5, 2, 3))
   """
-  rows = {k: jnp.take(v, index_B, axis=1 if k == 'teacher' else 0) for k, v in data.items()}
+  example_B = index_B % len(data['x']) if views else index_B
+  row = lambda k, v: jnp.take(v, index_B, axis=1) if k == 'teacher' else jnp.take(v, example_B, axis=0)
+  rows = {k: row(k, v) for k, v in data.items()}
   return {k: v.astype(jnp.float32) if k == 'teacher' else v for k, v in rows.items()}
 
 
