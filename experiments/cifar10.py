@@ -19,7 +19,7 @@ from hydra_jax.config import supervised, update_training, variant
 from hydra_jax.data.sources import default_data_dir, prepared
 from hydra_jax.errors import UserError
 from hydra_jax.experiment.paper_tables import Definition, Section
-from hydra_jax.report.tables import detection
+from hydra_jax.report.tables import Column, detection
 
 STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hydra', 'dlf', 'edfm')
 CONVOLUTIONS = (
@@ -59,7 +59,8 @@ def members_table(quick: bool) -> Definition:
     variant(config, f'{name}_all', of=name, members_per_step=0)
   config.students = tuple(f'{name}{which}' for name in DRAWING for which in ('', '_all'))
   labels = {f'{name}_all': f'{table_style.LABELS[name]}, all members' for name in DRAWING}
-  section = replace(found.sections[0], methods=('ensemble', *config.students))
+  columns = table_style.columns(config.data.ood[0])
+  section = replace(found.sections[0], columns=columns, methods=('ensemble', *config.students))
   return replace(found, sections=[section], labels=table_style.LABELS | labels, published={}, source='')
 
 
@@ -93,7 +94,7 @@ def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Defini
   return Definition(
     title=title,
     runs={'cifar10': config},
-    sections=[Section('Scores', table_style.columns(outside), ('ensemble', *config.students))],
+    sections=[Section('Scores', columns_of(outside), ('ensemble', *config.students))],
     labels=table_style.LABELS,
     published=published.ced(),
     source=published.SOURCE_CED,
@@ -118,7 +119,7 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     config.network.student = cifar10.NETWORKS['wrn28_1'] | {'depth': 16 if name == 'cifar10' else 28}
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
-  columns = table_style.columns(config.data.ood[0])
+  columns = columns_of(config.data.ood[0])
   others = [detection(where, 'uncertainty_epistemic') for where in config.data.ood[1:]]
   columns = [*(c for c in columns if c.split != 'cost'), *others, *(c for c in columns if c.split == 'cost')]
   return Definition(
@@ -133,6 +134,13 @@ def image_table(name: str, config: ConfigDict, quick: bool) -> Definition:
     tested=('nll', 'accuracy'),
     kept=('test', *config.data.shifts[1:2], *config.data.ood),
   )
+
+
+def columns_of(outside: str) -> list[Column]:
+  """Columns, with the ECE after a temperature: that of CED before it is published."""
+  columns = table_style.columns(outside)
+  place = next(i for i, column in enumerate(columns) if column.metric == 'ece') + 1
+  return [*columns[:place], Column('test', 'ece_calibrated', 'ECE cal.', 'low'), *columns[place:]]
 
 
 def small(config: ConfigDict) -> None:

@@ -66,7 +66,6 @@ def columns(outside: str) -> list[Column]:
     ('nll_calibrated', 'NLL cal.', 'low'),
     ('brier', 'Brier', 'low'),
     ('ece', 'ECE', 'low'),
-    ('ece_calibrated', 'ECE cal.', 'low'),
     ('uncertainty_epistemic', 'model unc.', ''),
     ('rank_correlation', 'rank corr.', 'high'),
     ('members_worth', 'members worth', 'high'),

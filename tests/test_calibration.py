@@ -1,5 +1,7 @@
 """Label calibration: what is right stays, a known factor is found, and no input makes it fail."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,7 +141,7 @@ def test_scales_of_variances_are_finite(mean, var, y, low, high):
 
 
 def test_tasks_have_both(random):
-  """The NLL of a task after label calibration is that before, where there is nothing to calibrate."""
+  """Scores of a task after label calibration are those before, where there is nothing to calibrate."""
   y = {'classification': random.integers(C, size=20), 'regression': random.normal(size=(20, D)).astype(np.float32)}
   for name, task in TASKS.items():
     width = C if name == 'classification' else 2 * D
@@ -147,10 +149,28 @@ def test_tasks_have_both(random):
     read = task.predictives['members'].read(outputs)
     scale = task.label_scale(read, y[name])
     labels = jnp.asarray(y[name])
-    same, calibrated = task.calibrated_nll(read, labels, 1.0), task.calibrated_nll(read, labels, scale)
-    np.testing.assert_allclose(same, task.scores(read, labels)['nll'], rtol=1e-5, atol=1e-6)
-    assert calibrated.shape == (20,) and np.mean(calibrated) < np.mean(same) and scale != 1
-    jax.tree.map(np.testing.assert_allclose, jax.jit(task.calibrated_nll)(read, labels, np.float32(scale)), calibrated)
+    same, calibrated = task.calibrated(read, labels, 1.0), task.calibrated(read, labels, scale)
+    before = task.scores(read, labels)
+    for score, values in same.items():
+      np.testing.assert_allclose(values, before[score.removesuffix('_calibrated')], rtol=1e-5, atol=1e-6)
+    assert all(values.shape == (20,) for values in calibrated.values())
+    assert np.mean(calibrated['nll_calibrated']) < np.mean(same['nll_calibrated']) and scale != 1
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, jax.jit(task.calibrated)(read, labels, np.float32(scale)), calibrated)
+
+
+def test_the_calibration_error_after_a_temperature_is_that_of_tempered_probabilities(random):
+  """By SciPy and by hand; a prediction that is drawn from is calibrated by the temperature that undoes a factor."""
+  task, logits = TASKS['classification'], random.normal(size=(3000, C)) * 2
+  labels = np.array([random.choice(C, p=row) for row in scipy.special.softmax(logits, axis=1)])
+  read = task.predictives['members'].read(jnp.asarray(2.5 * logits[None], jnp.float32))
+  found = {**task.scores(read, jnp.asarray(labels)), **task.calibrated(read, jnp.asarray(labels), 2.5)}
+  summary = task.summary({name: np.asarray(values) for name, values in found.items()}, 10)
+  confidence = scipy.special.softmax(logits, axis=1).max(axis=1)
+  correct, place = logits.argmax(axis=1) == labels, np.ceil(confidence * 10)
+  gaps = [abs(np.sum(correct[place == b]) - np.sum(confidence[place == b])) for b in range(1, 11)]
+  assert summary['ece_calibrated'] == pytest.approx(np.sum(gaps) / 3000, rel=1e-3)
+  assert summary['ece_calibrated'] < 0.3 * summary['ece']
 
 
 def test_members_that_are_drawn_at_a_temperature_have_this_temperature(random):

@@ -218,11 +218,10 @@ def collected(outcomes: Mapping[str, Outcome]) -> dict[Key, dict[int, float]]:
 
 
 def scores(section: Section, found: Results) -> Table:
-  """A section as a table, without columns that have no value."""
+  """A section as a table."""
   only = next(iter(found.definition.runs))
-  methods = section.methods or found.methods(only)
   columns = [replace(column, run=column.run or only) for column in section.columns]
-  columns = [column for column in columns if any(_score(found, column, method) != MISSING for method in methods)]
+  methods = section.methods or found.methods(only)
   body = []
   for method in methods:
     cells = [_score(found, column, method) for column in columns]
