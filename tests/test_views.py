@@ -1,5 +1,6 @@
 """Predictions on fixed views: students learn from them what they learn from members that predict in each step."""
 
+import json
 from types import SimpleNamespace
 
 import chex
@@ -171,3 +172,14 @@ def test_predictions_that_a_type_cannot_hold_are_refused(tmp_path):
   flags += ['--config.teacher.keep_as=float16', '--config.teacher.learning_rate=100.0']
   done = hydra_jax('run', *TINY, *flags, f'--workdir={tmp_path / "run"}')
   assert done.returncode == 2 and 'too large for float16' in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('flags', [["augment=('noise',)", 'views=2'], ["unlabelled=('digits',)"]])
+def test_scores_in_training_compare_with_the_ensemble(flags, tmp_path):
+  """Also where a student has other predictions of the members than the rest."""
+  flags = [f'--config.student.hydra.{flag}' for flag in flags] + ['--config.validation_scores=2']
+  done = hydra_jax('run', *TINY, "--config.students=('hydra',)", *flags, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 0, done.stderr
+  lines = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
+  found = [line['validation'] for line in lines if 'validation' in line and line['part'].startswith('members')]
+  assert len(found) == 2 and all('rank_correlation' in each for each in found)
