@@ -1,6 +1,7 @@
 """Settings of all methods: one search of the same size for each, on training data alone.
 
     python -m experiments.search digits --output /tmp/search          # learning rates of all methods
+    python -m experiments.search cifar10-rates --output /tmp/search   # learning rates of networks of three convolutions
     python -m experiments.search cifar10-small --output /tmp/search   # inputs to distil on, 15 passes
     python -m experiments.search cifar10-long --output /tmp/search    # the same with 60 passes
 
@@ -23,7 +24,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from configs import cifar10, digits
-from hydra_jax.config import variant
+from experiments import table_style
+from hydra_jax.config import supervised, variant
 from hydra_jax.data import toy
 from hydra_jax.data.sources import default_data_dir
 from hydra_jax.experiment.run import run
@@ -70,16 +72,28 @@ def of_cifar10(epochs: float) -> ConfigDict:
   return config
 
 
+def of_rates() -> ConfigDict:
+  """The same networks, whose students and single networks make 10 passes."""
+  config = cifar10.small()
+  config.data.train, config.data.test = 'train[:90%]', 'train[90%:]'
+  config.distillation.update(epochs=10.0, views=10)
+  for section in supervised(config):
+    section.epochs = 10.0
+  table_style.add_mean_phases(config)
+  return config
+
+
 OF_MEMBERS = cifar10.VIEWS
 CHANGED = (*OF_MEMBERS, 'shuffle', 'mixup')
 INPUTS = tuple(
   dict(augment=augment, augment_share=share) for augment, share in ((OF_MEMBERS, 1.0), (CHANGED, 0.25), (CHANGED, 0.5))
 )
 OF_CIFAR10 = ('kd', 'hydra', 'moments', 'endd')
+RATES = [dict(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)]
+OF_RATES = ('single', 'shallow_ensemble', 'kd', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf', 'hydra')
 SEARCHES = {
-  'digits': Search(
-    of_digits, [dict(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], list(digits.get_config().student)
-  ),
+  'digits': Search(of_digits, RATES, list(digits.get_config().student)),
+  'cifar10-rates': Search(of_rates, RATES, OF_RATES),
   'cifar10-small': Search(lambda: of_cifar10(15.0), INPUTS, OF_CIFAR10),
   'cifar10-long': Search(lambda: of_cifar10(60.0), INPUTS, OF_CIFAR10),
 }

@@ -47,9 +47,9 @@ def kept(folder, model, training):
   config = default_config()
   config.seed, config.evaluation.batch_size = SEED[0], 5
   replica = SimpleNamespace(config=config, index=SEED[1], data=SimpleNamespace(train=Split(X, Y)))
-  largest = views.write_predictions(folder / 'predictions.npy', replica, model, training)
+  views.write_predictions(folder / 'predictions.npy', replica, model, training)
   found = np.load(folder / 'predictions.npy', mmap_mode='r')
-  assert found.shape == (M, V * N, C) and largest == np.abs(found).max()
+  assert found.shape == (M, V * N, C)
   return found
 
 
@@ -171,7 +171,7 @@ def test_predictions_that_a_type_cannot_hold_are_refused(tmp_path):
   flags = ["--config.students=('kd',)", '--config.student.kd.views=2', "--config.student.kd.augment=('noise',)"]
   flags += ['--config.teacher.keep_as=float16', '--config.teacher.learning_rate=100.0']
   done = hydra_jax('run', *TINY, *flags, f'--workdir={tmp_path / "run"}')
-  assert done.returncode == 2 and 'too large for float16' in done.stderr, done.stderr
+  assert done.returncode == 2 and 'too large for float16' in done.stderr and 'Warning' not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize('flags', [["augment=('noise',)", 'views=2'], ["unlabelled=('digits',)"]])

@@ -18,7 +18,7 @@ from hydra_jax.evaluation import evaluate, user_metrics
 from hydra_jax.evaluation.evaluate import Model
 from hydra_jax.experiment import artifacts, external_predictions, provenance, recipes
 from hydra_jax.experiment.replicas import Replica, Trained, reuse_or_make
-from hydra_jax.experiment.views import seed_of, write_predictions
+from hydra_jax.experiment.views import as_kept, seed_of, write_predictions
 from hydra_jax.training import augment
 from hydra_jax.training.batches import stack
 from hydra_jax.training.folds import of_heads, of_rows
@@ -167,21 +167,18 @@ def kept_predictions(
     training: Of students that learn from fixed views; the outputs are `[M, V · N, C]`, see `experiment.views`.
   """
   viewed = training if training and training.fixed_views else None
-  dtype, key = replica.config.teacher.keep_as, key_of_predictions(replica, key, viewed)
+  key = key_of_predictions(replica, key, viewed)
 
   def make(new, folder):
     del folder
     assert isinstance(replica.data.train, Split)  # the inputs of a stream vary, so nothing is kept
     file, size = new / 'predictions.npy', replica.config.evaluation.batch_size
     if viewed:
-      largest = write_predictions(file, replica, teacher, viewed)
-    else:
-      x, fold = np.asarray(replica.data.train.x), fold_of_examples(replica, folds) if folds else None
-      outputs = evaluate.predict(teacher, x, size) if fold is None else out_of_fold(teacher, x, fold, size)
-      largest = np.abs(outputs).max()
-      np.save(file, outputs.astype(dtype))
-    if largest > np.finfo(dtype).max:
-      raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
+      write_predictions(file, replica, teacher, viewed)
+      return
+    x, fold = np.asarray(replica.data.train.x), fold_of_examples(replica, folds) if folds else None
+    outputs = evaluate.predict(teacher, x, size) if fold is None else out_of_fold(teacher, x, fold, size)
+    np.save(file, as_kept(outputs, replica.config.teacher.keep_as))
 
   folder = reuse_or_make(replica, 'predictions', key, 'teacher predictions', make)
   return store.read_mapped(folder / 'predictions.npy')

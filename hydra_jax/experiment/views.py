@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from hydra_jax.data import Split, scale_inputs, standardised
+from hydra_jax.errors import UserError
 from hydra_jax.evaluation.evaluate import Model, in_batches, options_of
 from hydra_jax.experiment.replicas import Replica
 from hydra_jax.nets.cut import Network
@@ -37,7 +38,18 @@ def keys_of_seed(seed: tuple[int, ...]) -> jax.Array:
   return jax.random.split(functools.reduce(jax.random.fold_in, seed[1:], jax.random.key(seed[0])))
 
 
-def write_predictions(file: Path, replica: Replica, teacher: Model, training: TrainingSettings) -> float:
+def as_kept(outputs: np.ndarray, dtype: str) -> np.ndarray:
+  """Outputs of members in the type in which they are kept.
+
+  Raises:
+    UserError: They are too large for it.
+  """
+  if np.abs(outputs).max() > np.finfo(dtype).max:
+    raise UserError(f'teacher predictions are too large for {dtype}: set config.teacher.keep_as to float32')
+  return outputs.astype(dtype)
+
+
+def write_predictions(file: Path, replica: Replica, teacher: Model, training: TrainingSettings) -> None:
   """Writes the outputs of the members for all views of all training inputs.
 
   Args:
@@ -46,30 +58,27 @@ def write_predictions(file: Path, replica: Replica, teacher: Model, training: Tr
     teacher: The M members.
     training: Of students: how they change inputs, and V.
 
-  Returns:
-    The largest output, by its size.
+  Raises:
+    UserError: Outputs are too large for this type.
   """
   split, config, views = replica.data.train, replica.config, training.fixed_views
-  assert isinstance(split, Split)  # `config.validate` refuses views of a stream
+  assert isinstance(split, Split)  # `config.settle` refuses views of a stream
   x, examples = standardised(teacher.scaling, np.asarray(split.x)), split.examples
   key = key_of_views(keys_of_seed(seed_of(replica, 'student'))[1])
   compiled = _predicting(teacher.network, x.shape[1:], training.augment, training.augment_share)
   predict = functools.partial(compiled, teacher.params, teacher.model_state, teacher.scaling, key)
-  largest = 0.0
   kept: np.memmap | None = None
   with bar(f'teacher predictions on {views} views', views, examples, 'inputs') as advance:
     for view in range(views):
       rows = view * examples + np.arange(examples, dtype=np.int32)
-      outputs = in_batches(predict, config.evaluation.batch_size, x, rows, axis=1)
+      outputs = as_kept(in_batches(predict, config.evaluation.batch_size, x, rows, axis=1), config.teacher.keep_as)
       if kept is None:
         shape = (len(outputs), views * examples, outputs.shape[-1])
         kept = np.lib.format.open_memmap(file, 'w+', config.teacher.keep_as, shape)
-      kept[:, rows] = outputs
-      largest = max(largest, float(np.abs(outputs).max()))
+      kept[:, view * examples : (view + 1) * examples] = outputs
       advance(view + 1)
   assert kept is not None
   kept.flush()
-  return largest
 
 
 @functools.lru_cache(maxsize=16)
