@@ -532,7 +532,8 @@ def is_sound(text):
 def test_the_page_of_a_table_has_one_line_for_each_kind_of_shift():
   names = ['rotate:15', 'rotate:9', 'cifar100[:500]', 'hf:a:b', 'hf:1.2.3', 'jitter:0.25', 'jitter:2', 'letters']
   values = {(split, 'hydra', 'auroc_uncertainty_epistemic'): {0: 0.5} for split in names}
-  shown = table_page._outside(verdict.Results(values))
+  shifts = ('rotate:9', 'rotate:15', 'jitter:2', 'jitter:0.25', 'scale:3')
+  shown = table_page._outside(verdict.Results(values), shifts)
   assert shown == ['rotate:15', 'cifar100[:500]', 'hf:a:b', 'hf:1.2.3', 'jitter:2', 'letters']
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import inspect
 from pathlib import Path
-import re
 from typing import Any
 
+from hydra_jax.data.shifts import parse
 from hydra_jax.experiment import run_report
 from hydra_jax.experiment.table_definition import Results
 from hydra_jax.maths.tasks import TASKS
@@ -37,7 +37,8 @@ def page_of(
   of_table, *of_runs = page.figures_in(figures, ['', *(f'{run_name}-' for run_name in runs if several)], drawings)
   each = {run_name: _results(found, run_name) for run_name in runs}
   task_of = lambda run_name: TASKS[found.outcomes[run_name].task]
-  said = lambda run_name: verdict.sentences(each[run_name], task_of(run_name), student, _outside(each[run_name]))
+  outside = lambda run_name: _outside(each[run_name], definition.runs[run_name].data.shifts)
+  said = lambda run_name: verdict.sentences(each[run_name], task_of(run_name), student, outside(run_name))
   if not student:
     top = ['No student was trained.']
   elif several:
@@ -95,13 +96,12 @@ def _results(found: Results, run_name: str) -> verdict.Results:
   return verdict.Results(values, found.test_to_train(run_name), found.definition.labels)
 
 
-def _outside(results: verdict.Results) -> list[str]:
-  """The sets that detection is known for; of a kind of shift, the greatest."""
+def _outside(results: verdict.Results, shifts: Sequence[str]) -> list[str]:
+  """The sets that detection is known for; of each kind of shift, the greatest of `config.data.shifts`."""
   known = dict.fromkeys(split for split, _, metric in results.values if metric.startswith('auroc_uncertainty_'))
-  parts = {split: re.fullmatch(r'(.*):(\d+(?:\.\d+)?)', split) for split in known}
-  shifts = [(float(match[2]), match[1], split) for split, match in parts.items() if match]
-  greatest = {kind: split for _, kind, split in sorted(shifts)}
-  lesser = {split for _, _, split in shifts} - {*greatest.values()}
+  ascending = sorted((name for name in shifts if name in known), key=lambda name: parse(name)[1])
+  greatest = {name.partition(':')[0]: name for name in ascending}
+  lesser = {*ascending} - {*greatest.values()}
   return [split for split in known if split not in lesser]
 
 
