@@ -25,7 +25,7 @@ STUDENTS = ('single', 'kd', 'kd_equal', 'endd', 'proxy_endd', 'hydra_train', 'hy
 CONVOLUTIONS = (
   *('single', 'shallow_ensemble', 'mc_dropout', 'ddu', 'kd_equal', 'endd', 'proxy_endd', 'ced', 'moments', 'dlf'),
   *('edfm',),
-  *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra_changed', 'hydra'),
+  *('batch_ensemble', 'latent_batch_ensemble', 'hydra_train', 'hydra'),
 )
 QUICK = ('kd', 'endd', 'hydra_train', 'hydra')
 # Adam, where SGD at the rate of the networks that classify diverges: as the likelihood of a Dirichlet does, and a flow.
@@ -88,7 +88,6 @@ def table_of_convolutions(title: str, config: ConfigDict, quick: bool) -> Defini
     config.distillation.views = 2
   table_style.add_hydra_train(config)
   table_style.add_equal_terms(config)
-  variant(config, 'hydra_changed', augment=(*cifar10.VIEWS, 'shuffle', 'mixup'), augment_share=0.25, views=0)
   outside = config.data.ood[0]
   worst = [name for name in config.data.shifts if name.endswith(('3', '5'))]
   return Definition(
