@@ -19,7 +19,6 @@ LABELS = {
   'small_ensemble': 'small networks',
   'hydra_train': "Hydra, the paper's setting",
   'hydra_light': 'Hydra, light',
-  'hydra_changed': 'Hydra, inputs changed',
   'hydra': 'Hydra',
   'hydra_deep': 'Hydra, deep heads',
   'batch_ensemble': 'BatchEnsemble',

@@ -1,8 +1,11 @@
 """The search for rates: one grid for all methods, training data alone, and the lowest mean NLL."""
 
+import csv
+
 import numpy as np
 import pytest
 
+from configs import cifar10
 from experiments import search
 from hydra_jax.data import toy
 from hydra_jax.experiment.config import resolve
@@ -31,6 +34,25 @@ def test_inputs_are_searched_on_the_training_split_of_cifar10(name, epochs):
     found = [resolve(config, f'{method}-{i}').training for i in range(len(search.INPUTS))]
     assert [dict(augment=each.augment, augment_share=each.augment_share) for each in found] == list(search.INPUTS)
     assert {each.epochs for each in found} == {epochs}
+
+
+def test_rates_of_small_networks_are_searched_alike_on_the_training_split_of_cifar10():
+  """Each method has the same rates, passes and inputs, and the table has the best rate of each."""
+  config, points = search.get_config('cifar10-rates', search.OF_RATES), search.RATES
+  assert (config.data.train, config.data.test, config.data.ood) == ('train[:90%]', 'train[90%:]', ())
+  with open(search.RESULTS / 'cifar10-rates.csv', newline='') as file:
+    log = list(csv.DictReader(file))
+  assert len(log) == len(points) * len(search.OF_RATES)
+  shipped = cifar10.small()
+  for method in search.OF_RATES:
+    found = [resolve(config, f'{method}-{i}').training for i in range(len(points))]
+    assert [dict(learning_rate=each.learning_rate) for each in found] == points
+    assert {(each.epochs, each.augment, each.fixed_views) for each in found} <= {
+      (10.0, cifar10.VIEWS, views) for views in (0, 10)
+    }
+    (best,) = [row for row in log if row['method'] == method and row['chosen'] == 'True']
+    assert float(best['nll']) == min(float(row['nll']) for row in log if row['method'] == method)
+    assert resolve(shipped, method).training.learning_rate == float(best['learning_rate'])
 
 
 def test_the_lowest_mean_is_chosen():
