@@ -130,6 +130,13 @@ def test_members_with_folds_lower_for_accelerators():
     check_modules(program, expected(planned, program))
 
 
+def test_students_of_fixed_views_lower_for_accelerators():
+  """They send what students of kept predictions send: no member is in their step."""
+  planned, program = traced(8, 1, "student.hydra.augment=('noise',)", 'distillation.views=3')
+  assert planned.training.fixed_views == 3 and program.teacher == ()
+  check_modules(program, expected(planned, program))
+
+
 def test_the_platform_is_that_of_the_layout():
   """On this CPU, a program for CPUs has what is fast there: the test above can fail."""
   _, program = traced(8, 1, *residual('float32'), platform='cpu')
