@@ -136,7 +136,7 @@ RUNS = {
       *SMALL,
       *('--config.network.teacher.homoscedastic=True', '--config.teacher.schedule=constant'),
       *each(GAUSSIAN, epochs=30.0, learning_rate=0.02),
-      *student('hydra', augment="('noise',)", temperature=1.0),
+      *student('hydra', augment="('noise',)", temperature=1.0, views=3),
       *student('dlf', folds=2),
       *student('kd', **{'network.name': 'tabular', 'network.widths': '(50,)', 'network.bins': 4}),
       "--config.data.shifts=('jitter:0.25',)",
