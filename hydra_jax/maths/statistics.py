@@ -15,6 +15,8 @@ import scipy  # which loads scipy.stats when it is used: that takes a second
 import scipy.special
 
 LEVEL = 0.05
+# Differences are taken as equal where their standard error is below this share of their mean.
+ROUNDING = 1e-9
 
 Values = Sequence[float] | np.ndarray
 
@@ -77,7 +79,8 @@ def estimate(values: Values, test_to_train: float = 0.0) -> Estimate:
 def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Difference:
   """Ours − theirs, pair by pair, with Nadeau and Bengio's t-test where splits overlap.
 
-  Where all differences are equal, p is 1 if they are 0, else 0. For one pair, p is NaN.
+  Where all differences are 0, p is 1. Where they are equal and not 0, as two shares of correct answers may be by chance,
+  nothing is known of their error, and p is NaN. For one pair p is NaN too.
 
   Args:
     ours: One for each replica.
@@ -91,10 +94,10 @@ def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Differen
   found = estimate(np.subtract(ours, theirs, dtype=np.float64), test_to_train)
   if found.n < 2:
     p = math.nan
-  elif found.error:
+  elif found.error > ROUNDING * abs(found.mean):
     p = float(2 * scipy.special.stdtr(found.n - 1, -abs(found.mean) / found.error))
   else:
-    p = float(found.mean == 0)
+    p = math.nan if found.mean else 1.0
   return Difference(found.mean, found.error, p, found.n)
 
 
