@@ -79,8 +79,8 @@ def estimate(values: Values, test_to_train: float = 0.0) -> Estimate:
 def paired(ours: Values, theirs: Values, test_to_train: float = 0.0) -> Difference:
   """Ours − theirs, pair by pair, with Nadeau and Bengio's t-test where splits overlap.
 
-  Where all differences are 0, p is 1. Where they are equal and not 0, as two shares of correct answers may be by chance,
-  nothing is known of their error, and p is NaN. For one pair p is NaN too.
+  Where all differences are 0, p is 1. Where they are equal and not 0, as accuracies may differ by chance, nothing is
+  known of their error, and p is NaN. For one pair p is NaN too.
 
   Args:
     ours: One for each replica.
