@@ -55,6 +55,7 @@ WITHOUT_NUMBERS = (
   *('experiment/clean_run', 'experiment/compare_runs', 'experiment/metrics_log', 'experiment/scores_in_training'),
   *('experiment/on_paper', 'experiment/paper_tables', 'experiment/search', 'experiment/sweep'),
   *('experiment/table_definition', 'experiment/table_page', 'experiment/trackers', 'experiment/tracking'),
+  'experiment/views',
   *(
     f'experiment/{name}'
     for name in ('phases', 'plan', 'provenance', 'run', 'run_report', 'schema', 'teachers', 'validation', 'workdir')
