@@ -28,7 +28,7 @@ from hydra_jax.evaluation.traffic import Collective
 from hydra_jax.experiment import artifacts, recipes
 from hydra_jax.experiment.phases import assemble
 from hydra_jax.experiment.plan import PlannedMethod, PlannedPhase, plan_of_config
-from hydra_jax.experiment.teachers import augments_inputs, online_teacher
+from hydra_jax.experiment.teachers import online_teacher, predicts_in_step
 from hydra_jax.formats import digits
 from hydra_jax.nets.cut import shapes_of
 from hydra_jax.progress import console
@@ -161,7 +161,7 @@ def program_of(
   members, online = 0, None
   if planned.phase.distils:
     members = len(teacher.network.heads) if teacher else config.teacher.members
-    if teacher and augments_inputs(data.varies, planned.training):
+    if teacher and predicts_in_step(data.varies, planned.training):
       online = online_teacher([teacher], layout, planned.training)
   job = assemble(config, planned, 1 + len(data.shape), batch_size, members, online)
   state = abstract_state(job.network, job.optimizer, data.shape)

@@ -23,10 +23,10 @@ from hydra_jax.experiment.replicas import Place, Replica, Trained, reuse_or_make
 from hydra_jax.experiment.scores_in_training import Best, Scorer
 from hydra_jax.experiment.teachers import (
   Teacher,
-  augments_inputs,
   evaluable,
   fold_of_examples,
   online_teacher,
+  predicts_in_step,
   with_predictions,
 )
 from hydra_jax.experiment.views import keys_of_seed, seed_of
@@ -49,7 +49,7 @@ def train_method(group: Group, planned: PlannedMethod, teachers: Sequence[Teache
   own, training = group, planned.recipe.settings.training
   if others := training.unlabelled:
     group = [replace(replica, data=with_unlabelled(replica.data, others)) for replica in group]
-  if (others or training.fixed_views) and not augments_inputs(group[0].data.train.varies, training):
+  if (others or training.fixed_views) and not predicts_in_step(group[0].data.train.varies, training):
     teachers = [with_predictions(*both, training) for both in zip(group, teachers, strict=True)]
   phases = [each.phase for each in planned.phases]
   keys = keys_of_phases(group, planned.recipe, planned.phases, [teacher.key for teacher in teachers])
@@ -277,7 +277,7 @@ def log_of(group: Group, planned: PlannedPhase, job: Job, start: int, part: str)
 def job_of(group: Group, planned: PlannedPhase, teachers: Sequence[Teacher], layout):
   """What a phase trains, and its batches; `teachers` is empty for a phase that does not distil."""
   config, training, train_set = group[0].config, planned.training, group[0].data.train
-  online = bool(teachers) and augments_inputs(train_set.varies, training)
+  online = bool(teachers) and predicts_in_step(train_set.varies, training)
   models = [teacher.model for teacher in teachers if online and teacher.model is not None]
   kept = [teacher.predictions for teacher in teachers if not online and teacher.predictions is not None]
   members = len(models[0].network.heads) if models else len(kept[0]) if kept else 0

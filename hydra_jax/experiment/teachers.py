@@ -55,14 +55,14 @@ def count_members(config: ConfigDict) -> int:
   return settings.members
 
 
-def augments_inputs(varies: bool, training: TrainingSettings) -> bool:
-  """Whether inputs are not known before training, so that a teacher must predict in the same step as its student.
+def predicts_in_step(varies: bool, training: TrainingSettings) -> bool:
+  """Whether a teacher predicts in the step of its student, as the inputs of the student are not known before training.
 
   Args:
     varies: Whether the training inputs do by themselves, see `data.About`.
     training: How the student is trained.
   """
-  return varies or bool(training.augment) and not training.views
+  return varies or (bool(training.augment) and not training.views)
 
 
 def teacher_of(
